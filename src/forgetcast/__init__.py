@@ -1,0 +1,1 @@
+"""forgetcast forecasts how hard each training sample is to unlearn, and says why."""

@@ -1,0 +1,76 @@
+"""One exception tree. Every message says what was expected, what came, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "DatasetError",
+    "FileFormatError",
+    "ForgetcastError",
+    "IndexRangeError",
+    "InputError",
+    "ModelError",
+    "NotApplicableError",
+    "PathError",
+    "PluginError",
+    "SchemaError",
+    "UnknownNameError",
+]
+
+
+class ForgetcastError(Exception):
+    """Root of every error that forgetcast raises on purpose; the command line turns it into exit code 2."""
+
+
+class InputError(ForgetcastError, ValueError):
+    """What the caller handed over cannot be used."""
+
+
+class ModelError(InputError):
+    """The model is not a classifier that maps a batch to finite logits of shape (n, classes)."""
+
+
+class DatasetError(InputError):
+    """The dataset is empty, malformed, not finite, or does not fit the model."""
+
+
+class IndexRangeError(InputError, IndexError):
+    """A sample index lies outside the dataset."""
+
+
+class NotApplicableError(ForgetcastError):
+    """The request needs something this target does not have (a ``train`` callable, held-out data, ...)."""
+
+
+class UnknownNameError(ForgetcastError, LookupError):
+    """A name (unlearner, factor, dataset, target, ...) that nothing is registered under."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+        """Build the message: the name that came, the nearest known one, and the whole list.
+
+        >>> str(UnknownNameError.of("unlearner", "gradient_ascend", ["gradient_ascent", "influence"]))
+        "unknown unlearner 'gradient_ascend': did you mean 'gradient_ascent'? Known: gradient_ascent, influence"
+        """
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return cls(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names) or 'none'}")
+
+
+class PluginError(ForgetcastError):
+    """A registered factor or unlearner is malformed, or two share a name."""
+
+
+class FileFormatError(ForgetcastError):
+    """A file is corrupt, truncated, or not of the expected kind."""
+
+
+class SchemaError(FileFormatError):
+    """A predictor or corpus was written for another feature schema or format version."""
+
+
+class PathError(ForgetcastError, OSError):
+    """A path is missing, or is a file where a folder is expected, or the reverse."""
