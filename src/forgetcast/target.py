@@ -128,9 +128,12 @@ class Target:
         return map_leaves(move, x)
 
     def call(self, params: dict[str, Tensor], x: Inputs) -> Tensor:
-        """Logits (b, classes) of ``x`` (already on the device) under other parameters; differentiable."""
+        """Logits (b, classes) of ``x`` (already on the device) under other parameters; differentiable.
+
+        Buffers among ``params`` replace the target's own.
+        """
         args, kwargs = _arguments(x)
-        return _logits(functional_call(self.module, (params, self.buffers), args, kwargs))
+        return _logits(functional_call(self.module, {**self.buffers, **params}, args, kwargs))
 
     def forward(self, x: Inputs) -> Tensor:
         """Logits (b, classes) of ``x`` (already on the device) under the target's own parameters."""
@@ -149,6 +152,26 @@ class Target:
         for _, x, _ in data.batches(self.batch_size):
             args, kwargs = _arguments(self.to_device(x))
             parts.append(_logits(own(*args, **kwargs)).float().cpu())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def features(self, data: Data | None = None) -> Tensor:
+        """Penultimate features (n, d): the inputs of the last linear layer, on the CPU.
+
+        Raises:
+            NotApplicableError: no last linear layer was found.
+        """
+        if self.head is None:
+            raise NotApplicableError(self.head_missing)
+        data = self.data if data is None else data
+        parts: list[Tensor] = []
+        layer = self.module.get_submodule(self.head.name)
+        handle = layer.register_forward_pre_hook(lambda _module, args: parts.append(args[0].float().cpu()))
+        try:
+            for _, x, _ in data.batches(self.batch_size):
+                self.forward(self.to_device(x))
+        finally:
+            handle.remove()
         return torch.cat(parts)
 
     # -- retraining -------------------------------------------------------------------------------------------

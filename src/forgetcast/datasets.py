@@ -1,0 +1,135 @@
+"""Built-in datasets: real data that ships with a dependency or a Debian package; nothing is downloaded."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forgetcast.errors import NotApplicableError, PathError, UnknownNameError
+
+__all__ = ["NAMES", "Split", "load"]
+
+Split = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""((x, y), (x_heldout, y_heldout)): float32 inputs, int64 labels."""
+
+FASHION_MNIST_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
+MLBENCH_FOLDERS = ("/usr/lib/R/site-library/mlbench/data", "/usr/lib/R/library/mlbench/data")
+
+
+def load(name: str) -> Split:
+    """Load a built-in dataset by name.
+
+    Fashion-MNIST is read from the folder in ``FORGETCAST_FASHION_MNIST`` or where the Debian package
+    ``dataset-fashion-mnist`` puts it; satellite, letter and shuttle from ``FORGETCAST_MLBENCH`` or where
+    ``r-cran-mlbench`` puts them (needs the ``mlbench`` extra).
+
+    Raises:
+        UnknownNameError: no such dataset.
+        PathError: its files are not on this machine.
+
+    >>> (x, y), (x_heldout, y_heldout) = load("digits")
+    >>> x.shape, len(y_heldout)
+    (torch.Size([1200, 1, 8, 8]), 597)
+    """
+    if name not in _LOADERS:
+        raise UnknownNameError.of("dataset", name, _LOADERS)
+    return _LOADERS[name]()
+
+
+def _split(x: np.ndarray, y: np.ndarray, train: int) -> Split:
+    """Shuffle with a fixed seed and cut after ``train`` samples; inputs and labels become tensors."""
+    order = np.random.default_rng(0).permutation(len(y))
+    inputs, labels = torch.tensor(x[order], dtype=torch.float32), torch.tensor(y[order], dtype=torch.long)
+    return (inputs[:train], labels[:train]), (inputs[train:], labels[train:])
+
+
+def _tabular(x: np.ndarray, y: np.ndarray, train: int) -> Split:
+    """Like ``_split``, with columns standardised by the training part."""
+    (a, ya), (b, yb) = _split(x, y, train)
+    mean, std = a.mean(0), a.std(0).clamp_min(1e-8)
+    return ((a - mean) / std, ya), ((b - mean) / std, yb)
+
+
+def _digits() -> Split:
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    return _split(raw.images[:, None] / 16.0, raw.target, 1200)
+
+
+def _breast_cancer() -> Split:
+    from sklearn.datasets import load_breast_cancer
+
+    return _tabular(*load_breast_cancer(return_X_y=True), 400)
+
+
+def _wine() -> Split:
+    from sklearn.datasets import load_wine
+
+    return _tabular(*load_wine(return_X_y=True), 130)
+
+
+def _find(variable: str, folders: tuple[str, ...], package: str) -> Path:
+    places = [os.environ[variable]] if variable in os.environ else list(folders)
+    for place in places:
+        if Path(place).is_dir():
+            return Path(place)
+    raise PathError(
+        f"expected a data folder at {' or '.join(places)}; none is there. Install the Debian package {package}, "
+        f"or set {variable} to the folder"
+    )
+
+
+def _fashion_mnist() -> Split:
+    from forgetcast._torchvision import torchvision
+
+    folder = _find("FORGETCAST_FASHION_MNIST", FASHION_MNIST_FOLDERS, "dataset-fashion-mnist")
+    with tempfile.TemporaryDirectory() as root:
+        raw = Path(root, "FashionMNIST", "raw")
+        raw.mkdir(parents=True)
+        for packed in folder.glob("*-ubyte.gz"):
+            with gzip.open(packed) as source, (raw / packed.stem).open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        parts = [torchvision().datasets.FashionMNIST(root, train=train) for train in (True, False)]
+    (x, y), (x_heldout, y_heldout) = ((part.data, part.targets) for part in parts)
+
+    def scale(images: Tensor) -> Tensor:
+        return (images[:, None].float() / 255 - 0.286) / 0.353
+
+    return (scale(x), y.long()), (scale(x_heldout), y_heldout.long())
+
+
+def _mlbench(table: str, label: str, train: int) -> Split:
+    try:
+        import rdata
+    except ImportError as error:
+        raise NotApplicableError(
+            "reading mlbench data needs the package rdata: pip install 'forgetcast[mlbench]'"
+        ) from error
+    path = _find("FORGETCAST_MLBENCH", MLBENCH_FOLDERS, "r-cran-mlbench") / f"{table}.rda"
+    frame = rdata.read_rda(str(path))[table]
+    codes = frame[label].astype("category").cat.codes.to_numpy(np.int64)
+    x = frame.drop(columns=label).to_numpy(np.float64)
+    return _tabular(x, codes, train)
+
+
+_LOADERS: dict[str, Callable[[], Split]] = {
+    "breast-cancer": _breast_cancer,
+    "digits": _digits,
+    "fashion-mnist": _fashion_mnist,
+    "letter": lambda: _mlbench("LetterRecognition", "lettr", 15000),
+    "satellite": lambda: _mlbench("Satellite", "classes", 4435),
+    "shuttle": lambda: _mlbench("Shuttle", "Class", 43500),
+    "wine": _wine,
+}
+
+NAMES: tuple[str, ...] = tuple(_LOADERS)
+"""Names that :func:`load` knows."""

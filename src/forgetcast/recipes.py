@@ -1,0 +1,115 @@
+"""Recipes: targets written down so that anyone can train the same model again, and those of the published corpus."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+
+from forgetcast import architectures, datasets
+from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.target import Target
+from forgetcast.training import Trainer
+
+__all__ = ["PUBLISHED", "Recipe", "published"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make one target: data, architecture and training regime. ``build`` is deterministic."""
+
+    name: str
+    dataset: str
+    architecture: str
+    n: int
+    """Training samples, drawn at random with ``seed``."""
+    epochs: int
+    lr: float = 2e-3
+    weight_decay: float = 0.0
+    dropout: float = 0.0
+    label_noise: float = 0.0
+    """Share of training labels replaced by another class."""
+    heldout: int = 600
+    """Held-out samples at most."""
+    seed: int = 0
+
+    def build(self) -> Target:
+        """Draw the samples, train the model, wrap both; the target carries its ``train`` callable.
+
+        Raises:
+            UnknownNameError: no such dataset or architecture.
+            InputError: fewer samples than ``n``.
+        """
+        (x, y), (x_heldout, y_heldout) = datasets.load(self.dataset)
+        if self.n > len(y):
+            raise InputError(f"recipe {self.name!r} asks for {self.n} samples; {self.dataset} has {len(y)}")
+        generator = torch.Generator().manual_seed(self.seed)
+        chosen = torch.randperm(len(y), generator=generator)[: self.n]
+        kept = torch.randperm(len(y_heldout), generator=generator)[: self.heldout]
+        classes = int(max(y.max(), y_heldout.max())) + 1
+        x, y = x[chosen].contiguous(), y[chosen].clone()
+        flipped = torch.randperm(self.n, generator=generator)[: round(self.label_noise * self.n)]
+        y[flipped] = (y[flipped] + torch.randint(1, classes, flipped.shape, generator=generator)) % classes
+        make = partial(_make, self.architecture, tuple(x.shape[1:]), classes, self.dropout)
+        trainer = Trainer(make, x, y, self.epochs, self.lr, 64, self.weight_decay)
+        model = trainer(torch.arange(self.n).numpy(), self.seed)
+        return Target(
+            model,
+            (x, y),
+            heldout=(x_heldout[kept], y_heldout[kept]),
+            train=trainer,
+            name=self.name,
+            info={"dataset": self.dataset, "architecture": self.architecture, "recipe": asdict(self)},
+        )
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Recipe:
+        """The inverse of ``dataclasses.asdict``.
+
+        Raises:
+            UnknownNameError: a setting that recipes do not have.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise UnknownNameError.of("recipe setting", name, known)
+        return cls(**settings)
+
+
+def _make(architecture: str, shape: tuple[int, ...], classes: int, dropout: float, seed: int) -> torch.nn.Module:
+    return architectures.build(architecture, shape, classes, dropout=dropout, seed=seed)
+
+
+PUBLISHED: tuple[Recipe, ...] = (
+    Recipe("digits-logistic", "digits", "logistic", 800, 40, 5e-3, seed=1),
+    Recipe("digits-mlp", "digits", "mlp", 1000, 40, seed=2),
+    Recipe("digits-mlp-noise", "digits", "mlp", 1000, 80, 5e-3, label_noise=0.05, seed=3),
+    Recipe("digits-wide-mlp", "digits", "wide_mlp", 700, 30, weight_decay=1e-2, seed=4),
+    Recipe("digits-cnn", "digits", "cnn", 900, 40, 4e-3, dropout=0.1, seed=5),
+    Recipe("digits-resnet", "digits", "resnet", 800, 15, seed=6),
+    Recipe("fashion-logistic", "fashion-mnist", "logistic", 2000, 25, seed=7),
+    Recipe("fashion-mlp", "fashion-mnist", "mlp", 2500, 20, 1e-3, seed=8),
+    Recipe("fashion-mlp-dropout", "fashion-mnist", "mlp", 2000, 40, 1e-3, dropout=0.3, label_noise=0.03, seed=9),
+    Recipe("fashion-deep-mlp", "fashion-mnist", "deep_mlp", 2000, 25, 1e-3, weight_decay=1e-2, seed=10),
+    Recipe("fashion-cnn", "fashion-mnist", "cnn", 2000, 25, 3e-3, seed=11),
+    Recipe("fashion-cnn-long", "fashion-mnist", "cnn", 1500, 40, 4e-3, weight_decay=1e-2, label_noise=0.05, seed=12),
+    Recipe("fashion-resnet", "fashion-mnist", "resnet", 1500, 20, 5e-3, seed=13),
+    Recipe("fashion-attention", "fashion-mnist", "attention", 1500, 25, seed=14),
+    Recipe("satellite-mlp", "satellite", "mlp", 2000, 40, 1e-3, seed=15),
+    Recipe("letter-wide-mlp", "letter", "wide_mlp", 2500, 50, 5e-3, seed=16),
+)
+"""The targets of the published corpus."""
+
+
+def published(name: str) -> Recipe:
+    """The published recipe of that name.
+
+    Raises:
+        UnknownNameError: no such recipe.
+    """
+    recipes = {recipe.name: recipe for recipe in PUBLISHED}
+    if name not in recipes:
+        raise UnknownNameError.of("recipe", name, recipes)
+    return recipes[name]

@@ -1,0 +1,64 @@
+"""Bad teaching: learn from an incompetent teacher on the forgotten sample (Chundawat et al. 2023, arXiv 2205.08096)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from forgetcast.data import Inputs
+from forgetcast.target import Target, frozen_copy
+from forgetcast.unlearn.base import IterativeUnlearner, Samples
+
+__all__ = ["BadTeaching"]
+
+
+@dataclass(frozen=True)
+class BadTeaching(IterativeUnlearner):
+    """KL(T_bad(x_i) ‖ f(x_i)) on the sample, KL(T_good(x) ‖ f(x)) on retained ones.
+
+    The good teacher is the target. The incompetent one is the same architecture with fresh weights where every layer
+    can be re-initialised, else the uniform distribution. Only the student moves.
+
+    >>> student, teacher = torch.tensor([2.0, 0.0]), torch.zeros(2)
+    >>> loss = BadTeaching().forget_loss(student, torch.tensor(0), {"teacher": teacher})
+    >>> round(loss.item(), 4)  # KL([.5, .5] ‖ softmax([2, 0]))
+    0.4338
+    """
+
+    name: ClassVar[str] = "bad_teaching"
+
+    def draw(self, target: Target, state: Any, samples: Samples, seed: int) -> dict[str, Tensor]:
+        """The incompetent teacher's logits for every sample."""
+        teacher = _fresh(target, seed)
+        if teacher is None:
+            return {"teacher": torch.zeros_like(samples.logits)}
+        with torch.no_grad():
+            return {"teacher": target.call(dict(teacher.named_parameters()), samples.x)}
+
+    def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+        return F.kl_div(
+            logits.log_softmax(-1), drawn["teacher"].log_softmax(-1), reduction="sum", log_target=True
+        )
+
+    def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
+        return F.kl_div(
+            logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True
+        ).sum(1)
+
+
+
+def _fresh(target: Target, seed: int) -> nn.Module | None:
+    """The target's architecture with new random weights; None where a layer with parameters cannot be reset."""
+    module = frozen_copy(target.module)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in module.modules():
+            if any(True for _ in layer.parameters(recurse=False)):
+                if not hasattr(layer, "reset_parameters"):
+                    return None
+                layer.reset_parameters()
+    return module

@@ -1,0 +1,275 @@
+"""What an unlearner is: frozen hyper-parameters, ``prepare`` once per target, and a path of growing strength."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import grad
+from torch.nn import functional as F
+
+from forgetcast.data import Inputs, map_leaves
+from forgetcast.target import Target
+from forgetcast.unlearn.stack import Params, Stack, combine, map_models, norm, repeat, rows, size, stackable
+
+__all__ = ["GridUnlearner", "IterativeUnlearner", "Samples", "Unlearner", "Walk", "sample_generator"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Training samples to forget, each on its own. First dimension m."""
+
+    index: Tensor
+    """Positions in the training data, int64, (m,)."""
+    x: Inputs
+    """Inputs on the model's device."""
+    y: Tensor
+    """Labels on the model's device, (m,)."""
+    logits: Tensor
+    """Logits of the target, (m, classes)."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, keep: Tensor) -> Samples:
+        """Some of the samples."""
+        return Samples(
+            self.index[keep], map_leaves(lambda leaf: leaf[keep], self.x), self.y[keep], self.logits[keep]
+        )
+
+    @classmethod
+    def of(cls, target: Target, indices: Tensor) -> Samples:
+        """Fetch samples of a target by index."""
+        x, y = target.data.fetch(indices)
+        x = target.to_device(x)
+        with torch.no_grad():
+            return cls(indices, x, y.to(target.device), target.forward(x))
+
+
+def sample_generator(seed: int, index: int) -> torch.Generator:
+    """Random numbers for one sample: they depend on seed and sample, not on which others run beside it."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + index * 7919 + 17) % (2**63))
+
+
+class Walk(ABC):
+    """Paths of several samples, walked together one step at a time."""
+
+    discrete: bool = False
+    """Whether points between two steps mean nothing (retraining); then the engine does not bisect."""
+
+    @abstractmethod
+    def step(self) -> tuple[Stack, Stack] | None:
+        """The next points: parameters and control, both stacks of m models; None at the end of the path."""
+
+    @abstractmethod
+    def keep(self, chosen: Tensor) -> None:
+        """Go on with some of the samples only (positions among the present ones)."""
+
+
+class Unlearner(ABC):
+    """Base of all unlearners. Subclasses are frozen dataclasses of hyper-parameters; the repr is the cache key.
+
+    A third party needs ``name`` and ``path``; the built-in families below are faster because they walk many samples
+    at once.
+    """
+
+    name: ClassVar[str]
+    approximates_retraining: ClassVar[bool] = False
+    """Whether the method claims to end near the model retrained without the sample."""
+
+    def prepare(self, target: Target) -> Any:
+        """Whatever is computed once per target (Fisher information, a teacher). Default: nothing."""
+        return None
+
+    @abstractmethod
+    def path(
+        self, target: Target, state: Any, samples: Samples, seed: int
+    ) -> Iterator[tuple[Params, Params]]:
+        """Parameters of growing strength and their control, for one sample.
+
+        Args:
+            target: never changed.
+            state: what ``prepare`` returned.
+            samples: exactly one sample.
+            seed: same seed, same path; the control must not depend on the sample.
+        """
+
+    def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
+        """Walk the paths of many samples; default: one generator each."""
+        return _PathWalk(
+            [self.path(target, state, samples.take(torch.tensor([k])), seed) for k in range(len(samples))]
+        )
+
+
+class _PathWalk(Walk):
+    def __init__(self, paths: list[Iterator[tuple[Params, Params]]]) -> None:
+        self.paths = paths
+
+    def step(self) -> tuple[Stack, Stack] | None:
+        points = [next(path, None) for path in self.paths]
+        known = [point for point in points if point is not None]
+        if len(known) < len(points):  # paths of one unlearner have one length
+            return None
+        params, controls = zip(*known, strict=True)
+        return tuple(  # type: ignore[return-value]
+            {name: torch.stack([p[name] for p in part]) for name in part[0]} for part in (params, controls)
+        )
+
+    def keep(self, chosen: Tensor) -> None:
+        self.paths = [self.paths[k] for k in chosen.tolist()]
+
+
+def _path_of_walk(walk: Walk) -> Iterator[tuple[Params, Params]]:
+    while (point := walk.step()) is not None:
+        yield tuple({name: value[0] for name, value in part.items()} for part in point)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class IterativeUnlearner(Unlearner):
+    """Gradient steps: a norm-controlled forget step, then (if the method has one) a plain retain step.
+
+    The forget step has length ``first_step * growth**(t-1) * ‖θ0‖``, so that every method walks at the same pace
+    whatever the scale of its gradient. The control takes the same retain batches and no forget step.
+    """
+
+    first_step: float = 0.004
+    """Length of the first forget step relative to the norm of the target's parameters."""
+    growth: float = 1.12
+    steps: int = 60
+    retain_lr: float = 0.01
+    batch_size: int = 64
+
+    retains: ClassVar[bool] = True
+    """Whether the method has retain steps."""
+
+    def draw(self, target: Target, state: Any, samples: Samples, seed: int) -> dict[str, Tensor]:
+        """Constants of the forget loss per sample (wrong labels, a teacher's logits); tensors of shape (m, ...)."""
+        return {}
+
+    @abstractmethod
+    def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+        """Loss to be minimised on the sample to forget; logits (classes,), label (), result ()."""
+
+    def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
+        """Losses of a retain batch, (b,); ``reference`` are the target's own logits (b, classes)."""
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
+        return _IterativeWalk(self, target, samples, self.draw(target, state, samples, seed), seed)
+
+    def path(
+        self, target: Target, state: Any, samples: Samples, seed: int
+    ) -> Iterator[tuple[Params, Params]]:
+        return _path_of_walk(self.walk(target, state, samples, seed))
+
+
+class _IterativeWalk(Walk):
+    def __init__(
+        self, unlearner: IterativeUnlearner, target: Target, samples: Samples, drawn: dict[str, Tensor], seed: int
+    ) -> None:
+        self.unlearner, self.target, self.samples, self.drawn = unlearner, target, samples, drawn
+        self.stacked = stackable(target.module)
+        self.params = repeat(target.params, len(samples))
+        self.control = repeat(target.params, 1)
+        self.scale = float(norm(self.control))
+        self.batches = torch.Generator().manual_seed(seed)
+        self.t = 0
+
+    def keep(self, chosen: Tensor) -> None:
+        self.params = rows(self.params, chosen)
+        self.samples = self.samples.take(chosen)
+        self.drawn = {name: value[chosen] for name, value in self.drawn.items()}
+
+    def step(self) -> tuple[Stack, Stack] | None:
+        if self.t >= self.unlearner.steps:
+            return None
+        self.t += 1
+        self._forget()
+        if self.unlearner.retains:
+            self._retain()
+        m = len(self.samples)
+        control = {name: value.expand(m, *value.shape[1:]) for name, value in self.control.items()}
+        return self.params, control
+
+    def _forget(self) -> None:
+        def loss(params: Params, x: Inputs, y: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+            logits = self.target.call(params, map_leaves(lambda leaf: leaf[None], x))
+            return self.unlearner.forget_loss(logits[0], y, drawn)
+
+        gradient = map_models(
+            grad(loss), self.params, self.samples.x, self.samples.y, self.drawn, stacked=self.stacked
+        )
+        length = norm(gradient)
+        planned = self.unlearner.first_step * self.unlearner.growth ** (self.t - 1) * self.scale
+        # Where the gradient vanishes in floating point there is no direction to follow: stay.
+        move = torch.where(length > 1e-20, -planned / length.clamp_min(1e-20), torch.zeros_like(length))
+        self.params = combine(self.params, gradient, move)
+
+    def _retain(self) -> None:
+        n = len(self.target)
+        chosen = torch.randint(n, (self.unlearner.batch_size,), generator=self.batches)
+        x, y = self.target.data.fetch(chosen)
+        x, y = self.target.to_device(x), y.to(self.target.device)
+        with torch.no_grad():
+            reference = self.target.forward(x)
+
+        def loss(params: Params, weight: Tensor) -> Tensor:
+            losses = self.unlearner.retain_loss(self.target.call(params, x), y, reference)
+            return (losses * weight).sum() / weight.sum().clamp_min(1)
+
+        # The sample itself never counts as retained, should the batch contain it.
+        weight = (chosen[None] != self.samples.index[:, None]).to(self.target.device, self.target.dtype)
+        gradient = map_models(grad(loss), self.params, weight, stacked=self.stacked)
+        self.params = combine(self.params, gradient, -self.unlearner.retain_lr)
+        gradient = map_models(grad(loss), self.control, torch.ones_like(weight[:1]), stacked=self.stacked)
+        self.control = combine(self.control, gradient, -self.unlearner.retain_lr)
+
+
+@dataclass(frozen=True)
+class GridUnlearner(Unlearner):
+    """One-shot methods: one displacement per sample, applied in a geometric grid of strengths.
+
+    Strength t has length ``first_step * growth**(t-1) * ‖θ0‖`` along the displacement. The control is the target.
+    """
+
+    first_step: float = 0.001
+    growth: float = 1.25
+    steps: int = 40
+
+    @abstractmethod
+    def displacement(self, target: Target, state: Any, samples: Samples) -> Stack:
+        """Direction in which the parameters move, one per sample; its length does not matter."""
+
+    def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
+        return _GridWalk(self, target, self.displacement(target, state, samples))
+
+    def path(
+        self, target: Target, state: Any, samples: Samples, seed: int
+    ) -> Iterator[tuple[Params, Params]]:
+        return _path_of_walk(self.walk(target, state, samples, seed))
+
+
+class _GridWalk(Walk):
+    def __init__(self, unlearner: GridUnlearner, target: Target, displacement: Stack) -> None:
+        self.unlearner, self.displacement = unlearner, displacement
+        self.params = target.params
+        self.scale = float(norm(repeat(target.params, 1)))
+        self.t = 0
+
+    def keep(self, chosen: Tensor) -> None:
+        self.displacement = rows(self.displacement, chosen)
+
+    def step(self) -> tuple[Stack, Stack] | None:
+        if self.t >= self.unlearner.steps:
+            return None
+        self.t += 1
+        m = size(self.displacement)
+        start = {name: value.expand(m, *value.shape) for name, value in self.params.items()}
+        length = norm(self.displacement)
+        planned = self.unlearner.first_step * self.unlearner.growth ** (self.t - 1) * self.scale
+        move = torch.where(length > 1e-20, planned / length.clamp_min(1e-20), torch.zeros_like(length))
+        return combine(start, self.displacement, move), start

@@ -1,0 +1,83 @@
+"""Stacks: the parameters of several models side by side, every tensor with a leading dimension of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+__all__ = ["Params", "Stack", "combine", "distance", "map_models", "mix", "norm", "repeat", "rows", "size", "stackable"]
+
+Params = dict[str, Tensor]
+"""Parameters of one model by name."""
+
+Stack = dict[str, Tensor]
+"""Parameters of m models by name; every tensor has shape (m, ...)."""
+
+
+def repeat(params: Params, m: int) -> Stack:
+    """m copies of one model's parameters."""
+    return {name: value[None].expand(m, *value.shape).clone() for name, value in params.items()}
+
+
+def rows(stack: Stack, index: Tensor) -> Stack:
+    """The chosen models of a stack."""
+    return {name: value[index] for name, value in stack.items()}
+
+
+def size(stack: Stack) -> int:
+    """How many models a stack holds."""
+    return len(next(iter(stack.values())))
+
+
+def combine(a: Stack, b: Stack, scale: Tensor | float) -> Stack:
+    """a + scale * b, with one scale per model (shape (m,)) or one for all."""
+    return {name: value + _column(scale, value) * b[name] for name, value in a.items()}
+
+
+def mix(a: Stack, b: Stack, fraction: Tensor) -> Stack:
+    """(1 - fraction) a + fraction b, one fraction per model."""
+    return {name: torch.lerp(value, b[name], _column(fraction, value)) for name, value in a.items()}
+
+
+def norm(stack: Stack) -> Tensor:
+    """Euclidean norm of every model's parameters, shape (m,)."""
+    return sum((value.flatten(1).square().sum(1) for value in stack.values()), torch.zeros(())).sqrt()
+
+
+def distance(a: Stack, b: Stack, names: Iterable[str]) -> Tensor:
+    """‖a - b‖ over the named parameters for every model, shape (m,)."""
+    return norm({name: a[name] - b[name] for name in names})
+
+
+def _column(scale: Tensor | float, like: Tensor) -> Tensor:
+    return torch.as_tensor(scale, dtype=like.dtype, device=like.device).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def stackable(module: nn.Module) -> bool:
+    """Whether several models run faster at once than one after another on a CPU.
+
+    Measured on 2 cores: a gradient step of 32 stacked MLPs takes 0.4 of the time of a loop over them; of CNNs,
+    whose convolutions become grouped, 1.5-2.0 of it.
+    """
+    convolutions = (nn.modules.conv._ConvNd, nn.MultiheadAttention)
+    return not any(isinstance(layer, convolutions) for layer in module.modules())
+
+
+def map_models(function: Callable[..., Any], *arguments: Any, stacked: bool) -> Any:
+    """``function`` applied to every model: arguments are trees of tensors whose first dimension is the model.
+
+    With ``stacked`` in one vectorised call, else in a loop; the results are the same up to rounding.
+    """
+    if stacked:
+        return vmap(function, randomness="error")(*arguments)
+    leaves, spec = torch.utils._pytree.tree_flatten(arguments)
+    outputs = []
+    for k in range(len(leaves[0])):
+        outputs.append(function(*torch.utils._pytree.tree_unflatten([leaf[k] for leaf in leaves], spec)))
+    flat = [torch.utils._pytree.tree_flatten(output) for output in outputs]
+    joined = [torch.stack(parts) for parts in zip(*(leaves for leaves, _ in flat), strict=True)]
+    return torch.utils._pytree.tree_unflatten(joined, flat[0][1])
