@@ -37,7 +37,7 @@ def spearman_interval(
     """Spearman's rank correlation of ``x`` and ``y`` with a two-sided confidence interval.
 
     Up to 1,000 pairs: bias-corrected and accelerated bootstrap over pairs (Efron 1987, "Better bootstrap
-    confidence intervals"); a resample in which either side is constant carries no order and counts as 0. Above:
+    confidence intervals"); a resample in which either side is constant counts as 0. Above:
     Fisher's z with standard error √((1 + ρ²/2) / (n - 3)) (Bonett & Wright 2000, "Sample size requirements
     for estimating Pearson, Kendall and Spearman correlations"). Pairs are taken to be independent.
 
@@ -49,9 +49,9 @@ def spearman_interval(
         resamples: bootstrap resamples.
 
     Returns:
-        rho, low, high in [-1, 1] and n. With fewer than 4 pairs, or where one side is constant, rank correlation
-        says nothing and rho, low and high are NaN. A perfect order leaves nothing to resample: the interval is
-        then the point itself, and only n says how much it is worth.
+        rho, low, high in [-1, 1] and n. With fewer than 4 pairs, or where one side is constant, rank
+        correlation says nothing and rho, low and high are NaN. A perfect order leaves nothing to resample:
+        the interval is then the point itself, and only n says how much it is worth.
 
     Raises:
         InputError: the two do not have the same length.

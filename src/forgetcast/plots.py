@@ -1,0 +1,409 @@
+"""Pictures of results: each function takes results, draws on the axes it is given, and returns them.
+
+Without ``ax`` a figure of its own is made through matplotlib's object interface: pyplot knows nothing of it,
+so nothing is left open and no display is needed. ``axes.figure`` is the figure, to show or to save.
+Text and axis colours follow ``matplotlib.rcParams``. The fixed colours keep a contrast of about 3:1 or
+more on white and on near-black, and stay apart under red-green colour blindness.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from forgetcast.agreement import spearman_interval
+from forgetcast.errors import InputError
+
+if TYPE_CHECKING:
+    from forgetcast.explain import Explanation, ExplanationSet
+
+__all__ = [
+    "EASIER",
+    "HARDER",
+    "TIER_COLOURS",
+    "beeswarm",
+    "difficulty_histogram",
+    "evaluation_bars",
+    "family_importance",
+    "measured_scatter",
+    "waterfall",
+]
+
+HARDER = "#D55E00"
+"""What makes a sample harder: the vermillion of Okabe & Ito's palette."""
+EASIER = "#2B85C6"
+"""What makes a sample easier: a blue between the two of that palette, readable on dark too."""
+NEUTRAL = "#868E96"
+TIER_COLOURS = {"trivial": NEUTRAL, "easy": EASIER, "medium": "#B8860B", "hard": "#C2357A"}
+LOW_TO_HIGH = LinearSegmentedColormap.from_list("low_to_high", ["#7B52C7", "#9A8A95", "#C98A00"])
+TITLE_CHARACTERS = 84
+
+
+def waterfall(
+    explanation: Explanation,
+    ax: Axes | None = None,
+    *,
+    by: Literal["factor", "family"] = "factor",
+    max_reasons: int = 10,
+    titles: Mapping[str, str] | None = None,
+    values: Mapping[str, float | str] | None = None,
+) -> Axes:
+    """From the average sample to this one: what moved the predicted percentile, the largest shift first.
+
+    Read from the top: the dashed line is the base (the average forecast), each bar one factor's SHAP value,
+    the solid line the forecast (before it is clipped to [0, 1]). What does not fit in ``max_reasons`` rows is
+    summed up in the last bar. Drawn here because ``shap.plots.waterfall`` (shap 0.51) takes no ``ax`` and
+    works on pyplot's current figure.
+
+    Args:
+        explanation: of one sample.
+        ax: axes to draw on.
+        by: bars by factor, or by family of factors.
+        max_reasons: most bars drawn, the remainder included; at least 1.
+        titles: what a person reads in place of a factor's name.
+        values: the sample's own value by factor, a number or a finished text; default: those of the
+            explanation's reasons.
+
+    Raises:
+        InputError: ``by`` or ``max_reasons`` is out of range.
+    """
+    if by not in ("factor", "family"):
+        raise InputError(f"by: expected 'factor' or 'family'; got {by!r}")
+    if max_reasons < 1:
+        raise InputError(f"max_reasons: expected at least 1; got {max_reasons}")
+    shifts = (explanation.by_factor if by == "factor" else explanation.by_family).astype(float)
+    shifts = shifts.iloc[np.argsort(-shifts.abs().to_numpy(), kind="stable")]
+    if by == "family":
+        labels = [_readable(name) for name in shifts.index]
+    else:
+        if values is None:
+            values = {reason.factor: reason.value for reason in explanation.reasons}
+        labels = [_label(name, titles, values) for name in shifts.index]
+    widths = shifts.to_numpy()
+    if len(widths) > max_reasons:
+        rest = len(widths) - max_reasons + 1
+        widths = np.append(widths[: max_reasons - 1], widths[max_reasons - 1 :].sum())
+        labels = [*labels[: max_reasons - 1], f"{rest} other {'factors' if by == 'factor' else 'families'}"]
+    rows = np.arange(len(widths))
+    ax = _axes(ax, 7.6, 1.2 + 0.45 * len(widths))
+    base, ends = float(explanation.base), float(explanation.base) + np.cumsum(widths)
+    end = float(ends[-1]) if len(ends) else base
+    ax.axvline(base, color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    ax.axvline(end, color=_ink(), linewidth=0.8, zorder=0)
+    ax.barh(
+        rows, widths, left=ends - widths, height=0.62, color=[HARDER if w > 0 else EASIER for w in widths]
+    )
+    ax.vlines(ends[:-1], rows[:-1], rows[1:], color=NEUTRAL, linewidth=0.8, zorder=0)
+    for row, width, stop in zip(rows, widths, ends, strict=True):
+        ax.annotate(
+            f"{width:+.3f}".replace("-", "−") if abs(width) >= 0.0005 else "0",
+            (max(stop, stop - width), row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
+    corners = np.concatenate([[base], ends])
+    span = max(float(np.ptp(corners)), 0.02)
+    ax.set_xlim(corners.min() - 0.06 * span, corners.max() + 0.16 * span)
+    ax.set_ylim(len(widths) - 0.4, -0.6)
+    ax.set_yticks(rows, labels)
+    ax.set_xlabel("predicted percentile (dashed: the average)")
+    ax.set_title(
+        f"sample {explanation.index}, {explanation.objective}: {base:.2f} → {explanation.prediction:.2f}",
+        loc="left",
+    )
+    _plain(ax, y_ticks=False)
+    return ax
+
+
+def beeswarm(
+    explanations: ExplanationSet,
+    ax: Axes | None = None,
+    *,
+    max_factors: int = 12,
+    titles: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Axes:
+    """Every sample's SHAP value for the factors that matter most.
+
+    The colour is the factor's own value, from low to high; grey where it has none.
+    Drawn by ``shap.plots.beeswarm``, which takes ``ax`` since shap 0.46; it places dots with numpy's global
+    random state, which is seeded here and put back afterwards. Points are rasterised above 500 samples.
+
+    Args:
+        explanations: of any number of samples.
+        ax: axes to draw on; a colour bar is added beside them.
+        max_factors: rows drawn, the remaining factors summed up in the last one.
+        titles: what a person reads in place of a factor's name.
+        seed: of the vertical placing of dots.
+    """
+    shifts = explanations.contributions
+    rows = min(max_factors, shifts.shape[1])
+    ax = _axes(ax, 7.6, 1.6 + 0.42 * rows)
+    if shifts.empty:
+        return _nothing(ax, "no samples to explain")
+    import shap
+
+    values = explanations.values.reindex(columns=shifts.columns).to_numpy(dtype=float)
+    explained = shap.Explanation(
+        values=shifts.to_numpy(dtype=float),
+        base_values=np.full(len(shifts), explanations.base),
+        data=values,
+        feature_names=[_label(str(name), titles) for name in shifts.columns],
+    )
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # columns of NaN: a factor that did not apply
+            shap.plots.beeswarm(
+                explained,
+                max_display=max_factors,
+                ax=ax,
+                show=False,
+                plot_size=None,
+                s=9,
+                color=LOW_TO_HIGH,
+                axis_color=_ink(),
+                color_bar_label="the factor's own value",
+            )
+    finally:
+        np.random.set_state(state)
+    colour_bar = ax.figure.axes[-1]
+    colour_bar.set_ylabel(colour_bar.get_ylabel(), size=mpl.rcParams["axes.labelsize"], labelpad=-12)
+    colour_bar.set_yticks([0, 1], ["low", "high"], fontsize=mpl.rcParams["ytick.labelsize"])
+    ticks = [text.get_text() for text in ax.get_yticklabels()]
+    hidden = shifts.shape[1] - max_factors + 1
+    if shifts.shape[1] > max_factors:
+        ticks[0] = f"{hidden} other factors"
+    ax.set_yticks(range(len(ticks)), ticks, fontsize=mpl.rcParams["ytick.labelsize"])
+    ax.tick_params("x", labelsize=mpl.rcParams["xtick.labelsize"])
+    ax.set_xlabel(
+        "shift of the predicted percentile (right: harder)", fontsize=mpl.rcParams["axes.labelsize"]
+    )
+    ax.set_title(f"{explanations.objective}: what moves the forecast, {_samples(len(shifts))}", loc="left")
+    _plain(ax, y_ticks=False)
+    return ax
+
+
+def family_importance(explanations: ExplanationSet, ax: Axes | None = None) -> Axes:
+    """Mean absolute shift of the predicted percentile by family of factors, the strongest at the top.
+
+    Args:
+        explanations: of any number of samples.
+        ax: axes to draw on.
+    """
+    size = explanations.by_family.astype(float).abs().mean().sort_values(ascending=False, kind="stable")
+    ax = _axes(ax, 7.6, 1.3 + 0.38 * len(size))
+    if explanations.by_family.empty:
+        return _nothing(ax, "no samples to explain")
+    bars = ax.barh(np.arange(len(size)), size.to_numpy(), height=0.62, color=EASIER)
+    ax.bar_label(bars, fmt="%.3f", padding=4, fontsize="small")
+    ax.set_yticks(np.arange(len(size)), [_readable(str(name)) for name in size.index])
+    ax.set_ylim(len(size) - 0.4, -0.6)
+    ax.margins(x=0.12)
+    ax.set_xlabel("mean size of the shift of the predicted percentile")
+    ax.set_title(
+        f"{explanations.objective}: families of factors, {_samples(len(explanations.by_family))}", loc="left"
+    )
+    _plain(ax, y_ticks=False)
+    return ax
+
+
+def difficulty_histogram(table: pd.DataFrame, objective: str, ax: Axes | None = None) -> Axes:
+    """How many samples have which predicted difficulty, stacked by tier.
+
+    Args:
+        table: a report's table: columns difficulty (in [0, 1]) and tier; rows of other objectives are left
+            out where there is a column ``objective``.
+        objective: ``retrain`` or ``erase``.
+        ax: axes to draw on.
+    """
+    rows = _of_objective(table, objective)
+    ax = _axes(ax, 7.6, 3.2)
+    rows = rows[np.isfinite(rows["difficulty"].astype(float))]
+    if rows.empty:
+        return _nothing(ax, "no forecast to count")
+    difficulty = rows["difficulty"].to_numpy(dtype=float)
+    low, high = min(0.0, float(difficulty.min())), max(float(difficulty.max()), 0.05)
+    edges = np.linspace(low, np.ceil(high * 20) / 20, 31)
+    floor = np.zeros(len(edges) - 1)
+    for tier, colour in TIER_COLOURS.items():
+        counts, _ = np.histogram(difficulty[(rows["tier"] == tier).to_numpy()], edges)
+        if counts.any():
+            label = f"{tier} ({counts.sum():,})"
+            ax.bar(edges[:-1], counts, np.diff(edges) * 0.94, floor, align="edge", color=colour, label=label)
+            floor += counts
+    ax.set_xlabel("predicted difficulty (0 free, 1 not without losing the model)")
+    ax.set_ylabel("samples")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(f"{objective}: predicted difficulty, {_samples(len(rows))}", loc="left")
+    ax.legend(frameon=False, title="tier")
+    _plain(ax)
+    return ax
+
+
+def measured_scatter(
+    frame: pd.DataFrame,
+    objective: str,
+    predicted: str = "percentile",
+    measured: str = "percentile_measured",
+    ax: Axes | None = None,
+    *,
+    seed: int = 0,
+) -> Axes:
+    """Measured against predicted, with Spearman's rho and its 95 % interval in the title.
+
+    Grey lines are the prediction intervals, where the frame has them (``<predicted>_lower`` and
+    ``<predicted>_upper``; for ``difficulty`` plain ``lower`` and ``upper``); the diagonal is a perfect
+    forecast.
+
+    Args:
+        frame: one row per sample; rows of other objectives are left out where it has a column ``objective``.
+        objective: ``retrain`` or ``erase``.
+        predicted: column on the x axis, in [0, 1].
+        measured: column on the y axis, in [0, 1].
+        ax: axes to draw on.
+        seed: of the interval's bootstrap.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    rows = _of_objective(frame, objective)
+    missing = [name for name in (predicted, measured) if name not in rows]
+    if missing:
+        raise InputError(f"expected columns {predicted!r} and {measured!r}; missing: {', '.join(missing)}")
+    rows = rows[rows[[predicted, measured]].notna().all(axis=1)]
+    ax = _axes(ax, 5.6, 5.2)
+    if rows.empty:
+        return _nothing(ax, "no sample was measured")
+    x, y = rows[predicted].to_numpy(dtype=float), rows[measured].to_numpy(dtype=float)
+    ax.plot([0, 1], [0, 1], color=NEUTRAL, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    bounds = ["lower", "upper"] if predicted == "difficulty" else [f"{predicted}_lower", f"{predicted}_upper"]
+    if all(bound in rows for bound in bounds):
+        ax.hlines(y, rows[bounds[0]], rows[bounds[1]], color=NEUTRAL, linewidth=0.8, alpha=0.5, zorder=1)
+    ax.scatter(x, y, s=22, color=EASIER, alpha=0.8, linewidths=0, zorder=2, rasterized=len(x) > 500)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    ax.set_xlabel(f"predicted {predicted.replace('_', ' ')}")
+    ax.set_ylabel(f"measured {measured.removesuffix('_measured').replace('_', ' ')}")
+    ax.set_title(f"{objective}: {spearman_interval(x, y, seed)}", loc="left")
+    _plain(ax)
+    return ax
+
+
+def evaluation_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Rank correlation on each unseen target: the forecast, the best single factor, the noise ceiling.
+
+    Args:
+        frame: columns target, rho, low, high (bounds of rho), baseline (rho of the best single factor) and
+            ceiling (what the label's own noise allows); NaN leaves a mark out.
+        ax: axes to draw on.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    columns = ["target", "rho", "low", "high", "baseline", "ceiling"]
+    missing = [name for name in columns if name not in frame]
+    if missing:
+        raise InputError(f"expected columns {', '.join(columns)}; missing: {', '.join(missing)}")
+    ax = _axes(ax, 7.6, 1.7 + 0.42 * len(frame))
+    if frame.empty:
+        return _nothing(ax, "no target was evaluated")
+    rows = np.arange(len(frame))
+    rho, low, high = (frame[name].to_numpy(dtype=float) for name in ("rho", "low", "high"))
+    ax.barh(rows, np.nan_to_num(rho), height=0.6, color=EASIER, alpha=0.75, label="forecast (95 %)")
+    known = np.isfinite(rho) & np.isfinite(low) & np.isfinite(high)
+    ax.hlines(rows[known], low[known], high[known], color=_ink(), linewidth=1.4)
+    baseline, ceiling = frame["baseline"].to_numpy(dtype=float), frame["ceiling"].to_numpy(dtype=float)
+    ax.scatter(baseline, rows, marker="D", s=34, color=HARDER, zorder=3, label="best single factor")
+    ax.vlines(ceiling, rows - 0.38, rows + 0.38, color=NEUTRAL, linewidth=3, zorder=2, label="noise ceiling")
+    ax.axvline(0, color=_ink(), linewidth=0.8)
+    ax.set_yticks(rows, [_safe(_wrap(str(name))) for name in frame["target"]])
+    ax.set_ylim(len(frame) - 0.4, -0.6)
+    finite = np.concatenate([rho, low, baseline])
+    ax.set_xlim(min(0.0, float(np.nanmin(finite, initial=0.0)) - 0.05), 1.02)
+    ax.set_xlabel("Spearman ρ with the measured difficulty")
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, columnspacing=1.2)
+    _plain(ax, y_ticks=False)
+    return ax
+
+
+# -- shared by all ---------------------------------------------------------------------------------------
+
+
+def _axes(ax: Axes | None, width: float, height: float) -> Axes:
+    """``ax``, or new axes on a figure of ``width`` × ``height`` inches that pyplot does not know."""
+    return Figure(figsize=(width, height), layout="constrained").add_subplot() if ax is None else ax
+
+
+def _plain(ax: Axes, y_ticks: bool = True) -> None:
+    """No frame; a light grid along the values."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="both" if y_ticks else "x", color=NEUTRAL, alpha=0.25, linewidth=0.6)
+    ax.set_axisbelow(True)
+    if not y_ticks:
+        ax.spines["left"].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+
+
+def _nothing(ax: Axes, why: str) -> Axes:
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes)
+    return ax
+
+
+def _ink() -> Any:
+    return mpl.rcParams["text.color"]
+
+
+def _samples(n: int) -> str:
+    return f"{n:,} sample" + ("" if n == 1 else "s")
+
+
+def _of_objective(frame: pd.DataFrame, objective: str) -> pd.DataFrame:
+    return frame[frame["objective"] == objective] if "objective" in frame else frame
+
+
+def _readable(name: str) -> str:
+    return _safe(name.replace("_", " "))
+
+
+def _safe(text: str) -> str:
+    """Dollar signs are dollar signs, not the start of a formula."""
+    return text.replace("$", r"\$")
+
+
+def _wrap(text: str, end: str = "") -> str:
+    """Two lines as a rule: a text that is too long ends in an ellipsis; ``end`` is always kept."""
+    text = textwrap.shorten(text, TITLE_CHARACTERS - len(end), placeholder=" …")
+    return "\n".join(textwrap.wrap(text + end, 46))
+
+
+def _label(
+    name: str, titles: Mapping[str, str] | None, values: Mapping[str, float | str] | None = None
+) -> str:
+    """A factor's title, and the sample's own value of it where there is one."""
+    known = None if titles is None else titles.get(name)
+    title = (known or name.replace("_", " ")).rstrip(".")
+    value = None if values is None else values.get(name)
+    end = (
+        "" if value is None else f" =\N{NO-BREAK SPACE}{value if isinstance(value, str) else _number(value)}"
+    )
+    return _safe(_wrap(title, end))
+
+
+def _number(value: float) -> str:
+    if not np.isfinite(value):
+        return "not applicable" if np.isnan(value) else str(value)
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
