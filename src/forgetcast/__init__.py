@@ -1,1 +1,55 @@
 """forgetcast forecasts how hard each training sample is to unlearn, and says why."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forgetcast.corpus import Corpus
+    from forgetcast.errors import ForgetcastError
+    from forgetcast.generate import generate_corpus, measure
+    from forgetcast.predict import DifficultyReport, predict_difficulty
+    from forgetcast.predictor import DifficultyPredictor
+    from forgetcast.target import Target
+
+__all__ = [
+    "Corpus",
+    "DifficultyPredictor",
+    "DifficultyReport",
+    "ForgetcastError",
+    "Target",
+    "generate_corpus",
+    "measure",
+    "predict_difficulty",
+]
+
+try:
+    __version__ = version("forgetcast")
+except PackageNotFoundError:  # a source tree on sys.path, never installed
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "Corpus": "corpus",
+    "DifficultyPredictor": "predictor",
+    "DifficultyReport": "predict",
+    "ForgetcastError": "errors",
+    "Target": "target",
+    "generate_corpus": "generate",
+    "measure": "generate",
+    "predict_difficulty": "predict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use: predicting never imports the unlearners, ``--help`` never imports torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'forgetcast' has no attribute {name!r}")
+    value = getattr(import_module(f"forgetcast.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

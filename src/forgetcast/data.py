@@ -213,7 +213,9 @@ class Data:
         if array.size == 0:
             raise IndexRangeError("expected at least one sample index; got none")
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise IndexRangeError(f"sample indices must be integers; got {array.dtype} of shape {array.shape}")
+            raise IndexRangeError(
+                f"sample indices must be integers; got {array.dtype} of shape {array.shape}"
+            )
         outside = array[(array < 0) | (array >= len(self))]
         if len(outside):
             raise IndexRangeError(

@@ -78,7 +78,9 @@ class Recipe:
         return cls(**settings)
 
 
-def _make(architecture: str, shape: tuple[int, ...], classes: int, dropout: float, seed: int) -> torch.nn.Module:
+def _make(
+    architecture: str, shape: tuple[int, ...], classes: int, dropout: float, seed: int
+) -> torch.nn.Module:
     return architectures.build(architecture, shape, classes, dropout=dropout, seed=seed)
 
 
@@ -91,10 +93,22 @@ PUBLISHED: tuple[Recipe, ...] = (
     Recipe("digits-resnet", "digits", "resnet", 800, 15, seed=6),
     Recipe("fashion-logistic", "fashion-mnist", "logistic", 2000, 25, seed=7),
     Recipe("fashion-mlp", "fashion-mnist", "mlp", 2500, 20, 1e-3, seed=8),
-    Recipe("fashion-mlp-dropout", "fashion-mnist", "mlp", 2000, 40, 1e-3, dropout=0.3, label_noise=0.03, seed=9),
+    Recipe(
+        "fashion-mlp-dropout", "fashion-mnist", "mlp", 2000, 40, 1e-3, dropout=0.3, label_noise=0.03, seed=9
+    ),
     Recipe("fashion-deep-mlp", "fashion-mnist", "deep_mlp", 2000, 25, 1e-3, weight_decay=1e-2, seed=10),
     Recipe("fashion-cnn", "fashion-mnist", "cnn", 2000, 25, 3e-3, seed=11),
-    Recipe("fashion-cnn-long", "fashion-mnist", "cnn", 1500, 40, 4e-3, weight_decay=1e-2, label_noise=0.05, seed=12),
+    Recipe(
+        "fashion-cnn-long",
+        "fashion-mnist",
+        "cnn",
+        1500,
+        40,
+        4e-3,
+        weight_decay=1e-2,
+        label_noise=0.05,
+        seed=12,
+    ),
     Recipe("fashion-resnet", "fashion-mnist", "resnet", 1500, 20, 5e-3, seed=13),
     Recipe("fashion-attention", "fashion-mnist", "attention", 1500, 25, seed=14),
     Recipe("satellite-mlp", "satellite", "mlp", 2000, 40, 1e-3, seed=15),

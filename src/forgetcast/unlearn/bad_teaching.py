@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast.data import Inputs
 from forgetcast.target import Target, frozen_copy
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
 
@@ -48,7 +47,6 @@ class BadTeaching(IterativeUnlearner):
         return F.kl_div(
             logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True
         ).sum(1)
-
 
 
 def _fresh(target: Target, seed: int) -> nn.Module | None:

@@ -169,7 +169,12 @@ class IterativeUnlearner(Unlearner):
 
 class _IterativeWalk(Walk):
     def __init__(
-        self, unlearner: IterativeUnlearner, target: Target, samples: Samples, drawn: dict[str, Tensor], seed: int
+        self,
+        unlearner: IterativeUnlearner,
+        target: Target,
+        samples: Samples,
+        drawn: dict[str, Tensor],
+        seed: int,
     ) -> None:
         self.unlearner, self.target, self.samples, self.drawn = unlearner, target, samples, drawn
         self.stacked = stackable(target.module)

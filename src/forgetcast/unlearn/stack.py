@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-__all__ = ["Params", "Stack", "combine", "distance", "map_models", "mix", "norm", "repeat", "rows", "size", "stackable"]
+__all__ = [
+    "Params",
+    "Stack",
+    "combine",
+    "distance",
+    "map_models",
+    "mix",
+    "norm",
+    "repeat",
+    "rows",
+    "size",
+    "stackable",
+]
 
 Params = dict[str, Tensor]
 """Parameters of one model by name."""

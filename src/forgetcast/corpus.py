@@ -1,0 +1,204 @@
+"""The corpus: outcomes, instances and factors of many targets, as Parquet with a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from forgetcast import labels
+from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
+
+__all__ = ["FORMAT", "Corpus", "feature_columns", "training_table", "write_parquet"]
+
+FORMAT = 1
+TABLES = {
+    "outcomes": (
+        "target",
+        "index",
+        "unlearner",
+        "seed",
+        "objective",
+        "forgetting",
+        "tv_retain",
+        "tv_test",
+        "trivial",
+    ),
+    "instances": ("target", "index", "label", "weight", "p_out", "p_in", "memorization"),
+    "factors": ("target", "index"),
+}
+"""Tables of a corpus with the columns each must have."""
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> str:
+    """Write atomically; returns the file's SHA-256. The same frame gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+        pq.write_table(table, draft, compression="zstd")
+        digest = hashlib.sha256(draft.read_bytes()).hexdigest()
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return digest
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a Parquet table.
+
+    Raises:
+        PathError: no such file.
+        FileFormatError: not a readable Parquet file.
+    """
+    if not path.is_file():
+        raise PathError(f"expected a Parquet file at {path}; there is none")
+    try:
+        return pq.read_table(path).to_pandas()
+    except Exception as error:
+        raise FileFormatError(
+            f"{path} is not a readable Parquet file ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "it is corrupt or truncated: make it again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Measured outcomes with the factors of the same samples."""
+
+    outcomes: pd.DataFrame
+    """One row per target, sample, unlearner, seed and objective."""
+    instances: pd.DataFrame
+    """One row per target and sample: label, weight, p_out, p_in, memorization, oracle halves."""
+    factors: pd.DataFrame
+    """One row per target and sample: all factor columns."""
+    manifest: dict[str, Any]
+    """Format, settings, descriptors of the targets, hashes of the files."""
+
+    @property
+    def targets(self) -> pd.DataFrame:
+        """One row per target: target, dataset, architecture, n, classes, accuracies."""
+        return pd.DataFrame(self.manifest["targets"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the three tables' hashes."""
+        return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
+
+    def write(self, folder: str | Path) -> Path:
+        """Write the tables, then the manifest that names their hashes.
+
+        Raises:
+            PathError: ``folder`` is a file.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise PathError(f"expected a folder for the corpus; {folder} is a file")
+        for name in TABLES:
+            self.manifest["files"][f"{name}.parquet"] = write_parquet(
+                getattr(self, name), folder / f"{name}.parquet"
+            )
+        draft = folder / f".manifest.json.{os.getpid()}.part"
+        draft.write_text(json.dumps(self.manifest, indent=1, sort_keys=True) + "\n")
+        os.replace(draft, folder / "manifest.json")
+        return folder
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Corpus:
+        """Read and check a corpus.
+
+        Raises:
+            PathError: no such folder, or a file where a folder is expected.
+            SchemaError: another format version, or columns are missing.
+            FileFormatError: a file is corrupt or not the one the manifest names.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            kind = "is a file" if folder.exists() else "does not exist"
+            raise PathError(f"expected a corpus folder; {folder} {kind}")
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise PathError(
+                f"expected a corpus with manifest.json in {folder}; there is none (see forgetcast generate)"
+            )
+        try:
+            manifest = json.loads(path.read_text())
+            form, files, targets = manifest["format"], dict(manifest["files"]), list(manifest["targets"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise FileFormatError(
+                f"{path} is not a corpus manifest ({type(error).__name__}: {error})"
+            ) from error
+        if form != FORMAT:
+            raise SchemaError(
+                f"{path}: expected corpus format {FORMAT}; got {form!r}. Generate the corpus again"
+            )
+        if not all(isinstance(target, dict) and "target" in target for target in targets):
+            raise FileFormatError(f"{path}: every entry of 'targets' must be an object with a 'target' name")
+        frames = {}
+        for name, columns in TABLES.items():
+            file = folder / f"{name}.parquet"
+            frames[name] = read_parquet(file)
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            if digest != files.get(file.name):
+                raise FileFormatError(
+                    f"{file} is not the file its manifest names (SHA-256 differs); make it again"
+                )
+            missing = [column for column in columns if column not in frames[name]]
+            if missing:
+                raise SchemaError(
+                    f"{file}: expected columns {', '.join(columns)}; missing {', '.join(missing)}"
+                )
+        return cls(**frames, manifest=manifest)
+
+    @classmethod
+    def join(cls, corpora: Sequence[Corpus]) -> Corpus:
+        """Several corpora as one; targets must have different names.
+
+        Raises:
+            InputError: none given, or two share a target's name.
+        """
+        if not corpora:
+            raise InputError("expected at least one corpus; got none")
+        targets = [target for corpus in corpora for target in corpus.manifest["targets"]]
+        names = [target["target"] for target in targets]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InputError(
+                f"the corpora share the target(s) {', '.join(repeated)}: rename or leave out one"
+            )
+        frames = {
+            name: pd.concat([getattr(corpus, name) for corpus in corpora], ignore_index=True)
+            for name in TABLES
+        }
+        files = {f"{corpus.digest}": "joined" for corpus in corpora}
+        return cls(**frames, manifest={"format": FORMAT, "targets": targets, "files": files})
+
+
+def feature_columns(corpus: Corpus) -> list[str]:
+    """Names of the factor columns, in the order of the table."""
+    return [column for column in corpus.factors.columns if column not in ("target", "index")]
+
+
+def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS) -> pd.DataFrame:
+    """One row per (target, index): descriptors, weight, memorization, p_out, labels of both objectives, factors.
+
+    Label columns are difficulty_<objective>, percentile_<objective> and trivial_<objective>.
+    """
+    keys = ["target", "index"]
+    table = corpus.instances[[*keys, "weight", "memorization", "p_out"]]
+    table = table.merge(
+        corpus.targets[["target", "dataset", "architecture"]], on="target", validate="many_to_one"
+    )
+    for objective in sorted(corpus.outcomes["objective"].unique()):
+        label = labels.consensus(corpus.outcomes, corpus.instances, objective, unlearners)
+        columns = {name: f"{name}_{objective}" for name in ("difficulty", "percentile", "trivial")}
+        table = table.merge(label[[*keys, *columns]].rename(columns=columns), on=keys, how="inner")
+    return table.merge(corpus.factors, on=keys, how="inner", validate="one_to_one")

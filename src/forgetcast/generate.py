@@ -1,0 +1,383 @@
+"""The generator: runs many unlearners on single training samples of many targets and stores what happened.
+
+A run is a list of shards, each written atomically beside its checksum. Started again with the same settings it
+repeats only what is missing or damaged, and ends with the same corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch.nn import functional as F
+
+from forgetcast import registry
+from forgetcast.corpus import FORMAT, Corpus, read_parquet, write_parquet
+from forgetcast.errors import InputError, NotApplicableError, PathError, UnknownNameError
+from forgetcast.factors import factor_table
+from forgetcast.oracle import deal_groups, leave_group_out, summarise
+from forgetcast.parallel import run_tasks
+from forgetcast.recipes import Recipe
+from forgetcast.sampling import draw_instances
+from forgetcast.target import Target
+from forgetcast.unlearn.engine import OBJECTIVES, Protocol, run_unlearner
+
+__all__ = ["SEEDS", "generate_corpus", "measure"]
+
+SEEDS = {"random_relabelling": 3}
+"""Seeds per unlearner where one is not enough: with one drawn label relabelling agrees with itself at only 0.8."""
+
+RETRAINING = "retraining"
+BLOCK = 50
+ORACLE_BLOCK = 5
+
+Task = tuple[str, Callable[..., pd.DataFrame], tuple[Any, ...]]
+"""Key of the shard, function, arguments."""
+
+
+def _describe(target: Target) -> dict[str, Any]:
+    """What the manifest says of a target; everything needed to make it again, and to recognise it."""
+    accuracy = {}
+    for name, data in (("train", target.data), ("heldout", target.heldout)):
+        if data is not None:
+            logits = target.logits(data)
+            accuracy[f"{name}_accuracy"] = float((logits.argmax(1) == data.labels).float().mean())
+            accuracy[f"{name}_loss"] = float(F.cross_entropy(logits, data.labels))
+    return {
+        "target": target.name,
+        "dataset": target.info.get("dataset", target.name),
+        "architecture": target.info.get("architecture", type(target.module).__name__),
+        "n": len(target),
+        "classes": target.num_classes,
+        "parameters": sum(value.numel() for value in target.params.values()),
+        **accuracy,
+        "model_hash": target.model_hash,
+        "data_hash": target.data_hash,
+        "recipe": target.info.get("recipe"),
+    }
+
+
+def _oracle_block(
+    target: Target, indices: np.ndarray, group: np.ndarray, left_out: Sequence[int], seed: int
+) -> pd.DataFrame:
+    return pd.concat([leave_group_out(target, indices, group, g, seed) for g in left_out], ignore_index=True)
+
+
+def _outcome_block(
+    target: Target, name: str, indices: np.ndarray, p_out: np.ndarray, seed: int, objectives: Sequence[str]
+) -> pd.DataFrame:
+    return run_unlearner(
+        target,
+        registry.unlearner(name),
+        indices,
+        p_out,
+        seed=seed,
+        objectives=objectives,
+        protocol=Protocol(),
+    )
+
+
+def _oracle_tasks(target: Target, indices: np.ndarray, groups: int, seeds: int, seed: int) -> list[Task]:
+    group = deal_groups(target.labels.numpy()[indices], groups, seed)
+    tasks: list[Task] = []
+    for s in range(seeds):
+        for start in range(0, int(group.max()) + 1, ORACLE_BLOCK):
+            left_out = [g for g in range(start, start + ORACLE_BLOCK) if g <= group.max()]
+            key = f"oracle-{groups}-{s}-{start}-{seed}"
+            tasks.append((key, _oracle_block, (target, indices, group, left_out, 1000 + s)))
+    return tasks
+
+
+def _outcome_tasks(
+    target: Target,
+    instances: pd.DataFrame,
+    unlearners: Sequence[str],
+    seeds: int,
+    objectives: Sequence[str],
+    retraining_instances: int,
+) -> list[Task]:
+    tasks: list[Task] = []
+    for name in unlearners:
+        chosen = instances
+        if name == RETRAINING:
+            step = max(1, len(instances) // max(1, retraining_instances))
+            chosen = instances.iloc[::step][:retraining_instances]
+        for seed in range(max(seeds, SEEDS.get(name, 1))):
+            for start in range(0, len(chosen), BLOCK):
+                part = chosen.iloc[start : start + BLOCK]
+                settings = f"{registry.unlearner(name)!r}{Protocol()!r}{seed}{tuple(objectives)}"
+                settings += hashlib.sha256(part[["index", "p_out"]].to_numpy(float).tobytes()).hexdigest()
+                arguments = (
+                    target,
+                    name,
+                    part["index"].to_numpy(),
+                    part["p_out"].to_numpy(),
+                    seed,
+                    objectives,
+                )
+                tasks.append((f"{name}-{seed}-{start}-{settings}", _outcome_block, arguments))
+    return tasks
+
+
+def _shard(path: Path, function: Callable[..., pd.DataFrame], arguments: tuple[Any, ...]) -> Path:
+    """Run one task unless its shard is there and whole; returns the shard's path."""
+    if not _whole(path):
+        digest = write_parquet(function(*arguments), path)
+        path.with_suffix(".sha256").write_text(digest)
+    return path
+
+
+def _whole(path: Path) -> bool:
+    checksum = path.with_suffix(".sha256")
+    if not (path.is_file() and checksum.is_file()):
+        return False
+    return hashlib.sha256(path.read_bytes()).hexdigest() == checksum.read_text()
+
+
+def _run(
+    tasks: list[Task], folder: Path | None, fingerprint: str, title: str, n_jobs: int | None, progress: bool
+) -> pd.DataFrame:
+    """Run tasks, through shards when a folder is given, and join their tables."""
+    if folder is None:
+        work = [(function, arguments) for _, function, arguments in tasks]
+        frames = run_tasks(lambda f, a: f(*a), work, n_jobs=n_jobs, title=title, progress=progress)
+        return pd.concat(frames, ignore_index=True)
+    shards = []
+    for key, function, arguments in tasks:
+        digest = hashlib.sha256(f"{fingerprint}|{key}".encode()).hexdigest()[:16]
+        shards.append((folder / f"{key.split('-')[0]}-{digest}.parquet", function, arguments))
+    missing = [shard for shard in shards if not _whole(shard[0])]
+    if missing:
+        run_tasks(_shard, missing, n_jobs=n_jobs, title=title, progress=progress)
+    return pd.concat([read_parquet(path) for path, _, _ in shards], ignore_index=True)
+
+
+def _label(
+    target: Target,
+    instances: pd.DataFrame,
+    unlearners: Sequence[str],
+    *,
+    seeds: int,
+    objectives: Sequence[str],
+    oracle_groups: int,
+    oracle_seeds: int,
+    retraining_instances: int,
+    n_jobs: int | None,
+    progress: bool,
+    seed: int,
+    folder: Path | None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Oracle, then every unlearner on every instance of one target: (outcomes, instances)."""
+    fingerprint = (
+        "" if folder is None else f"{target.model_hash}{target.data_hash}{instances['index'].tolist()}"
+    )
+    if "retrain" in objectives:
+        tasks = _oracle_tasks(target, instances["index"].to_numpy(), oracle_groups, oracle_seeds, seed)
+        answers = _run(tasks, folder, fingerprint, f"{target.name}: oracle", n_jobs, progress)
+        instances = instances.merge(summarise(answers), on="index", validate="one_to_one")
+    else:
+        unknown = ("p_out", "p_in", "memorization", "p_out_half_a", "p_out_half_b")
+        instances = instances.assign(**dict.fromkeys(unknown, np.nan))
+    tasks = _outcome_tasks(target, instances, unlearners, seeds, objectives, retraining_instances)
+    outcomes = _run(tasks, folder, fingerprint, f"{target.name}: unlearners", n_jobs, progress)
+    instances.insert(0, "target", target.name)
+    return outcomes, instances
+
+
+def _checked(unlearners: Sequence[str] | None, objectives: Sequence[str]) -> tuple[str, ...]:
+    known = registry.load_unlearners()
+    names = tuple(known) if unlearners is None else tuple(unlearners)
+    for name in names:
+        if name not in known:
+            raise UnknownNameError.of("unlearner", name, known)
+    for objective in objectives:
+        if objective not in OBJECTIVES:
+            raise UnknownNameError.of("objective", objective, OBJECTIVES)
+    return names
+
+
+def _ready(target: Target, names: Sequence[str], objectives: Sequence[str]) -> None:
+    """Fail before any work, not after hours of it."""
+    if target.heldout is None:
+        raise NotApplicableError(
+            f"target {target.name!r} has no held-out data: pass heldout=(x, y) to Target; collateral is measured on it"
+        )
+    if not target.can_train and ("retrain" in objectives or RETRAINING in names):
+        raise NotApplicableError(
+            f"target {target.name!r} has no train callable, which the objective 'retrain' and the unlearner 'retraining' "
+            "need: pass train=function(indices, seed) -> trained model to Target, or leave both out"
+        )
+
+
+def measure(
+    target: Target,
+    indices: Sequence[int],
+    *,
+    unlearners: Sequence[str] | None = None,
+    seeds: int = 1,
+    objectives: Sequence[str] = OBJECTIVES,
+    oracle_groups: int = 20,
+    oracle_seeds: int = 4,
+    retraining_instances: int = 0,
+    n_jobs: int | None = None,
+    progress: bool = True,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Really unlearn some samples of one target, each on its own, and measure how hard each was.
+
+    Args:
+        target: with held-out data; with a ``train`` callable for the objective ``retrain``.
+        indices: samples to unlearn.
+        unlearners: registered names; default all but exact retraining.
+        seeds: runs per unlearner with different seeds.
+        objectives: some of "retrain" and "erase".
+        oracle_groups, oracle_seeds: the oracle trains groups x seeds models without a group of the samples each.
+        retraining_instances: how many samples exact retraining serves, if it is among the unlearners.
+        n_jobs: as in joblib; None obeys ``joblib.parallel_config``.
+        progress: show bars on stderr.
+        seed: of the groups.
+
+    Returns:
+        (outcomes, instances): frames that ``forgetcast.labels`` turns into difficulty.
+
+    Raises:
+        NotApplicableError: held-out data or the ``train`` callable is missing.
+        UnknownNameError: unknown unlearner or objective.
+        IndexRangeError: a bad index.
+    """
+    names = _checked(unlearners, objectives)
+    if unlearners is None:
+        names = tuple(name for name in names if name != RETRAINING)
+    _ready(target, names, objectives)
+    index = target.data.check_indices(indices).numpy()
+    instances = pd.DataFrame({"index": index, "label": target.labels.numpy()[index], "weight": 1.0})
+    return _label(
+        target,
+        instances,
+        names,
+        seeds=seeds,
+        objectives=objectives,
+        oracle_groups=oracle_groups,
+        oracle_seeds=oracle_seeds,
+        retraining_instances=retraining_instances or len(index),
+        n_jobs=n_jobs,
+        progress=progress,
+        seed=seed,
+        folder=None,
+    )
+
+
+def generate_corpus(
+    targets: Sequence[Target | Recipe | Callable[[], Target]],
+    folder: str | Path,
+    *,
+    instances: int = 150,
+    unlearners: Sequence[str] | None = None,
+    seeds: int = 1,
+    objectives: Sequence[str] = OBJECTIVES,
+    oracle_groups: int = 20,
+    oracle_seeds: int = 4,
+    retraining_instances: int = 12,
+    n_jobs: int | None = None,
+    progress: bool = True,
+    seed: int = 0,
+) -> Corpus:
+    """Label many targets and write a corpus that :class:`forgetcast.DifficultyPredictor` learns from.
+
+    Resumable: shards live in ``folder/shards`` and are reused where they are whole and belong to the same model, data
+    and settings.
+
+    Args:
+        targets: targets, recipes, or functions that return a target (built one at a time).
+        folder: where the corpus goes.
+        instances: samples per target (fewer where a target has fewer).
+        retraining_instances: samples per target that exact retraining serves, spread over the instances.
+        unlearners, seeds, objectives, oracle_groups, oracle_seeds, n_jobs, progress, seed: as in :func:`measure`,
+            with exact retraining among the default unlearners.
+
+    Returns:
+        The corpus, as written.
+
+    Raises:
+        InputError: two targets of one name.
+        NotApplicableError, UnknownNameError: as in :func:`measure`.
+        PathError: ``folder`` is a file.
+    """
+    names = _checked(unlearners, objectives)
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise PathError(f"expected a folder for the corpus; {folder} is a file")
+    if not targets:
+        raise InputError("expected at least one target; got none")
+    tables: dict[str, list[pd.DataFrame]] = {"outcomes": [], "instances": [], "factors": []}
+    described: list[dict[str, Any]] = []
+    for source in targets:
+        target = _build(source)
+        if target.name in [known["target"] for known in described]:
+            raise InputError(
+                f"two targets are named {target.name!r}: give Target(..., name=...) different names"
+            )
+        _ready(target, names, objectives)
+        chosen = draw_instances(target, min(instances, len(target)), seed)
+        outcomes, labelled = _label(
+            target,
+            chosen,
+            names,
+            seeds=seeds,
+            objectives=objectives,
+            oracle_groups=oracle_groups,
+            oracle_seeds=oracle_seeds,
+            retraining_instances=retraining_instances,
+            n_jobs=n_jobs,
+            progress=progress,
+            seed=seed,
+            folder=folder / "shards" / target.name,
+        )
+        factors = (
+            factor_table(target, seed=seed, progress=progress)
+            .values.loc[labelled["index"]]
+            .reset_index(names="index")
+        )
+        factors.insert(0, "target", target.name)
+        for name, frame in (("outcomes", outcomes), ("instances", labelled), ("factors", factors)):
+            tables[name].append(frame)
+        described.append(_describe(target))
+    import forgetcast
+
+    manifest = {
+        "format": FORMAT,
+        "forgetcast": forgetcast.__version__,
+        "settings": {
+            "instances": instances,
+            "unlearners": {name: repr(registry.unlearner(name)) for name in names},
+            "seeds": {name: max(seeds, SEEDS.get(name, 1)) for name in names},
+            "objectives": list(objectives),
+            "oracle_groups": oracle_groups,
+            "oracle_seeds": oracle_seeds,
+            "retraining_instances": retraining_instances,
+            "protocol": repr(Protocol()),
+            "seed": seed,
+        },
+        "targets": described,
+        "files": {},
+    }
+    corpus = Corpus(
+        **{name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}, manifest=manifest
+    )
+    corpus.write(folder)
+    return corpus
+
+
+def _build(source: Target | Recipe | Callable[[], Target]) -> Target:
+    target = (
+        source if isinstance(source, Target) else source.build() if isinstance(source, Recipe) else source()
+    )
+    if not isinstance(target, Target):
+        raise InputError(
+            f"expected a Target, a Recipe or a function returning a Target; got {type(target).__name__}"
+        )
+    return target

@@ -1,0 +1,49 @@
+"""Run independent tasks through joblib, as its users know it, with a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+__all__ = ["run_tasks"]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread for the duration, so that parallel workers do not fight over cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    with _one_thread():
+        return function(*arguments)
+
+
+def run_tasks(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    n_jobs: int | None = None,
+    title: str = "",
+    progress: bool = True,
+) -> list[Any]:
+    """``[function(*task) for task in tasks]`` through joblib, in the order of the tasks.
+
+    ``n_jobs=None`` obeys the caller's ``joblib.parallel_config(...)`` and else means 1, as in joblib. Every task runs
+    on one torch thread, so results do not depend on the number of jobs.
+    """
+    pool = Parallel(n_jobs=n_jobs, return_as="generator")
+    if not getattr(pool._backend, "supports_return_generator", True):  # Ray's backend
+        pool = Parallel(n_jobs=n_jobs)
+    work = (delayed(_call)(function, task) for task in tasks)
+    return list(tqdm(pool(work), total=len(tasks), desc=title, disable=not progress, leave=False))
