@@ -32,7 +32,11 @@ def mlp(shape: Sequence[int], classes: int, dropout: float = 0.0) -> nn.Module:
 def wide_mlp(shape: Sequence[int], classes: int, dropout: float = 0.0) -> nn.Module:
     """One hidden layer of 512 units, tanh."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(math.prod(shape), 512), nn.Tanh(), nn.Dropout(dropout), nn.Linear(512, classes)
+        nn.Flatten(),
+        nn.Linear(math.prod(shape), 512),
+        nn.Tanh(),
+        nn.Dropout(dropout),
+        nn.Linear(512, classes),
     )
 
 
@@ -74,7 +78,9 @@ class _Block(nn.Module):
         self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outside)
         self.shortcut = (
-            nn.Identity() if inside == outside and stride == 1 else nn.Conv2d(inside, outside, 1, stride, bias=False)
+            nn.Identity()
+            if inside == outside and stride == 1
+            else nn.Conv2d(inside, outside, 1, stride, bias=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:
