@@ -1,0 +1,50 @@
+# make demo: set up and run the quick self-check.   make test: set up and run every check.
+# Both do everything on a fresh machine with Python >= 3.10; the environment lives in .venv and is made once.
+PYTHON ?= python3
+VENV ?= .venv
+PIP := $(VENV)/bin/pip install --quiet -c constraints.txt
+DEBIAN_PACKAGES := dataset-fashion-mnist libgomp1
+
+# One thread per process: the tests run side by side, and small models gain nothing from more.
+test: export OMP_NUM_THREADS := 1
+
+.PHONY: demo test debian clean
+
+demo: DEBIAN_PACKAGES := libgomp1
+demo: debian $(VENV)/.ready
+	$(VENV)/bin/forgetcast demo --out demo-report
+
+test: debian $(VENV)/.ready-for-tests
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pytest src tests -n auto --durations=10
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "forgetcast needs Python 3.10 or newer"'
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes, once"
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.ready-for-tests: $(VENV)/.ready
+	$(PIP) -e '.[test]'
+	touch $@
+
+# Data and the OpenMP library that tests and LightGBM need; on a machine without apt-get or root rights this only
+# names them: set FORGETCAST_FASHION_MNIST to a folder with the four files instead.
+debian:
+	@missing=""; \
+	if command -v dpkg-query >/dev/null; then \
+	  for package in $(DEBIAN_PACKAGES); do \
+	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	  done; \
+	fi; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
+	else echo "not installed, and this user cannot install packages:$$missing" >&2; fi
+
+clean:
+	rm -rf $(VENV) demo-report build dist

@@ -1,0 +1,76 @@
+"""The command ``forgetcast``: parse, call, print. One file per command, heavy imports inside it.
+
+Progress goes to standard error, results to standard output or to a file. Exit codes: 0 done, 2 bad input
+(one line on standard error, nothing half-written), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from forgetcast.cli.demo import demo
+from forgetcast.cli.evaluate import evaluate
+from forgetcast.cli.explain import explain
+from forgetcast.cli.generate import generate
+from forgetcast.cli.predict import predict
+from forgetcast.cli.train import train
+from forgetcast.errors import ForgetcastError
+
+__all__ = ["main"]
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A group that turns every error meant for the user into one line and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run a command and exit; takes what ``click.Group.main`` takes."""
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except click.Abort as abort:
+            _say(f"interrupted: {abort or 'nothing was written'}; run the same command again to resume")
+            sys.exit(INTERRUPTED)
+        except click.ClickException as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()
+            else:
+                _say(f"error: {error.format_message()}{_where_to_look(error)}")
+            sys.exit(BAD_INPUT)
+        except (ForgetcastError, OSError) as error:
+            _say(f"error: {error}")
+            sys.exit(BAD_INPUT)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(message: str) -> None:
+    click.echo(" ".join(message.split()), err=True)
+
+
+def _where_to_look(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f" (see {context.command_path} --help)" if context is not None else ""
+
+
+@click.group(
+    cls=Commands,
+    commands=[demo, predict, explain, generate, train, evaluate],
+    context_settings={"max_content_width": 110},
+)
+@click.version_option(package_name="forgetcast", message="%(prog)s %(version)s")
+def main() -> None:
+    """Forecast how hard each training sample is to unlearn, and say why.
+
+    \b
+    EXAMPLES
+      forgetcast demo
+      forgetcast predict --model mymodels:resnet --weights resnet.safetensors --dataset train.npz
+      forgetcast explain --model mymodels:resnet --weights resnet.safetensors --dataset train.npz --index 17
+
+    Every command has its own --help with examples.
+    """

@@ -1,0 +1,98 @@
+"""``forgetcast generate``: measure difficulty on targets and keep it as a corpus."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from forgetcast.cli.interrupted import kept
+from forgetcast.cli.options import FOLDER, OBJECTIVES, quiet_option
+from forgetcast.errors import InputError
+
+__all__ = ["generate"]
+
+
+@click.command()
+@click.option(
+    "--target",
+    "specs",
+    multiple=True,
+    metavar="MODULE:FACTORY",
+    help="Makes a forgetcast.Target with a train callable; may be repeated.",
+)
+@click.option(
+    "--recipe",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A target of the published corpus, trained afresh; may be repeated. 'published': all.",
+)
+@click.option("--out", type=FOLDER, required=True, help="The corpus folder; finished parts in it are not done again.")
+@click.option("--instances", type=click.IntRange(min=1), default=150, show_default=True, help="Samples per target.")
+@click.option("--unlearners", metavar="A,B", help="Names, comma between; default: all.")
+@click.option("--objective", type=OBJECTIVES, default="both", show_default=True)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every unlearner.")
+@click.option("--oracle-groups", type=click.IntRange(min=2), default=20, show_default=True)
+@click.option("--oracle-seeds", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Parallel processes.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@quiet_option
+def generate(
+    specs: tuple[str, ...],
+    names: tuple[str, ...],
+    out: Path,
+    instances: int,
+    unlearners: str | None,
+    objective: str,
+    seeds: int,
+    oracle_groups: int,
+    oracle_seeds: int,
+    jobs: int,
+    seed: int,
+    quiet: bool,
+) -> None:
+    """Measure how hard samples are to unlearn, by unlearning them.
+
+    Every target is retrained groups x seeds times for its oracle, and every chosen sample goes through
+    every unlearner: minutes for a small model, hours for a large one. Ctrl-C loses at most the part under
+    way; the same command takes up the work where it stopped.
+
+    \b
+    EXAMPLES
+      forgetcast generate --target mytargets:resnet --out my-corpus --jobs 4
+      forgetcast generate --recipe digits-mlp --recipe digits-cnn --instances 60 --out small-corpus
+      forgetcast generate --recipe published --out corpus --jobs 8
+    """
+    if not specs and not names:
+        raise InputError("nothing to measure: give --target module:factory or --recipe name")
+    from forgetcast.generate import generate_corpus
+    from forgetcast.loading import load_object, load_target
+    from forgetcast.recipes import PUBLISHED, published
+
+    targets: list[Any] = []
+    for spec in specs:
+        load_object(spec)  # a wrong name must not come to light hours later
+        targets.append(partial(load_target, spec))
+    for name in names:
+        targets += PUBLISHED if name == "published" else [published(name)]
+    with kept(f"what is finished stays in {out}"):
+        corpus = generate_corpus(
+            targets,
+            out,
+            instances=instances,
+            unlearners=None if unlearners is None else [name.strip() for name in unlearners.split(",")],
+            objectives=("retrain", "erase") if objective == "both" else (objective,),
+            seeds=seeds,
+            oracle_groups=oracle_groups,
+            oracle_seeds=oracle_seeds,
+            n_jobs=jobs,
+            progress=not quiet,
+            seed=seed,
+        )
+    click.echo(
+        f"{out}: {corpus.targets['target'].nunique()} targets, {len(corpus.instances)} samples, "
+        f"{len(corpus.outcomes)} outcomes"
+    )

@@ -1,0 +1,121 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from forgetcast.errors import FileFormatError, IndexRangeError
+
+if TYPE_CHECKING:
+    from forgetcast.predict import DifficultyReport
+
+__all__ = ["FILE", "FOLDER", "OBJECTIVES", "forecast", "forecast_options", "parse_indices", "quiet_option"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+OBJECTIVES = click.Choice(["retrain", "erase", "both"])
+MOST_INDICES = 10_000_000
+
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+
+_FORECAST = (
+    click.option("--model", required=True, metavar="MODULE:FACTORY", help="Makes the model; takes no arguments."),
+    click.option("--weights", type=FILE, help="A .safetensors file, or a state dict saved by torch.save."),
+    click.option(
+        "--dataset",
+        required=True,
+        metavar="DATASET",
+        help="Training data: MODULE:FACTORY, a .npz, .parquet or .csv file, or a built-in name.",
+    ),
+    click.option("--heldout", metavar="DATASET", help="Data of the same kind that the model was not trained on."),
+    click.option(
+        "--objective",
+        type=OBJECTIVES,
+        default="retrain",
+        show_default=True,
+        help="retrain: as if never trained on it; erase: no longer recognised.",
+    ),
+    click.option("--predictor", type=FOLDER, help="Made by 'forgetcast train'; default: the shipped one."),
+    click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True),
+    click.option("--seed", type=int, default=0, show_default=True),
+    quiet_option,
+)
+
+
+def forecast_options(command: Command) -> Command:
+    """Add the options that :func:`forecast` reads."""
+    for option in reversed(_FORECAST):
+        command = option(command)
+    return command
+
+
+def forecast(
+    *,
+    model: str,
+    weights: Path | None,
+    dataset: str,
+    heldout: str | None,
+    objective: str,
+    predictor: Path | None,
+    batch_size: int,
+    seed: int,
+    quiet: bool,
+    indices: list[int] | None,
+) -> DifficultyReport:
+    """Load what the options name and predict; every error is a ForgetcastError."""
+    from forgetcast.loading import load_dataset, load_model
+    from forgetcast.predict import predict_difficulty
+    from forgetcast.predictor import DifficultyPredictor
+
+    fitted = DifficultyPredictor.published() if predictor is None else DifficultyPredictor.load(predictor)
+    return predict_difficulty(
+        load_model(model, weights),
+        load_dataset(dataset),
+        indices=indices,
+        objective=objective,
+        heldout=None if heldout is None else load_dataset(heldout, heldout=True),
+        predictor=fitted,
+        batch_size=batch_size,
+        seed=seed,
+        progress=not quiet,
+    )
+
+
+def parse_indices(text: str) -> list[int]:
+    """Sample indices from ``3,17,100-120``, or from a file of such text (commas or white space between).
+
+    Raises:
+        IndexRangeError: not numbers and ranges, a range that runs backwards, or too many.
+        FileFormatError: the file is not text.
+
+    >>> parse_indices("3,17,100-102")
+    [3, 17, 100, 101, 102]
+    """
+    source = repr(text)
+    if Path(text).is_file():
+        source = text
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise FileFormatError(f"{source}: expected a text file of sample indices") from error
+    indices: list[int] = []
+    for part in re.split(r"[,\s]+", text.strip(", \t\r\n")):
+        match = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", part)
+        if match is None:
+            raise IndexRangeError(
+                f"indices {source}: expected numbers and ranges such as 3,17,100-120, or a file; got {part!r}"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise IndexRangeError(f"indices {source}: the range {part} runs backwards")
+        if len(indices) + last - first >= MOST_INDICES:
+            raise IndexRangeError(f"indices {source}: more than {MOST_INDICES:,} samples")
+        indices.extend(range(first, last + 1))
+    return indices

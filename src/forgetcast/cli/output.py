@@ -1,0 +1,67 @@
+"""Files that a command leaves behind: checked before the work starts, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forgetcast.errors import InputError, PathError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TABLE_SUFFIXES", "check_output", "table_json", "whole_file", "write_table"]
+
+TABLE_SUFFIXES = (".csv", ".parquet", ".json")
+
+
+def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Check that a file can be put at ``path`` before anything is computed; None passes.
+
+    Raises:
+        InputError: the suffix is not one of ``suffixes``.
+        PathError: a folder is there, or the place for its folder is taken by a file.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: expected a file name ending in {', '.join(suffixes)}")
+    if path.is_dir():
+        raise PathError(f"{path} is a folder; expected the name of a file")
+    for folder in path.parents:
+        if folder.exists():
+            if not folder.is_dir():
+                raise PathError(f"{path} cannot be written: {folder} is a file, not a folder")
+            return
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        draft = Path(folder, path.name)
+        yield draft
+        os.replace(draft, path)
+
+
+def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
+    """``{"provenance": {...}, "samples": [...]}`` one object per row; NaN becomes null."""
+    samples = json.loads(frame.to_json(orient="records", double_precision=15))
+    return json.dumps({"provenance": dict(provenance), "samples": samples}, indent=2, default=str)
+
+
+def write_table(frame: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
+    """Write a table as CSV, Parquet or JSON, by the suffix of ``path``."""
+    with whole_file(path) as draft:
+        if path.suffix.lower() == ".parquet":
+            frame.to_parquet(draft, index=False)
+        elif path.suffix.lower() == ".json":
+            draft.write_text(table_json(frame, provenance), encoding="utf-8")
+        else:
+            frame.to_csv(draft, index=False)

@@ -1,0 +1,96 @@
+"""``forgetcast predict``: the difficulty of unlearning each sample, as a table, a file or a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from forgetcast.cli.options import FILE, forecast, forecast_options, parse_indices
+from forgetcast.cli.output import TABLE_SUFFIXES, check_output, table_json, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["predict"]
+
+SHOWN = 20
+
+
+@click.command()
+@forecast_options
+@click.option("--indices", help="Samples to forecast: 3,17,100-120, or a file of them. Default: all.")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the N hardest of each objective.")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--out", type=FILE, help="A .csv, .parquet or .json file to write instead of printing.")
+@click.option("--html", type=FILE, help="Also write a report, one self-contained HTML file.")
+def predict(
+    indices: str | None, top: int | None, form: str, out: Path | None, html: Path | None, **inputs: Any
+) -> None:
+    """Forecast how hard each training sample is to unlearn.
+
+    Nothing is unlearned and nothing is retrained: the model is only probed, and never changed. Percentiles
+    place a sample among all samples of this model (0 easiest, 1 hardest).
+
+    \b
+    EXAMPLES
+      forgetcast predict --model mymodels:resnet --weights resnet.safetensors --dataset train.npz --top 10
+      forgetcast predict --model mymodels:mlp --weights mlp.pt --dataset mydata:train --heldout mydata:test \\
+          --objective both --indices 3,17,100-120 --out difficulty.parquet --html report.html
+    """
+    check_output(out, TABLE_SUFFIXES)
+    check_output(html, (".html", ".htm"))
+    chosen = None if indices is None else parse_indices(indices)
+    report = forecast(**inputs, indices=chosen)
+    table = report.table
+    if top is not None:
+        table = hardest(table, top)
+    if html is not None:
+        report.to_html(html)
+        click.echo(f"wrote {html}", err=True)
+    if out is not None:
+        write_table(table, out, report.provenance)
+        click.echo(f"wrote {out} ({len(table)} rows)", err=True)
+    elif form == "json":
+        click.echo(table_json(table, report.provenance))
+    elif form == "csv":
+        click.echo(table.to_csv(index=False), nl=False)
+    else:
+        if top is None and chosen is None:
+            table = hardest(table, SHOWN)
+        click.echo(readable(table))
+        if len(table) < len(report.table):
+            left = len(report.table) - len(table)
+            click.echo(f"{left} easier rows not shown; --out FILE or --format csv gives all", err=True)
+
+
+def hardest(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The ``count`` hardest rows of every objective, hardest first, objectives in the table's order."""
+    import pandas as pd
+
+    return (
+        table.assign(_order=pd.factorize(table["objective"])[0])
+        .sort_values(["_order", "percentile", "index"], ascending=[True, False, True], kind="stable")
+        .groupby("_order", sort=False)
+        .head(count)
+        .drop(columns="_order")
+    )
+
+
+def readable(table: pd.DataFrame) -> str:
+    """The table as text for a person: percentile and difficulty with intervals, and one reason."""
+    lines = []
+    for objective, rows in table.groupby("objective", sort=False):
+        lines.append(f"objective: {objective}")
+        lines.append("  index  label  percentile           difficulty           trivial  tier     why")
+        for row in rows.itertuples(index=False):
+            percentile = f"{row.percentile:.2f} [{row.percentile_lower:.2f}, {row.percentile_upper:.2f}]"
+            difficulty = f"{row.difficulty:.2f} [{row.lower:.2f}, {row.upper:.2f}]"
+            why = str(row.reasons).split("; ")[0]
+            lines.append(
+                f"{row.index:>7}  {row.label:>5}  {percentile:<19}  {difficulty:<19}  "
+                f"{row.p_trivial:>6.0%}   {row.tier:<7}  {why}"
+            )
+        lines.append("")
+    return "\n".join(lines).rstrip()
