@@ -71,13 +71,9 @@ def _per_unlearner(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[
         raise UnknownNameError.of("unlearner in these outcomes", missing[0], known)
     chosen = outcomes[(outcomes["objective"] == objective) & outcomes["unlearner"].isin(unlearners)]
     if chosen.empty:
-        raise InputError(
-            f"no outcomes for objective {objective!r}; there are {sorted(outcomes['objective'].unique())}"
-        )
+        raise InputError(f"no outcomes for objective {objective!r}; there are {sorted(outcomes['objective'].unique())}")
     chosen = chosen.assign(difficulty=difficulty(chosen))
-    return chosen.pivot_table(
-        index=["target", "index"], columns="unlearner", values="difficulty", aggfunc="mean"
-    )
+    return chosen.pivot_table(index=["target", "index"], columns="unlearner", values="difficulty", aggfunc="mean")
 
 
 def _ranks(table: pd.DataFrame, weights: pd.Series) -> pd.DataFrame:
@@ -164,8 +160,8 @@ def reliability(
 ) -> pd.DataFrame:
     """Split-half reliability of the label, Spearman, corrected by Spearman-Brown: the noise ceiling of a forecast.
 
-    Kinds: "unlearners" (all splits into two disjoint halves, averaged), "seeds" (even against odd seeds, where there
-    are at least two), "oracle" (halves of the oracle's seeds). A correlation with the truth cannot exceed the root of
+    Kinds: "unlearners" (all splits into two disjoint halves, averaged), "seeds" (even against odd seeds; unlearners
+    without randomness enter both halves, as they have no seed noise), "oracle" (halves of the oracle's seeds). A correlation with the truth cannot exceed the root of
     the reliability.
 
     Returns:
@@ -186,17 +182,12 @@ def reliability(
         ]
         records.append((target, "unlearners", spearman_brown(float(np.mean(values))) if values else np.nan))
     seed_rank = outcomes["seed"].rank(method="dense").astype(int)
-    seeded = outcomes[outcomes.groupby(["target", "unlearner"])["seed"].transform("nunique") > 1]
-    names = [n for n in unlearners if n in set(seeded["unlearner"])]
-    if names:
-        halves_ = [
-            _ranks(
-                _per_unlearner(seeded[seed_rank[seeded.index] % 2 == k], objective, names).dropna(), weights
-            ).mean(axis=1)
-            for k in (0, 1)
-        ]
-        for target, a in halves_[0].groupby(level="target", sort=False):
-            value = _correlation(a.to_numpy(), halves_[1].reindex(a.index).to_numpy())
+    runs = outcomes.groupby(["target", "unlearner"])["seed"].transform("nunique")
+    if (runs > 1).any():
+        parts = [outcomes[(seed_rank % 2 == k) | (runs == 1)] for k in (0, 1)]
+        a, b = (_ranks(_per_unlearner(part, objective, unlearners).dropna(), weights).mean(axis=1) for part in parts)
+        for target, part in a.groupby(level="target", sort=False):
+            value = _correlation(part.to_numpy(), b.reindex(part.index).to_numpy())
             records.append((target, "seeds", spearman_brown(value)))
     if objective == "retrain":
         for target, part in instances.groupby("target", sort=False):

@@ -51,7 +51,7 @@ def leave_group_out(
     Raises:
         NotApplicableError: the target cannot retrain.
     """
-    index = np.asarray(instances, dtype=np.int64)
+    index = np.array(instances, dtype=np.int64)
     kept = np.setdiff1d(np.arange(len(target)), index[group == left_out])
     model = target.train(kept, seed)
     x, y = target.data.fetch(torch.as_tensor(index))
@@ -74,9 +74,7 @@ def summarise(answers: pd.DataFrame) -> pd.DataFrame:
     The halves average the even and the odd seeds, for split-half reliability; NaN with a single seed.
     """
     unseen, seen = answers[~answers["seen"]], answers[answers["seen"]]
-    table = pd.DataFrame(
-        {"p_out": unseen.groupby("index")["p"].mean(), "p_in": seen.groupby("index")["p"].mean()}
-    )
+    table = pd.DataFrame({"p_out": unseen.groupby("index")["p"].mean(), "p_in": seen.groupby("index")["p"].mean()})
     table["memorization"] = table["p_in"] - table["p_out"]
     rank = unseen["seed"].rank(method="dense").astype(int)
     for name, parity in (("p_out_half_a", 1), ("p_out_half_b", 0)):

@@ -39,14 +39,10 @@ class BadTeaching(IterativeUnlearner):
             return {"teacher": target.call(dict(teacher.named_parameters()), samples.x)}
 
     def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        return F.kl_div(
-            logits.log_softmax(-1), drawn["teacher"].log_softmax(-1), reduction="sum", log_target=True
-        )
+        return F.kl_div(logits.log_softmax(-1), drawn["teacher"].log_softmax(-1), reduction="sum", log_target=True)
 
     def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
-        return F.kl_div(
-            logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True
-        ).sum(1)
+        return F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
 def _fresh(target: Target, seed: int) -> nn.Module | None:

@@ -37,9 +37,7 @@ class Samples:
 
     def take(self, keep: Tensor) -> Samples:
         """Some of the samples."""
-        return Samples(
-            self.index[keep], map_leaves(lambda leaf: leaf[keep], self.x), self.y[keep], self.logits[keep]
-        )
+        return Samples(self.index[keep], map_leaves(lambda leaf: leaf[keep], self.x), self.y[keep], self.logits[keep])
 
     @classmethod
     def of(cls, target: Target, indices: Tensor) -> Samples:
@@ -80,15 +78,15 @@ class Unlearner(ABC):
     name: ClassVar[str]
     approximates_retraining: ClassVar[bool] = False
     """Whether the method claims to end near the model retrained without the sample."""
+    stochastic: ClassVar[bool] = True
+    """Whether the path depends on the seed; where it does not, one run is enough."""
 
     def prepare(self, target: Target) -> Any:
         """Whatever is computed once per target (Fisher information, a teacher). Default: nothing."""
         return None
 
     @abstractmethod
-    def path(
-        self, target: Target, state: Any, samples: Samples, seed: int
-    ) -> Iterator[tuple[Params, Params]]:
+    def path(self, target: Target, state: Any, samples: Samples, seed: int) -> Iterator[tuple[Params, Params]]:
         """Parameters of growing strength and their control, for one sample.
 
         Args:
@@ -100,9 +98,7 @@ class Unlearner(ABC):
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
         """Walk the paths of many samples; default: one generator each."""
-        return _PathWalk(
-            [self.path(target, state, samples.take(torch.tensor([k])), seed) for k in range(len(samples))]
-        )
+        return _PathWalk([self.path(target, state, samples.take(torch.tensor([k])), seed) for k in range(len(samples))])
 
 
 class _PathWalk(Walk):
@@ -161,9 +157,7 @@ class IterativeUnlearner(Unlearner):
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
         return _IterativeWalk(self, target, samples, self.draw(target, state, samples, seed), seed)
 
-    def path(
-        self, target: Target, state: Any, samples: Samples, seed: int
-    ) -> Iterator[tuple[Params, Params]]:
+    def path(self, target: Target, state: Any, samples: Samples, seed: int) -> Iterator[tuple[Params, Params]]:
         return _path_of_walk(self.walk(target, state, samples, seed))
 
 
@@ -205,9 +199,7 @@ class _IterativeWalk(Walk):
             logits = self.target.call(params, map_leaves(lambda leaf: leaf[None], x))
             return self.unlearner.forget_loss(logits[0], y, drawn)
 
-        gradient = map_models(
-            grad(loss), self.params, self.samples.x, self.samples.y, self.drawn, stacked=self.stacked
-        )
+        gradient = map_models(grad(loss), self.params, self.samples.x, self.samples.y, self.drawn, stacked=self.stacked)
         length = norm(gradient)
         planned = self.unlearner.first_step * self.unlearner.growth ** (self.t - 1) * self.scale
         # Where the gradient vanishes in floating point there is no direction to follow: stay.
@@ -245,6 +237,8 @@ class GridUnlearner(Unlearner):
     growth: float = 1.25
     steps: int = 40
 
+    stochastic: ClassVar[bool] = False
+
     @abstractmethod
     def displacement(self, target: Target, state: Any, samples: Samples) -> Stack:
         """Direction in which the parameters move, one per sample; its length does not matter."""
@@ -252,9 +246,7 @@ class GridUnlearner(Unlearner):
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
         return _GridWalk(self, target, self.displacement(target, state, samples))
 
-    def path(
-        self, target: Target, state: Any, samples: Samples, seed: int
-    ) -> Iterator[tuple[Params, Params]]:
+    def path(self, target: Target, state: Any, samples: Samples, seed: int) -> Iterator[tuple[Params, Params]]:
         return _path_of_walk(self.walk(target, state, samples, seed))
 
 

@@ -116,10 +116,7 @@ class Workbench:
         """Logits of one model on the retain sample, the held-out sample and the neighbours, on the CPU."""
         near, _ = self.target.data.fetch(neighbours)
         parts = {"retain": self.retain_x, "test": self.test_x, "neighbours": near}
-        return {
-            name: self.target.call(params, self.target.to_device(x)).float().cpu()
-            for name, x in parts.items()
-        }
+        return {name: self.target.call(params, self.target.to_device(x)).float().cpu() for name, x in parts.items()}
 
 
 def _flat(x: Any) -> Tensor:
@@ -268,9 +265,7 @@ class _Crossings:
                 previous = (rows(point[0], kept), rows(point[1], kept))
         for objective in self.objectives:
             for k in open_goals[objective].nonzero().flatten().tolist():
-                steps, params, control = best_at.get(
-                    (objective, k), (0, self.target.params, self.target.params)
-                )
+                steps, params, control = best_at.get((objective, k), (0, self.target.params, self.target.params))
                 self._record(objective, k, params, control, float(steps), reached=False)
 
     def _start(self, m: int, like: tuple[Stack, Stack]) -> tuple[Stack, Stack]:
@@ -300,9 +295,7 @@ class _Crossings:
             low = torch.zeros(len(local))
             for _ in range(self.protocol.bisections):
                 middle = (low + high) / 2
-                value = self._forgotten(
-                    objective, self._sample_logits(mix(start, end, middle), position), position
-                )
+                value = self._forgotten(objective, self._sample_logits(mix(start, end, middle), position), position)
                 met = value <= self.limits[objective][position]
                 high, low = torch.where(met, middle, high), torch.where(met, low, middle)
             end, end_control = mix(start, end, high), mix(start_control, end_control, high)
@@ -380,9 +373,7 @@ class _Crossings:
         """The records in the order of samples and objectives."""
         frame = pd.DataFrame(self.records)
         order = {index: k for k, index in enumerate(self.samples.index.tolist())}
-        keys = frame["index"].map(order) * len(self.objectives) + frame["objective"].map(
-            self.objectives.index
-        )
+        keys = frame["index"].map(order) * len(self.objectives) + frame["objective"].map(self.objectives.index)
         return frame.iloc[keys.argsort(kind="stable")].reset_index(drop=True)
 
 

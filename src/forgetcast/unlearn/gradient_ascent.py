@@ -25,6 +25,7 @@ class GradientAscent(IterativeUnlearner):
 
     name: ClassVar[str] = "gradient_ascent"
     retains: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
 
     def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         return -F.cross_entropy(logits, label)

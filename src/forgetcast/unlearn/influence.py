@@ -51,9 +51,7 @@ class Influence(GridUnlearner):
 
     def prepare(self, target: Target) -> Params:
         """Diagonal of the empirical Fisher information plus damping, per parameter."""
-        chosen = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))[
-            : self.fisher_samples
-        ]
+        chosen = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))[: self.fisher_samples]
         total = {name: torch.zeros_like(value) for name, value in target.params.items()}
         for part in chosen.split(32):
             x, y = target.data.fetch(part)

@@ -27,9 +27,7 @@ class Retraining(Unlearner):
     name: ClassVar[str] = "retraining"
     approximates_retraining: ClassVar[bool] = True
 
-    def path(
-        self, target: Target, state: Any, samples: Samples, seed: int
-    ) -> Iterator[tuple[Params, Params]]:
+    def path(self, target: Target, state: Any, samples: Samples, seed: int) -> Iterator[tuple[Params, Params]]:
         yield self._retrain(target, int(samples.index[0]), seed), self._control(target, seed)
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
