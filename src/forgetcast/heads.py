@@ -1,0 +1,196 @@
+"""The gradient-boosted models inside a predictor, and their fits with whole groups of rows left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import joblib
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+
+from forgetcast.errors import InputError
+from forgetcast.lightgbm_text import read_booster
+
+__all__ = [
+    "DEFAULT_PARAMS",
+    "HEADS",
+    "INTERVAL_HEADS",
+    "OBJECTIVES",
+    "Head",
+    "fit_head",
+    "fit_without",
+    "labels_of",
+    "training_weights",
+]
+
+OBJECTIVES = ("retrain", "erase")
+"""What "hard" refers to: treated as if never trained on, or no longer recognised."""
+
+HEADS = ("percentile", "difficulty", "trivial")
+INTERVAL_HEADS = ("percentile", "difficulty")
+
+DEFAULT_PARAMS: dict[str, Any] = {
+    "num_boost_round": 400,
+    "learning_rate": 0.03,
+    "num_leaves": 12,
+    "min_data_in_leaf": 20,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "max_bin": 127,
+}
+"""LightGBM parameters of every head. A corpus has few targets, so trees are small and every tree sees half
+of the
+columns: a fit that leans on one column fails on the target where that column does not hold."""
+
+_FIXED: dict[str, Any] = {
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,  # written into the model text, so a constant keeps the bytes the same on every machine
+    "verbosity": -1,
+}
+
+WEIGHT_LIMIT = 5.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """One fitted model: LightGBM trees, or a constant where the label did not vary.
+
+    ``raw`` is on the head's own scale: percentile in (0, 1) but not clipped, the square root of difficulty,
+    or the probability of being trivial.
+    """
+
+    features: tuple[str, ...]
+    text: str | None = None
+    constant: float = 0.0
+
+    @cached_property
+    def booster(self) -> lgb.Booster | None:
+        """The trees, read back from their text, so that a fresh and a loaded head are the same thing."""
+        return None if self.text is None else read_booster(self.text, self.features, "the fitted model")
+
+    def raw(self, X: np.ndarray) -> np.ndarray:
+        """Predictions, shape (m,), for features ``X`` of shape (m, F) in the order of ``features``."""
+        if self.booster is None or len(X) == 0:
+            return np.full(len(X), self.constant)
+        return np.asarray(self.booster.predict(X), dtype=float)
+
+    def contributions(self, X: np.ndarray) -> tuple[np.ndarray, float]:
+        """TreeSHAP values, shape (m, F), and their base; base + row sum is ``raw`` for a regression head."""
+        if self.booster is None or len(X) == 0:
+            return np.zeros((len(X), len(self.features))), self._base()
+        values = np.asarray(self.booster.predict(X, pred_contrib=True), dtype=float)
+        return values[:, :-1], float(values[0, -1])
+
+    def _base(self) -> float:
+        if self.booster is None:
+            return self.constant
+        nowhere = np.zeros((1, len(self.features)))
+        return float(np.asarray(self.booster.predict(nowhere, pred_contrib=True))[0, -1])
+
+
+def training_weights(table: pd.DataFrame) -> np.ndarray:
+    """Weight of every row, shape (n,): the corpus weight relative to its target's mean, held within [1/5, 5].
+
+    The corpus weight is an inverse sampling probability. Taken as it is, the few rows that stand for many
+    others would carry most of the fit; trimming bounds that variance for a little bias (Potter 1990, "A
+    study of procedures to identify and trim extreme sampling weights"). The mean weight is 1 in every target.
+    """
+    weight = table["weight"].to_numpy(dtype=float)
+    relative = weight / table.groupby("target", sort=False)["weight"].transform("mean").to_numpy(dtype=float)
+    trimmed = pd.Series(np.clip(relative, 1 / WEIGHT_LIMIT, WEIGHT_LIMIT), index=table.index)
+    return (trimmed / trimmed.groupby(table["target"], sort=False).transform("mean")).to_numpy()
+
+
+def labels_of(table: pd.DataFrame, objective: str, head: str) -> np.ndarray:
+    """What a head is fitted to, shape (n,): the percentile, the square root of difficulty, or 0/1 for
+    trivial.
+
+    Difficulty is fitted on the square-root scale: most values lie between 0 and 0.2 with a long right tail,
+    and squared loss on the plain scale would spend the trees on a few large values. The scale is monotone,
+    so intervals formed on it stay valid when squared back, and they become narrow where difficulty is small.
+    """
+    column = table[f"{head}_{objective}"].to_numpy(dtype=float)
+    return np.sqrt(np.clip(column, 0, 1)) if head == "difficulty" else column
+
+
+def fit_head(
+    X: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray,
+    features: Sequence[str],
+    head: str,
+    params: Mapping[str, Any],
+    seed: int,
+) -> Head:
+    """Fit one head to features ``X`` (n, F), labels ``y`` (n,) and weights (n,); same inputs, same bytes.
+
+    Raises:
+        InputError: LightGBM refuses a parameter.
+    """
+    if np.ptp(y) == 0:
+        return Head(tuple(features), constant=float(y[0]))
+    settings = {**DEFAULT_PARAMS, **params}
+    rounds = int(settings.pop("num_boost_round"))
+    settings |= _FIXED | {"seed": seed, "objective": "binary" if head == "trivial" else "regression"}
+    try:
+        data = lgb.Dataset(X, y, weight=weight, feature_name=list(features), params=settings)
+        booster = lgb.train(settings, data, num_boost_round=rounds)
+    except (lgb.basic.LightGBMError, TypeError, ValueError) as error:
+        raise InputError(f"LightGBM could not fit the {head} head with {dict(params)}: {error}") from error
+    return Head(tuple(features), text=booster.model_to_string())
+
+
+def fit_without(
+    table: pd.DataFrame,
+    features: Sequence[str],
+    objective: str,
+    groups: np.ndarray,
+    *,
+    heads: Sequence[str] = HEADS,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    n_jobs: int = 2,
+    only: Sequence[Any] | None = None,
+) -> pd.DataFrame:
+    """Out-of-group predictions: each group is predicted by heads fitted to all other groups.
+
+    Args:
+        table: a training table without missing labels of ``objective``.
+        features: feature columns, F of them.
+        objective: "retrain" or "erase".
+        groups: group of every row, shape (n,), at least two different ones.
+        heads: which heads to fit.
+        params: LightGBM parameters over the defaults.
+        seed: of row and column sampling.
+        n_jobs: groups fitted at a time, in threads.
+        only: predict these groups alone (all others still serve as training data).
+
+    Returns:
+        One column per head on the head's own scale (see ``Head``), index of ``table``; NaN for rows not
+        predicted.
+    """
+    X = table[list(features)].to_numpy(dtype=float)
+    weight = training_weights(table)
+    left_out = list(pd.unique(pd.Series(groups))) if only is None else list(only)
+    tasks = [(group, head) for group in left_out for head in heads]
+
+    def one(group: Any, head: str) -> np.ndarray:
+        kept = groups != group
+        y = labels_of(table, objective, head)
+        fitted = fit_head(X[kept], y[kept], weight[kept], features, head, params or {}, seed)
+        return fitted.raw(X[~kept])
+
+    results = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(
+        joblib.delayed(one)(group, head) for group, head in tasks
+    )
+    predicted = pd.DataFrame(np.nan, index=table.index, columns=list(heads))
+    for (group, head), values in zip(tasks, results, strict=True):
+        predicted.loc[groups == group, head] = values
+    return predicted

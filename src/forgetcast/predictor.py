@@ -1,0 +1,360 @@
+"""The predictor: factor columns in; difficulty and percentile with intervals, and the chance to be trivial, out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError
+from forgetcast.heads import (
+    DEFAULT_PARAMS,
+    HEADS,
+    INTERVAL_HEADS,
+    OBJECTIVES,
+    Head,
+    fit_head,
+    fit_without,
+    labels_of,
+    training_weights,
+)
+from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
+from forgetcast.predictor_folder import (
+    Heads,
+    Residuals,
+    holds_predictor,
+    read_folder,
+    seal,
+    write_folder,
+)
+
+__all__ = ["OBJECTIVES", "DifficultyPredictor", "as_features"]
+
+LEVEL = 0.9
+MINIMUM_ROWS = 10
+
+
+class DifficultyPredictor:
+    """Forecasts difficulty from factors, for one or both objectives.
+
+    Per objective there are three gradient-boosted heads (LightGBM): the within-target percentile of
+    difficulty, the absolute difficulty and the probability that the goal is already met before unlearning
+    ("trivial"). Intervals are
+    conformal: their width is a quantile of the errors made on targets that the fit had not seen.
+
+    Attributes:
+        features: the factor columns it needs, in order.
+        objectives: the objectives it was fitted for.
+        manifest: feature schema, versions, training data, metrics and fingerprint, as saved.
+    """
+
+    features: tuple[str, ...]
+    objectives: tuple[str, ...]
+    manifest: dict[str, Any]
+
+    def __init__(self, heads: Heads, residuals: Residuals, manifest: dict[str, Any]) -> None:
+        self._heads = heads
+        self._residuals = residuals
+        self.features = tuple(manifest["features"])
+        self.objectives = tuple(heads)
+        self.manifest = manifest
+
+    # -- fitting -----------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        table: pd.DataFrame,
+        features: Sequence[str],
+        *,
+        params: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        metrics: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        n_jobs: int = 2,
+    ) -> DifficultyPredictor:
+        """Fit to measured targets. The same table, features, parameters and seed give the same bytes.
+
+        Args:
+            table: one row per measured instance with columns target, weight (> 0), the feature columns (NaN
+                where a factor does not apply), and for at least one objective o: percentile_o and
+                difficulty_o in [0, 1] and trivial_o. Rows without labels (NaN) of an objective are left out
+                of its fit.
+            features: the feature columns, F of them, each a valid Python identifier.
+            params: LightGBM parameters over ``heads.DEFAULT_PARAMS``, ``num_boost_round`` included.
+            seed: of row and column sampling.
+            metrics: evaluation results kept in the manifest (JSON values).
+            provenance: where the data came from, kept in the manifest (JSON values).
+            n_jobs: fits run at a time.
+
+        Raises:
+            SchemaError: columns are missing, repeated or not numeric.
+            InputError: labels or weights out of range, infinite features, fewer than 10 rows, unusable
+                parameters.
+        """
+        features = list(features)
+        objectives = _check_table(table, features)
+        table = table.reset_index(drop=True)
+        heads: Heads = {}
+        residuals: Residuals = {}
+        folds = ""
+        for objective in objectives:
+            rows = _labelled(table, objective)
+            X = as_features(rows, features)
+            weight = training_weights(rows)
+            heads[objective] = {
+                head: fit_head(X, labels_of(rows, objective, head), weight, features, head, params or {}, seed)
+                for head in HEADS
+            }
+            groups, folds = calibration_groups(rows, seed)
+            predicted = fit_without(
+                rows,
+                features,
+                objective,
+                groups,
+                heads=INTERVAL_HEADS,
+                params=params,
+                seed=seed,
+                n_jobs=n_jobs,
+            ).clip(0, 1)
+            residuals[objective] = {
+                head: {
+                    str(group): (labels_of(rows, objective, head) - predicted[head])[groups == group].tolist()
+                    for group in pd.unique(pd.Series(groups))
+                }
+                for head in INTERVAL_HEADS
+            }
+        manifest: dict[str, Any] = {
+            "features": features,
+            "typical": _typical(table, features),
+            "intervals": {
+                "method": "conformal, symmetric and of constant width on the head's own scale (crepes "
+                "ConformalRegressor) from the errors of fits that left out "
+                + ("one whole target at a time" if folds == "target" else "a random fifth of the rows"),
+                "folds": folds,
+                "level": LEVEL,
+                "scale": {"percentile": "identity", "difficulty": "square root"},
+                "pooling": "every target counts the same, whatever its number of rows",
+                "population": "the measured instances, without their sampling weights",
+            },
+            "params": {**DEFAULT_PARAMS, **(params or {})},
+            "seed": seed,
+            "versions": {name: version(name) for name in ("forgetcast", "lightgbm", "crepes", "numpy")}
+            | {"python": platform.python_version()},
+            "training": {
+                "rows": {
+                    str(target): int(count) for target, count in table.groupby("target", sort=True).size().items()
+                },
+                "sha256": _table_hash(table, features, objectives),
+            },
+            "metrics": _jsonable(metrics or {}, "metrics"),
+            "provenance": _jsonable(provenance or {}, "provenance"),
+        }
+        seal(manifest, heads, residuals)
+        return cls(heads, residuals, manifest)
+
+    # -- predicting --------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that determines predictions, hexadecimal."""
+        return str(self.manifest["fingerprint"])
+
+    def predict(self, features: pd.DataFrame, objective: str, *, level: float | None = None) -> pd.DataFrame:
+        """Forecast each row on its own: other rows of the table make no difference.
+
+        Args:
+            features: exactly the columns ``self.features`` in any order, shape (m, F); NaN where a factor
+                does not apply.
+            objective: one of ``self.objectives``.
+            level: share of measured values that the intervals should cover on a target like those seen, in
+                (0, 1); default 0.9. A level that the calibration data cannot support gives the interval [0,
+                1].
+
+        Returns:
+            Index of ``features``; columns difficulty, lower, upper, percentile, percentile_lower,
+            percentile_upper and p_trivial, all in [0, 1] with lower <= value <= upper.
+
+        Raises:
+            UnknownNameError: no such objective.
+            SchemaError: columns are missing or unknown; the message lists both.
+            InputError: infinite values, or a level outside (0, 1).
+        """
+        heads = self._of(objective)
+        level = self.manifest["intervals"]["level"] if level is None else level
+        if not 0 < level < 1:
+            raise InputError(f"expected a level between 0 and 1, such as 0.9; got {level!r}")
+        X = self._matrix(features)
+        percentile = np.clip(heads["percentile"].raw(X), 0, 1)
+        root = np.clip(heads["difficulty"].raw(X), 0, 1)
+        percentile_lower, percentile_upper = self._interval(objective, "percentile", percentile, level)
+        root_lower, root_upper = self._interval(objective, "difficulty", root, level)
+        columns = {
+            "difficulty": root**2,
+            "lower": root_lower**2,
+            "upper": root_upper**2,
+            "percentile": percentile,
+            "percentile_lower": percentile_lower,
+            "percentile_upper": percentile_upper,
+            "p_trivial": np.clip(heads["trivial"].raw(X), 0, 1),
+        }
+        return pd.DataFrame(columns, index=features.index)
+
+    def contributions(self, features: pd.DataFrame, objective: str) -> tuple[np.ndarray, float]:
+        """SHAP values of the percentile head (path-dependent TreeSHAP, Lundberg et al. 2020).
+
+        Returns:
+            values of shape (m, F) in the order of ``self.features``, and the base value: base + row sum is
+            the predicted percentile before it is clipped to [0, 1].
+
+        Raises:
+            UnknownNameError, SchemaError, InputError: as for ``predict``.
+        """
+        return self._of(objective)["percentile"].contributions(self._matrix(features))
+
+    def _of(self, objective: str) -> Mapping[str, Head]:
+        if objective not in self._heads:
+            raise UnknownNameError.of("objective", str(objective), self.objectives)
+        return self._heads[objective]
+
+    def _matrix(self, features: pd.DataFrame) -> np.ndarray:
+        missing = [name for name in self.features if name not in features.columns]
+        unknown = [str(name) for name in features.columns if name not in set(self.features)]
+        if missing or unknown or len(features.columns) != len(self.features):
+            raise SchemaError(
+                f"expected the {len(self.features)} feature columns this predictor was fitted to; "
+                f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+                + ("" if missing or unknown else "; some columns are repeated")
+            )
+        return as_features(features, self.features)
+
+    def _interval(self, objective: str, head: str, value: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+        scores = balanced_residuals(list(self._residuals[objective][head].values()))
+        return conformal_interval(scores, value, level)
+
+    # -- saving and loading ------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the predictor as a folder of LightGBM text and JSON files; no pickle.
+
+        Everything is written to a sibling folder first and then moved into place, so that a failure leaves
+        an existing predictor as it was. Other files in that folder, such as a model card, are kept.
+
+        Raises:
+            PathError: the folder cannot be written, is a file, or holds something that is not a predictor.
+        """
+        folder = Path(folder)
+        write_folder(folder, self._heads, self._residuals, self.manifest)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> DifficultyPredictor:
+        """Read a saved predictor; its predictions equal the saved one's bit for bit.
+
+        Raises:
+            PathError: there is no such folder, or it holds no predictor.
+            FileFormatError: a file is corrupt, truncated, missing, or not what its hash in the manifest says.
+            SchemaError: it was written in another format version.
+        """
+        return cls(*read_folder(Path(folder)))
+
+    @classmethod
+    def published(cls) -> DifficultyPredictor:
+        """The predictor that comes with forgetcast: inside the installed package, or in the checkout.
+
+        Raises:
+            PathError: this installation has none.
+        """
+        here = Path(__file__).resolve().parent
+        for folder in (here / "published_model", here.parents[1] / "models" / "published"):
+            if holds_predictor(folder):
+                return cls.load(folder)
+        raise PathError(
+            "this installation comes without a published predictor: fit one with `forgetcast train` "
+            "and pass its folder as predictor"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"DifficultyPredictor(objectives={self.objectives}, features={len(self.features)}, "
+            f"targets={len(self.manifest['training']['rows'])}, fingerprint={self.fingerprint[:12]!r})"
+        )
+
+
+def as_features(table: pd.DataFrame, features: Sequence[str]) -> np.ndarray:
+    """The feature columns as float64, shape (n, F).
+
+    Raises:
+        SchemaError: a column is not numeric.
+        InputError: a value is infinite.
+    """
+    odd = [name for name in features if not pd.api.types.is_numeric_dtype(table[name])]
+    if odd:
+        raise SchemaError(f"feature columns must be numbers; these are not: {', '.join(odd)}")
+    X = table[list(features)].to_numpy(dtype=float, na_value=np.nan)
+    infinite = np.isinf(X).any(axis=0)
+    if infinite.any():
+        names = [name for name, bad in zip(features, infinite, strict=True) if bad]
+        raise InputError(f"feature columns must be finite, or NaN where a factor does not apply: {', '.join(names)}")
+    return X
+
+
+def _check_table(table: pd.DataFrame, features: list[str]) -> list[str]:
+    """The objectives that the table has labels for, after checking everything a fit relies on."""
+    if not features or len(set(features)) != len(features):
+        raise SchemaError(f"expected at least one feature column and none twice; got {features}")
+    odd = [name for name in features if not (isinstance(name, str) and name.isidentifier())]
+    if odd:
+        raise SchemaError(f"feature names must be Python identifiers; these are not: {odd}")
+    missing = [name for name in ["target", "weight", *features] if name not in table.columns]
+    labelled = [o for o in OBJECTIVES if all(f"{head}_{o}" in table.columns for head in HEADS)]
+    if missing or not labelled:
+        wanted = [] if labelled else ["percentile_o, difficulty_o and trivial_o for o in " + " or ".join(OBJECTIVES)]
+        raise SchemaError(f"the training table lacks columns: {', '.join(missing + wanted)}")
+    as_features(table, features)
+    weight = table["weight"].to_numpy(dtype=float)
+    if not (np.isfinite(weight) & (weight > 0)).all():
+        raise InputError("weights of the training table must be finite and above 0")
+    found = []
+    for objective in labelled:
+        rows = _labelled(table, objective)
+        for head in HEADS:
+            y = rows[f"{head}_{objective}"].to_numpy(dtype=float)
+            if ((y < 0) | (y > 1)).any():
+                raise InputError(f"{head}_{objective} must lie in [0, 1]; got {y.min():g} to {y.max():g}")
+        if len(rows) >= MINIMUM_ROWS:
+            found.append(objective)
+    if not found:
+        raise InputError(f"expected at least {MINIMUM_ROWS} labelled rows of an objective; got {len(table)} rows")
+    return found
+
+
+def _labelled(table: pd.DataFrame, objective: str) -> pd.DataFrame:
+    return table.dropna(subset=[f"{head}_{objective}" for head in HEADS])
+
+
+def _typical(table: pd.DataFrame, features: list[str]) -> dict[str, float | None]:
+    """Median over the training targets of each column's median: what context factors are compared with."""
+    medians = table.groupby("target")[features].median().median()
+    return {str(name): None if np.isnan(value) else float(value) for name, value in medians.items()}
+
+
+def _table_hash(table: pd.DataFrame, features: list[str], objectives: list[str]) -> str:
+    sha = hashlib.sha256("\n".join(table["target"].astype(str)).encode())
+    for name in ["weight", *features, *(f"{head}_{o}" for o in objectives for head in HEADS)]:
+        sha.update(name.encode() + table[name].to_numpy(dtype="<f8", na_value=np.nan).tobytes())
+    return sha.hexdigest()
+
+
+def _jsonable(value: Mapping[str, Any], role: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(json.dumps(dict(value), allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{role} must be JSON values (text, finite numbers, lists, dicts): {error}") from error

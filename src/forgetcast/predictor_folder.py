@@ -1,0 +1,276 @@
+"""A predictor on disk: LightGBM text and JSON, checked as they are read, swapped in whole when written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forgetcast.errors import FileFormatError, PathError, SchemaError
+from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, Head
+from forgetcast.lightgbm_text import read_booster
+
+__all__ = ["Heads", "Residuals", "holds_predictor", "read_folder", "seal", "write_folder"]
+
+Heads = dict[str, dict[str, Head]]
+"""objective -> head name -> fitted head."""
+
+Residuals = dict[str, dict[str, dict[str, list[float]]]]
+"""objective -> head -> target (or fold) -> measured minus out-of-group prediction, on the head's scale."""
+
+FORMAT = "forgetcast-predictor"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+RESIDUALS = "residuals.json"
+
+
+def holds_predictor(folder: Path) -> bool:
+    """Whether a predictor was saved in ``folder`` (it may still turn out to be damaged)."""
+    return (folder / MANIFEST).is_file()
+
+
+def seal(manifest: dict[str, Any], heads: Heads, residuals: Residuals) -> None:
+    """Write format, heads, the hash of every file and the fingerprint into ``manifest``."""
+    manifest["format"] = FORMAT
+    manifest["format_version"] = FORMAT_VERSION
+    manifest["objectives"] = {
+        objective: {
+            name: {"constant": head.constant} if head.text is None else {"file": f"{objective}-{name}.txt"}
+            for name, head in entries.items()
+        }
+        for objective, entries in heads.items()
+    }
+    files = _files(heads, residuals)
+    manifest["files"] = {name: _sha256(content) for name, content in sorted(files.items())}
+    manifest["fingerprint"] = _fingerprint(manifest)
+
+
+def write_folder(folder: Path, heads: Heads, residuals: Residuals, manifest: dict[str, Any]) -> None:
+    """Write everything to a sibling folder, then move it into place; files that are not a predictor's are
+    kept.
+
+    Raises:
+        PathError: the folder cannot be written, is a file, or holds something that is not a predictor.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise PathError(f"expected a folder to save the predictor in; {folder} is a file")
+    try:
+        present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        strangers = [name for name in present if not name.startswith(".")]
+        if strangers and MANIFEST not in present:
+            raise PathError(
+                f"{folder} is not empty and holds no predictor (it has {strangers[0]!r}); "
+                "give a new or empty folder"
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            fresh = Path(scratch) / "fresh"
+            _copy_others(folder, fresh)
+            for name, content in _files(heads, residuals).items():
+                (fresh / name).write_bytes(content)
+            (fresh / MANIFEST).write_bytes(_dump(manifest))
+            _swap(fresh, folder, Path(scratch) / "previous")
+    except OSError as error:
+        if isinstance(error, PathError):
+            raise
+        raise PathError(f"the predictor cannot be saved in {folder}: {error.strerror or error}") from error
+
+
+def read_folder(folder: Path) -> tuple[Heads, Residuals, dict[str, Any]]:
+    """Heads, residuals and manifest of a saved predictor, every file checked against its hash.
+
+    Raises:
+        PathError: there is no such folder, or it holds no predictor.
+        FileFormatError: a file is corrupt, truncated, missing, or not what its hash in the manifest says.
+        SchemaError: it was written in another format version.
+    """
+    if not folder.is_dir():
+        raise PathError(
+            f"expected a predictor's folder; {folder} {'is a file' if folder.exists() else 'does not exist'}"
+        )
+    if not holds_predictor(folder):
+        raise PathError(f"{folder} holds no predictor: {MANIFEST} is missing")
+    manifest = _parse(_read(folder / MANIFEST), folder / MANIFEST)
+    _check_manifest(manifest, folder / MANIFEST)
+    contents = {}
+    for name, expected in manifest["files"].items():
+        contents[name] = _read(folder / name)
+        if _sha256(contents[name]) != expected:
+            raise FileFormatError(
+                f"{folder / name} is corrupt: its SHA-256 is not the one in {MANIFEST}; copy the folder again"
+            )
+    heads = {
+        objective: {
+            name: _read_head(entry, contents, manifest["features"], folder) for name, entry in entries.items()
+        }
+        for objective, entries in manifest["objectives"].items()
+    }
+    residuals = _parse(contents[RESIDUALS], folder / RESIDUALS)
+    _check_residuals(residuals, list(heads), folder / RESIDUALS)
+    return heads, residuals, manifest
+
+
+def _files(heads: Heads, residuals: Residuals) -> dict[str, bytes]:
+    """Name and content of every file but the manifest."""
+    files = {
+        f"{objective}-{name}.txt": head.text.encode()
+        for objective, entries in heads.items()
+        for name, head in entries.items()
+        if head.text is not None
+    }
+    return files | {RESIDUALS: _dump(residuals)}
+
+
+def _dump(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _fingerprint(manifest: Mapping[str, Any]) -> str:
+    parts = ("format", "format_version", "features", "typical", "objectives", "intervals", "files")
+    return _sha256(json.dumps({name: manifest[name] for name in parts}, sort_keys=True).encode())
+
+
+def _copy_others(folder: Path, fresh: Path) -> None:
+    """Copy what is not part of the predictor that ``folder`` holds."""
+    fresh.mkdir()
+    if not folder.exists():
+        return
+    own = {MANIFEST, RESIDUALS, *(f"{objective}-{head}.txt" for objective in OBJECTIVES for head in HEADS)}
+    for path in folder.iterdir():
+        if path.name in own:
+            continue
+        if path.is_dir():
+            shutil.copytree(path, fresh / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, fresh / path.name, follow_symlinks=False)
+
+
+def _swap(fresh: Path, folder: Path, previous: Path) -> None:
+    """Put ``fresh`` in the place of ``folder``; on failure ``folder`` is as before."""
+    if not folder.exists():
+        fresh.replace(folder)
+        return
+    mode = folder.stat().st_mode
+    folder.replace(previous)
+    try:
+        fresh.replace(folder)
+        folder.chmod(mode)
+    except OSError:
+        previous.replace(folder)
+        raise
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileFormatError(
+            f"{path} is missing: the predictor is incomplete; copy the folder again"
+        ) from error
+    except OSError as error:
+        raise PathError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _parse(content: bytes, path: Path) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is corrupt or truncated: expected JSON; {error}") from error
+
+
+def _check_manifest(manifest: Any, path: Path) -> None:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FileFormatError(
+            f"{path}: expected the manifest of a forgetcast predictor; it is something else"
+        )
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise SchemaError(
+            f"{path}: expected format version {FORMAT_VERSION}; got {manifest.get('format_version')!r}. "
+            "Retrain the predictor, or install the version of forgetcast that wrote it: "
+            f"{manifest.get('versions')}"
+        )
+
+    def need(holds: bool, what: str) -> None:
+        if not holds:
+            raise FileFormatError(f"{path} is corrupt: {what}")
+
+    for name in (
+        "typical",
+        "objectives",
+        "intervals",
+        "training",
+        "metrics",
+        "provenance",
+        "versions",
+        "files",
+    ):
+        need(isinstance(manifest.get(name), dict), f"expected {name!r} to be an object")
+    features: Any = manifest.get("features")
+    need(
+        isinstance(features, list) and len(features) > 0 and all(isinstance(name, str) for name in features),
+        "expected 'features' to be a list of names",
+    )
+    need(isinstance(manifest["training"].get("rows"), dict), "expected 'training.rows' to be an object")
+    need(set(manifest["typical"]) == set(features), "expected 'typical' to have one value per feature")
+    need(
+        all(value is None or _is_number(value) for value in manifest["typical"].values()),
+        "expected the values of 'typical' to be numbers",
+    )
+    level = manifest["intervals"].get("level")
+    need(_is_number(level) and 0 < level < 1, "expected 'intervals.level' between 0 and 1")
+    objectives = manifest["objectives"]
+    need(bool(objectives) and set(objectives) <= set(OBJECTIVES), f"expected objectives among {OBJECTIVES}")
+    expected = {RESIDUALS}
+    for objective, entries in objectives.items():
+        need(
+            isinstance(entries, dict) and set(entries) == set(HEADS),
+            f"expected the heads {HEADS} of {objective}",
+        )
+        for head, entry in entries.items():
+            file = f"{objective}-{head}.txt"
+            good = isinstance(entry, dict) and (
+                entry == {"file": file} or (set(entry) == {"constant"} and _is_number(entry["constant"]))
+            )
+            need(good, f"expected a file or a constant for the {head} head of {objective}")
+            expected |= {file} if "file" in entry else set()
+    need(set(manifest["files"]) == expected, "the list of files does not match the heads")
+    need(manifest.get("fingerprint") == _fingerprint(manifest), "its fingerprint does not match its content")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _read_head(entry: dict[str, Any], contents: dict[str, bytes], features: list[str], folder: Path) -> Head:
+    if "constant" in entry:
+        return Head(tuple(features), constant=float(entry["constant"]))
+    path = folder / entry["file"]
+    try:
+        text = contents[entry["file"]].decode()
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{path} is corrupt: expected text; {error}") from error
+    read_booster(text, features, str(path))
+    return Head(tuple(features), text=text)
+
+
+def _check_residuals(residuals: Any, objectives: list[str], path: Path) -> None:
+    good = isinstance(residuals, dict) and set(residuals) == set(objectives)
+    for objective in objectives if good else []:
+        heads = residuals[objective]
+        good = good and isinstance(heads, dict) and set(heads) == set(INTERVAL_HEADS)
+        for groups in heads.values() if good else []:
+            good = good and isinstance(groups, dict) and len(groups) > 0
+            for values in groups.values() if good else []:
+                good = good and isinstance(values, list) and len(values) > 0 and all(map(_is_number, values))
+    if not good:
+        raise FileFormatError(f"{path} is corrupt: expected lists of residuals for every objective and head")
