@@ -1,4 +1,4 @@
-"""The predictor: factor columns in; difficulty and percentile with intervals, and the chance to be trivial, out."""
+"""The predictor: factors in; difficulty and percentile with intervals, and the chance to be trivial, out."""
 
 from __future__ import annotations
 
