@@ -41,6 +41,4 @@ def calibration_groups(rows: pd.DataFrame, seed: int) -> tuple[np.ndarray, str]:
     if rows["target"].nunique() > 1:
         return rows["target"].astype(str).to_numpy(dtype=object), "target"
     folds = np.arange(len(rows)) % 5
-    return np.array(
-        [f"fold {k}" for k in np.random.default_rng(seed).permutation(folds)], dtype=object
-    ), "rows"
+    return np.array([f"fold {k}" for k in np.random.default_rng(seed).permutation(folds)], dtype=object), "rows"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import lightgbm as lgb
 
@@ -12,6 +14,7 @@ __all__ = ["read_booster"]
 
 _NODE_FIELDS = ("split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child",
                 "internal_value", "internal_weight", "internal_count")  # fmt: skip
+_INTEGERS = {"split_feature", "decision_type", "left_child", "right_child", "leaf_count", "internal_count"}
 _LEAF_FIELDS = ("leaf_value", "leaf_weight", "leaf_count")
 
 
@@ -46,7 +49,13 @@ def read_booster(text: str, features: Sequence[str], source: str) -> lgb.Booster
 
 
 def _fields(block: str) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    fields: dict[str, str] = {}
+    for line in block.split("\n"):
+        name, found, value = line.partition("=")
+        if found and name in fields:
+            raise ValueError(f"{name} comes twice")
+        fields[name] = value
+    return fields
 
 
 def _check(text: str, features: list[str]) -> None:
@@ -78,14 +87,16 @@ def _check_tree(tree: dict[str, str], number: int, features: int) -> None:
     leaves = int(tree["num_leaves"])
     if leaves < 1 or tree["num_cat"] != "0" or tree.get("is_linear", "0") != "0":
         raise ValueError(f"tree {number} has no leaves, categorical splits or linear leaves")
-    values = {
-        name: [float(value) for value in tree[name].split()]
+    values: dict[str, list[Any]] = {
+        name: [(int if name in _INTEGERS else float)(value) for value in tree[name].split(" ")]
         for name in (_NODE_FIELDS + _LEAF_FIELDS if leaves > 1 else ("leaf_value",))
     }
     for name, numbers in values.items():
         expected = leaves if name in _LEAF_FIELDS else leaves - 1
         if len(numbers) != expected:
             raise ValueError(f"tree {number} has {len(numbers)} values of {name} instead of {expected}")
+    if not all(map(math.isfinite, values["leaf_value"])):
+        raise ValueError(f"tree {number} has a leaf that is not finite")
     if leaves == 1:
         return
     if not all(value in range(features) for value in values["split_feature"]):

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from forgetcast.errors import FileFormatError, PathError, SchemaError
 from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, Head
 from forgetcast.lightgbm_text import read_booster
@@ -65,8 +63,7 @@ def write_folder(folder: Path, heads: Heads, residuals: Residuals, manifest: dic
         strangers = [name for name in present if not name.startswith(".")]
         if strangers and MANIFEST not in present:
             raise PathError(
-                f"{folder} is not empty and holds no predictor (it has {strangers[0]!r}); "
-                "give a new or empty folder"
+                f"{folder} is not empty and holds no predictor (it has {strangers[0]!r}); give a new or empty folder"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -106,9 +103,7 @@ def read_folder(folder: Path) -> tuple[Heads, Residuals, dict[str, Any]]:
                 f"{folder / name} is corrupt: its SHA-256 is not the one in {MANIFEST}; copy the folder again"
             )
     heads = {
-        objective: {
-            name: _read_head(entry, contents, manifest["features"], folder) for name, entry in entries.items()
-        }
+        objective: {name: _read_head(entry, contents, manifest["features"], folder) for name, entry in entries.items()}
         for objective, entries in manifest["objectives"].items()
     }
     residuals = _parse(contents[RESIDUALS], folder / RESIDUALS)
@@ -174,9 +169,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise FileFormatError(
-            f"{path} is missing: the predictor is incomplete; copy the folder again"
-        ) from error
+        raise FileFormatError(f"{path} is missing: the predictor is incomplete; copy the folder again") from error
     except OSError as error:
         raise PathError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -190,9 +183,7 @@ def _parse(content: bytes, path: Path) -> Any:
 
 def _check_manifest(manifest: Any, path: Path) -> None:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise FileFormatError(
-            f"{path}: expected the manifest of a forgetcast predictor; it is something else"
-        )
+        raise FileFormatError(f"{path}: expected the manifest of a forgetcast predictor; it is something else")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise SchemaError(
             f"{path}: expected format version {FORMAT_VERSION}; got {manifest.get('format_version')!r}. "
@@ -248,7 +239,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _read_head(entry: dict[str, Any], contents: dict[str, bytes], features: list[str], folder: Path) -> Head:

@@ -1,0 +1,249 @@
+"""Why a sample is forecast to be hard: SHAP values by factor and family, each with a sentence. Draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from forgetcast.factors import Factor, FactorTable, quantile_column
+from forgetcast.predictor import DifficultyPredictor
+
+__all__ = ["Explainer", "Explanation", "ExplanationSet", "Reason", "factor_of"]
+
+CHUNK = 8_192
+QUANTILE = quantile_column("")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One factor's part in one forecast."""
+
+    factor: str
+    family: str
+    contribution: float
+    """Shift of the predicted percentile: the SHAP values of the factor and of its quantile, summed."""
+    value: float
+    """The factor's value, in its unit; NaN where it does not apply."""
+    quantile: float
+    """Where the value stands within the target, in (0, 1); NaN for a factor of the whole target."""
+    direction: Literal["harder", "easier"]
+    sentence: str
+    """The direction, then the factor in words, such as "harder: its loss is high (2.1 nats; ...)"."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One forecast taken apart: ``base + contributions.sum() == prediction`` to 1e-6."""
+
+    index: int
+    objective: str
+    prediction: float
+    """Predicted percentile before it is clipped to [0, 1]."""
+    base: float
+    """Mean forecast over the predictor's training data."""
+    contributions: pd.Series
+    """SHAP value of every feature column."""
+    by_factor: pd.Series
+    """The same, a factor and its quantile column summed."""
+    by_family: pd.Series
+    """The same, summed over the factors of a family."""
+    reasons: tuple[Reason, ...]
+    """Every factor that moved the forecast. Those that tell this sample from others of the model come first,
+    then those that hold for the model as a whole (context, factors that do not apply); each part by size."""
+
+
+@dataclass(frozen=True)
+class ExplanationSet:
+    """Forecasts of many samples taken apart, in tables with one row per sample (index: sample index)."""
+
+    objective: str
+    indices: np.ndarray
+    """Sample indices, int64, shape (m,)."""
+    base: float
+    contributions: pd.DataFrame
+    """SHAP values by factor, shape (m, factors)."""
+    values: pd.DataFrame
+    """Values of the same factors, in their units."""
+    by_family: pd.DataFrame
+    """SHAP values by family, shape (m, families)."""
+
+
+def factor_of(column: str, known: Container[str]) -> str | None:
+    """The factor that a feature column belongs to: its own name or that of its quantile; None if unknown.
+
+    >>> factor_of("margin_quantile", {"margin"}), factor_of("margin", {"margin"}), factor_of("age",
+    {"margin"}) ('margin', 'margin', None)
+    """
+    for name in (column, column.removesuffix(QUANTILE)):
+        if name in known:
+            return name
+    return None
+
+
+class Explainer:
+    """Explains the percentile forecasts of one predictor on one target.
+
+    Args:
+        predictor: the fitted predictor.
+        table: factors of all samples of the target, the predictor's columns among them.
+    """
+
+    def __init__(self, predictor: DifficultyPredictor, table: FactorTable) -> None:
+        self.predictor = predictor
+        self.table = table
+        owners = [factor_of(column, table.factors) or column for column in predictor.features]
+        self._factors: list[Factor] = [table.factors[name] for name in dict.fromkeys(owners)]
+        self.names = [factor.name for factor in self._factors]
+        self.families = list(dict.fromkeys(factor.family for factor in self._factors))
+        self._to_factor = _indicator(owners, self.names)
+        self._to_family = _indicator([factor.family for factor in self._factors], self.families)
+        n = len(table.values)
+        self._values = table.values[self.names].to_numpy(dtype=float)
+        quantiles = [table.values.get(quantile_column(name), np.full(n, np.nan)) for name in self.names]
+        self._quantiles = np.column_stack([np.asarray(column, dtype=float) for column in quantiles])
+        typical = table.values[self.names].median().to_numpy(dtype=float)
+        corpus = predictor.manifest["typical"]
+        self._typical = [
+            _number(corpus.get(factor.name)) if factor.per_target else own
+            for factor, own in zip(self._factors, typical, strict=True)
+        ]
+        self._own = np.array(
+            [not factor.per_target and factor.name not in table.not_applicable for factor in self._factors]
+        )
+        self._cache: dict[tuple[str, bytes], tuple[np.ndarray, float]] = {}
+
+    # -- public -------------------------------------------------------------------------------------------
+
+    def explain(self, index: int, objective: str) -> Explanation:
+        """Take one sample's forecast apart.
+
+        Raises:
+            IndexError: no such sample.
+            UnknownNameError: no such objective.
+        """
+        rows = self.table.values.iloc[[index]]
+        values, base = self.predictor.contributions(rows[list(self.predictor.features)], objective)
+        sums = values[0] @ self._to_factor
+        own = [k for k in np.argsort(-np.abs(sums), kind="stable") if sums[k] != 0]
+        order = [k for k in own if self._own[k]] + [k for k in own if not self._own[k]]
+        return Explanation(
+            index=int(index),
+            objective=objective,
+            prediction=float(base + values[0].sum()),
+            base=base,
+            contributions=pd.Series(values[0], index=list(self.predictor.features)),
+            by_factor=pd.Series(sums, index=self.names),
+            by_family=pd.Series(sums @ self._to_family, index=self.families),
+            reasons=tuple(self._reason(k, index, float(sums[k])) for k in order),
+        )
+
+    def explain_many(self, indices: Sequence[int] | np.ndarray, objective: str) -> ExplanationSet:
+        """Take the forecasts of many samples apart, without sentences.
+
+        Raises:
+            IndexError: no such sample.
+            UnknownNameError: no such objective.
+        """
+        index = np.asarray(indices, dtype=np.int64)
+        sums, base = self._sums(index, objective)
+        labels = pd.Index(index, name="index")
+        return ExplanationSet(
+            objective=objective,
+            indices=index,
+            base=base,
+            contributions=pd.DataFrame(sums, index=labels, columns=self.names),
+            values=pd.DataFrame(self._values[index], index=labels, columns=self.names),
+            by_family=pd.DataFrame(sums @ self._to_family, index=labels, columns=self.families),
+        )
+
+    def sentences(self, indices: Sequence[int] | np.ndarray, objective: str, count: int = 3) -> list[str]:
+        """For each sample the ``count`` sentences that move its forecast most, joined by "; ".
+
+        Only factors that tell this sample from others of the model are named; ``explain`` has the rest.
+        """
+        index = np.asarray(indices, dtype=np.int64)
+        sums, _ = self._sums(index, objective)
+        own = np.flatnonzero(self._own)
+        top = own[np.argsort(-np.abs(sums[:, own]), axis=1, kind="stable")[:, :count]]
+        return [
+            "; ".join(self._sentence(k, i, sums[row, k]) for k in top[row] if sums[row, k] != 0)
+            for row, i in enumerate(index)
+        ]
+
+    # -- contributions ------------------------------------------------------------------------------------
+
+    def _sums(self, index: np.ndarray, objective: str) -> tuple[np.ndarray, float]:
+        """SHAP values by factor, shape (m, K), and the base; computed once per objective and set of samples."""
+        key = (objective, index.tobytes())
+        if key not in self._cache:
+            columns = self.table.values[list(self.predictor.features)]
+            parts = [
+                self.predictor.contributions(columns.iloc[index[start : start + CHUNK]], objective)
+                for start in range(0, max(len(index), 1), CHUNK)
+            ]
+            self._cache[key] = np.concatenate([values @ self._to_factor for values, _ in parts]), parts[0][1]
+        return self._cache[key]
+
+    # -- sentences ----------------------------------------------------------------------------------------
+
+    def _reason(self, k: int, index: int, contribution: float) -> Reason:
+        factor = self._factors[k]
+        return Reason(
+            factor=factor.name,
+            family=factor.family,
+            contribution=contribution,
+            value=float(self._values[index, k]),
+            quantile=float(self._quantiles[index, k]),
+            direction="harder" if contribution > 0 else "easier",
+            sentence=self._sentence(k, index, contribution),
+        )
+
+    def _sentence(self, k: int, index: int, contribution: float) -> str:
+        factor, value, typical = self._factors[k], self._values[index, k], self._typical[k]
+        direction = "harder" if contribution > 0 else "easier"
+        if factor.name in self.table.not_applicable:
+            title = factor.title.rstrip(".")
+            return f"{direction}: not measured: {title} ({self.table.not_applicable[factor.name]})"
+        if factor.per_target:
+            clause = factor.high if value > typical else factor.low
+            return f"{direction}: this model: {_fill(clause, value, typical, 'the models learned from', factor)}"
+        clause = factor.high if self._quantiles[index, k] > 0.5 else factor.low
+        return f"{direction}: {_fill(clause, value, typical, 'this model', factor)}"
+
+
+class _Plain(float):
+    """A number that formats to three significant digits where a clause asks for nothing else."""
+
+    def __format__(self, spec: str) -> str:
+        return float.__format__(self, spec or ",.3g")
+
+
+def _fill(clause: str, value: float, typical: float, population: str, factor: Factor) -> str:
+    """The clause with its value, and what is typical where that reads differently."""
+    specs = [spec or "" for _, name, spec, _ in Formatter().parse(clause) if name is not None]
+    text = clause.format(value=_Plain(value))
+    percent = factor.unit in ("probability", "share")
+    spec = specs[0] if specs else (".0%" if percent else "")
+    shown, usual = format(_Plain(value), spec), format(_Plain(typical), spec)
+    notes = [] if specs else [shown if percent or not factor.unit else f"{shown} {factor.unit}"]
+    if not np.isnan(typical) and shown != usual:
+        notes.append(f"typical for {population}: {usual}")
+    if not notes:
+        return text
+    if text.endswith(")"):
+        return f"{text[:-1]}; {'; '.join(notes)})"
+    return f"{text} ({'; '.join(notes)})"
+
+
+def _indicator(owners: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """0/1 matrix, shape (len(owners), len(names)), that sums what belongs to each name."""
+    return (np.asarray(owners, dtype=object)[:, None] == np.asarray(names, dtype=object)[None]).astype(float)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else float(value)

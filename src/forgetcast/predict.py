@@ -1,0 +1,260 @@
+"""``predict_difficulty``: from a model and its training data to a forecast for every sample, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, SchemaError, UnknownNameError
+from forgetcast.explain import Explainer, Explanation, ExplanationSet, factor_of
+from forgetcast.factors import FactorTable, factor_table
+from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
+from forgetcast.registry import load_factors
+from forgetcast.target import Target
+
+__all__ = ["DifficultyReport", "predict_difficulty", "tiers"]
+
+TRIVIAL_FROM = 0.5
+MEASURED_COLUMNS = ("index", "objective", "difficulty", "percentile")
+
+
+@dataclass(frozen=True)
+class DifficultyReport:
+    """Forecasts for samples of one model, and everything needed to explain them."""
+
+    table: pd.DataFrame
+    """One row per objective and sample: index, objective, label, difficulty, lower, upper, percentile,
+    percentile_lower, percentile_upper, p_trivial (all in [0, 1]), tier, reasons."""
+    factors: FactorTable
+    """The factors that the predictor uses, for all samples of the model's data."""
+    predictor: DifficultyPredictor
+    provenance: dict[str, Any]
+    """Versions, fingerprint of the predictor, hashes of model and data, number of samples, settings."""
+    measurements: pd.DataFrame | None = None
+    """Measured difficulty, where ``measured`` attached it: index, objective, difficulty, percentile."""
+    _explainer: Explainer | None = field(default=None, repr=False, compare=False)
+
+    def explain(self, index: int, objective: str | None = None) -> Explanation:
+        """Take the forecast of one sample apart: SHAP values by factor and family, and sentences.
+
+        Args:
+            index: any sample of the model's data.
+            objective: default: the report's first.
+
+        Raises:
+            IndexRangeError: no such sample.
+            UnknownNameError: no such objective.
+        """
+        n = len(self.factors.values)
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < n:
+            raise IndexRangeError(f"expected a sample index from 0 to {n - 1}; got {index!r}")
+        return self._explaining().explain(int(index), self._objective(objective))
+
+    def explanations(self, objective: str | None = None) -> ExplanationSet:
+        """Take the forecasts of all samples of the table apart.
+
+        Args:
+            objective: default: the report's first.
+
+        Raises:
+            UnknownNameError: the table has no such objective.
+        """
+        objective = self._objective(objective)
+        rows = self.table[self.table["objective"] == objective]
+        return self._explaining().explain_many(rows["index"].to_numpy(dtype=np.int64), objective)
+
+    def measured(self, frame: pd.DataFrame) -> DifficultyReport:
+        """The same report with measured difficulty beside the forecast.
+
+        Args:
+            frame: index, objective, difficulty in [0, 1] and percentile in [0, 1], one row per measured
+                sample and objective; further columns are kept.
+
+        Raises:
+            SchemaError: columns are missing.
+            UnknownNameError: an objective that the table does not have.
+            IndexRangeError: a sample that the data does not have, or one that is measured twice.
+        """
+        missing = [name for name in MEASURED_COLUMNS if name not in frame.columns]
+        if missing:
+            raise SchemaError(
+                f"expected measurements with columns {', '.join(MEASURED_COLUMNS)}; missing: {', '.join(missing)}"
+            )
+        for name in pd.unique(frame["objective"]):
+            self._objective(str(name))
+        n = len(self.factors.values)
+        outside = frame.loc[~frame["index"].isin(range(n)), "index"]
+        if len(outside):
+            raise IndexRangeError(f"measured sample {outside.iloc[0]} is not among samples 0 to {n - 1}")
+        if frame.duplicated(["index", "objective"]).any():
+            raise IndexRangeError("expected one measurement per sample and objective; some come twice")
+        return replace(self, measurements=frame.reset_index(drop=True))
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one self-contained HTML file and return its path.
+
+        Raises:
+            PathError: the file cannot be written.
+        """
+        from forgetcast.report import write_html
+
+        return write_html(self, path)
+
+    def _explaining(self) -> Explainer:
+        if self._explainer is None:
+            object.__setattr__(self, "_explainer", Explainer(self.predictor, self.factors))
+        assert self._explainer is not None
+        return self._explainer
+
+    def _objective(self, objective: str | None) -> str:
+        own = list(dict.fromkeys(self.table["objective"]))
+        if objective is None:
+            return str(own[0])
+        if objective not in own:
+            raise UnknownNameError.of("objective", objective, own)
+        return objective
+
+
+def predict_difficulty(
+    model: nn.Module | Target,
+    dataset: Any = None,
+    *,
+    indices: Any = None,
+    objective: Literal["retrain", "erase", "both"] = "retrain",
+    heldout: Any = None,
+    predictor: DifficultyPredictor | str | Path | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: bool = False,
+) -> DifficultyReport:
+    """Forecast how hard each training sample is to unlearn, without unlearning anything.
+
+    Args:
+        model: a classifier that returns logits (n, classes); it is copied, never changed. Or a ``Target``.
+        dataset: its training data: a map-style dataset of (x, y), a pair of tensors, or a DataLoader over
+            such a dataset. None if ``model`` is a ``Target``.
+        indices: samples to forecast, in the order wanted; default all.
+        objective: "retrain": after unlearning the sample is treated as if it had never been trained on;
+            "erase": it is no longer recognised; or "both".
+        heldout: data of the same kind that the model was not trained on; some factors need it.
+        predictor: a fitted predictor or the folder of one; default: the one that comes with forgetcast.
+        collate_fn: for datasets whose items need one.
+        batch_size: samples per forward pass.
+        seed: of the random projections and features inside factors.
+        progress: bars on stderr.
+
+    Returns:
+        The report; ``report.table`` has one row per objective and sample. Tiers: "trivial" where the goal is
+        probably (p_trivial >= 0.5) met before any unlearning, else "easy", "medium" and "hard" by thirds of
+        the predicted percentile.
+
+    Raises:
+        UnknownNameError: no such objective.
+        NotApplicableError: the predictor was not fitted for the objective.
+        IndexRangeError: indices outside the data, repeated, or not integers.
+        ModelError, DatasetError: see ``Target``.
+        InputError: a ``Target`` together with a dataset.
+        SchemaError: the predictor needs factors that are not installed, or has another format version.
+        FileFormatError, PathError: the predictor cannot be read.
+    """
+    if objective not in (*OBJECTIVES, "both"):
+        raise UnknownNameError.of("objective", str(objective), (*OBJECTIVES, "both"))
+    wanted = OBJECTIVES if objective == "both" else (objective,)
+    fitted = _predictor(predictor)
+    absent = [name for name in wanted if name not in fitted.objectives]
+    if absent:
+        raise NotApplicableError(
+            f"this predictor was fitted for {', '.join(fitted.objectives)}, not for {', '.join(absent)}: "
+            "choose another objective or another predictor"
+        )
+    names = _needed_factors(fitted)
+    target = _target(model, dataset, heldout, collate_fn, batch_size)
+    index = np.arange(len(target)) if indices is None else target.data.check_indices(indices).numpy()
+    factors = factor_table(target, names=names, seed=seed, progress=progress)
+    explainer = Explainer(fitted, factors)
+    columns = factors.values[list(fitted.features)].iloc[index]
+    parts = []
+    for name in wanted:
+        forecast = fitted.predict(columns, name).reset_index(drop=True)
+        forecast.insert(0, "index", index)
+        forecast.insert(1, "objective", name)
+        forecast.insert(2, "label", target.labels.numpy()[index])
+        forecast["tier"] = tiers(forecast["percentile"].to_numpy(), forecast["p_trivial"].to_numpy())
+        forecast["reasons"] = explainer.sentences(index, name)
+        parts.append(forecast)
+    provenance = {
+        "forgetcast": version("forgetcast"),
+        "predictor": fitted.fingerprint,
+        "model": target.model_hash,
+        "data": target.data_hash,
+        "n": len(target),
+        "settings": {
+            "objective": objective,
+            "samples": len(index),
+            "heldout": target.heldout is not None,
+            "level": fitted.manifest["intervals"]["level"],
+            "seed": seed,
+        },
+    }
+    return DifficultyReport(pd.concat(parts, ignore_index=True), factors, fitted, provenance, _explainer=explainer)
+
+
+def tiers(percentile: np.ndarray, p_trivial: np.ndarray) -> np.ndarray:
+    """Tier of each forecast, shape (m,): "trivial", or by thirds "easy", "medium", "hard".
+
+    >>> tiers(np.array([0.2, 0.5, 0.9, 0.9]), np.array([0.1, 0.1, 0.1, 0.8])).tolist()
+    ['easy', 'medium', 'hard', 'trivial']
+    """
+    by_third = np.select([percentile <= 1 / 3, percentile <= 2 / 3], ["easy", "medium"], "hard")
+    return np.where(p_trivial >= TRIVIAL_FROM, "trivial", by_third).astype(object)
+
+
+def _predictor(predictor: DifficultyPredictor | str | Path | None) -> DifficultyPredictor:
+    if predictor is None:
+        return DifficultyPredictor.published()
+    if isinstance(predictor, DifficultyPredictor):
+        return predictor
+    if isinstance(predictor, (str, Path)):
+        return DifficultyPredictor.load(predictor)
+    raise InputError(
+        f"predictor: expected a DifficultyPredictor, the folder of one, or None; got {type(predictor).__name__}"
+    )
+
+
+def _needed_factors(predictor: DifficultyPredictor) -> list[str]:
+    """Names of the factors behind the predictor's columns."""
+    known = load_factors()
+    owners = {column: factor_of(column, known) for column in predictor.features}
+    missing = [column for column, owner in owners.items() if owner is None]
+    if missing:
+        raise SchemaError(
+            f"the predictor needs factor columns that nothing installed provides: {', '.join(missing)}; "
+            f"install the plugin they come from, or retrain. Installed factors: {', '.join(known) or 'none'}"
+        )
+    return list(dict.fromkeys(owner for owner in owners.values() if owner is not None))
+
+
+def _target(
+    model: nn.Module | Target,
+    dataset: Any,
+    heldout: Any,
+    collate_fn: Callable[[list[Any]], Any] | None,
+    batch_size: int,
+) -> Target:
+    if isinstance(model, Target):
+        if dataset is not None or heldout is not None or collate_fn is not None:
+            raise InputError(
+                "a Target already has its data: leave out dataset, heldout and collate_fn, or pass the model itself"
+            )
+        return model
+    if dataset is None:
+        raise InputError("expected the model's training data as dataset; got None")
+    return Target(model, dataset, heldout=heldout, collate_fn=collate_fn, batch_size=batch_size)
