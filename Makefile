@@ -19,7 +19,7 @@ test: debian $(VENV)/.ready-for-tests
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/pytest src tests -n auto --durations=10
+	$(VENV)/bin/pytest src tests -n auto --dist loadfile --durations=10
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "forgetcast needs Python 3.10 or newer"'

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
+SHOWN = 10
+
 
 @click.command()
 @forecast_options
@@ -37,6 +39,8 @@ def explain(indices: tuple[int, ...], form: str, plot: Path | None, html: Path |
       forgetcast explain --model mymodels:mlp --weights mlp.pt --dataset mydata:train --index 3 --index 17 \\
           --objective both --plot waterfall.png --html samples.html
     """
+    from forgetcast.report import write_html
+
     check_output(plot, (".png", ".svg", ".pdf"))
     check_output(html, (".html", ".htm"))
     report = forecast(**inputs, indices=list(indices))
@@ -46,7 +50,7 @@ def explain(indices: tuple[int, ...], form: str, plot: Path | None, html: Path |
         draw(explanations, plot)
         click.echo(f"wrote {plot}", err=True)
     if html is not None:
-        report.to_html(html)
+        write_html(report, html, explain=indices)
         click.echo(f"wrote {html}", err=True)
     if form == "json":
         click.echo(json.dumps([as_dict(explanation) for explanation in explanations], indent=2))
@@ -60,9 +64,10 @@ def readable(explanation: Explanation) -> str:
         f"sample {explanation.index}, objective {explanation.objective}: "
         f"percentile {explanation.prediction:.2f} (mean forecast {explanation.base:.2f})"
     ]
-    lines += [
-        f"  {reason.contribution:+.3f}  {reason.direction:<6}  {reason.sentence}" for reason in explanation.reasons
-    ]
+    lines += [f"  {reason.contribution:+.3f}  {reason.sentence}" for reason in explanation.reasons[:SHOWN]]
+    rest = explanation.reasons[SHOWN:]
+    if rest:
+        lines.append(f"  {sum(reason.contribution for reason in rest):+.3f}  {len(rest)} smaller ones together")
     lines.append("  by family:")
     by_family = explanation.by_family.sort_values(key=abs, ascending=False)
     lines += [f"  {value:+.3f}  {family}" for family, value in by_family.items()]

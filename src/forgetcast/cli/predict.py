@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def readable(table: pd.DataFrame) -> str:
         for row in rows.itertuples(index=False):
             percentile = f"{row.percentile:.2f} [{row.percentile_lower:.2f}, {row.percentile_upper:.2f}]"
             difficulty = f"{row.difficulty:.2f} [{row.lower:.2f}, {row.upper:.2f}]"
-            why = str(row.reasons).split("; ")[0]
+            why = re.split("; (?=harder: |easier: )", row.reasons)[0]
             lines.append(
                 f"{row.index:>7}  {row.label:>5}  {percentile:<19}  {difficulty:<19}  "
                 f"{row.p_trivial:>6.0%}   {row.tier:<7}  {why}"

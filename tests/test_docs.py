@@ -1,0 +1,121 @@
+"""Documents hold what they promise: commands are documented, examples run, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from forgetcast.cli import main
+from forgetcast.registry import load_factors, load_unlearners
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+COMMANDS = sorted(main.commands)
+
+
+def text(name: str) -> str:
+    """A document of the project."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """The fenced code blocks of a document in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text(name), flags=re.MULTILINE | re.DOTALL)
+
+
+def help_of(name: str) -> str:
+    """What ``forgetcast NAME --help`` prints."""
+    command = main.commands[name]
+    with click.Context(command, info_name=f"forgetcast {name}", max_content_width=110) as context:
+        return command.get_help(context)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_readme(name: str) -> None:
+    """The README's table has a row for each command."""
+    assert f"| `forgetcast {name}` |" in text("README.md")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_examples_that_parse(name: str) -> None:
+    """Each --help has examples of the command, and their options exist."""
+    examples = help_of(name).split("EXAMPLES")[1].split("Options:")[0].replace("\\\n", " ")
+    lines = [line.split() for line in examples.splitlines() if line.strip().startswith("forgetcast ")]
+    assert any(line[1] == name for line in lines)
+    for line in lines:
+        check_options(line)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_explains_itself(name: str) -> None:
+    """An option without help has at least a default that shows what it is."""
+    for option in main.commands[name].params:
+        assert isinstance(option, click.Option)
+        assert option.help or option.show_default, option.name
+
+
+def check_options(words: list[str]) -> None:
+    """The command and every option of a ``forgetcast ...`` line exist."""
+    command = main.commands[words[1]]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known | {"--help"}, words
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_command_lines_in_documents_parse(name: str) -> None:
+    """Every indented ``forgetcast ...`` line names an existing command with existing options."""
+    for line in text(name).splitlines():
+        if line.startswith("    forgetcast "):
+            check_options(shlex.split(line, comments=True))
+
+
+def test_readme_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's Python runs as it stands and leaves the report that it says."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("README.md", "python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert "reasons" in capsys.readouterr().out
+
+
+def test_contributing_examples_register() -> None:
+    """The factor and the unlearner shown to contributors are real ones."""
+    import torch
+
+    factor, unlearner = blocks("CONTRIBUTING.md", "python")
+    names: dict[str, object] = {"__name__": "examples"}
+    exec(compile(factor, "CONTRIBUTING.md", "exec"), names)
+    exec(compile(unlearner, "CONTRIBUTING.md", "exec"), names)
+    logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    assert names["runner_up"](logits).tolist() == pytest.approx([0.1142, 1 / 3], abs=1e-4)  # type: ignore[operator]
+    made = names["MarginDescent"]()  # type: ignore[operator]
+    assert made.forget_loss(logits[0], torch.tensor(0), {}).item() == pytest.approx(3 - 4 / 3)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_to_files(name: str) -> None:
+    """Relative links of a document point to files of the project."""
+    for link in re.findall(r"\]\(([^)#]+)\)", text(name)):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_architecture_names_every_module() -> None:
+    """Every public module has its line in ARCHITECTURE.md, and every module named there exists."""
+    source = ROOT / "src" / "forgetcast"
+    rows = [line.split("|")[1] for line in text("ARCHITECTURE.md").splitlines() if line.startswith("| `")]
+    named = {name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    modules = {path.stem for path in source.glob("[a-z]*.py")}
+    modules |= {path.name for path in source.glob("[a-z]*") if (path / "__init__.py").is_file()}
+    assert named == modules
+
+
+def test_registered_plugins_load() -> None:
+    """Every factor and unlearner that the package declares can be loaded."""
+    assert len(load_factors()) > 20
+    assert {"gradient_ascent", "influence", "retraining"} <= set(load_unlearners())
