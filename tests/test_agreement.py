@@ -44,12 +44,12 @@ def test_bootstrap_and_fisher_agree_where_one_hands_over_to_the_other(
     assert bootstrap[1:3] != fisher[1:3]
 
 
-def test_same_seed_same_interval_and_order_of_pairs_does_not_change_rho() -> None:
-    """The interval is a function of data and seed."""
+def test_same_seed_same_interval_whatever_the_order_of_pairs() -> None:
+    """The interval is a function of the set of pairs and the seed."""
     x, y = _pairs(30)
     assert spearman_interval(x, y, seed=3) == spearman_interval(x, y, seed=3)
     assert spearman_interval(x, y, seed=3) != spearman_interval(x, y, seed=4)
-    assert spearman_interval(x[::-1], y[::-1]).rho == pytest.approx(spearman_interval(x, y).rho, abs=1e-12)
+    assert spearman_interval(x[::-1], y[::-1]) == spearman_interval(x, y)
 
 
 def test_interval_narrows_with_more_pairs_and_widens_with_confidence() -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from forgetcast.errors import InputError
 
-__all__ = ["RankAgreement", "spearman_interval"]
+__all__ = ["RankAgreement", "rank_correlation", "spearman_interval"]
 
 BOOTSTRAP_LIMIT = 1_000
 """Up to this many pairs the interval is bootstrapped; above, Fisher's z gives the same at no cost."""
@@ -69,7 +69,9 @@ def spearman_interval(
     n = len(a)
     if n < 4 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return RankAgreement(np.nan, np.nan, np.nan, n)
-    rho = float(_spearman(a, b))
+    order = np.lexsort((b, a))  # the interval belongs to the pairs, not to the order they come in
+    a, b = a[order], b[order]
+    rho = float(rank_correlation(a, b))
     if abs(rho) > 1 - 1e-12:  # every resample is perfect too, and both intervals degenerate
         return RankAgreement(rho, rho, rho, n)
     if n > BOOTSTRAP_LIMIT:
@@ -78,7 +80,7 @@ def spearman_interval(
     else:
         low, high = stats.bootstrap(
             (a, b),
-            _spearman,
+            rank_correlation,
             paired=True,
             vectorized=True,
             n_resamples=resamples,
@@ -90,7 +92,7 @@ def spearman_interval(
     return RankAgreement(rho, float(low), float(high), n)
 
 
-def _spearman(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+def rank_correlation(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
     """Spearman's rho along ``axis``, ties at their mean rank; 0 where one side is constant."""
     a, b = stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis)
     a = a - a.mean(axis=axis, keepdims=True)

@@ -44,7 +44,7 @@ HARDER = "#D55E00"
 EASIER = "#2B85C6"
 """What makes a sample easier: a blue between the two of that palette, readable on dark too."""
 NEUTRAL = "#868E96"
-TIER_COLOURS = {"trivial": NEUTRAL, "easy": EASIER, "medium": "#B8860B", "hard": "#C2357A"}
+TIER_COLOURS = {"trivial": NEUTRAL, "easy": EASIER, "medium": "#B8860B", "hard": "#C0392B"}
 LOW_TO_HIGH = LinearSegmentedColormap.from_list("low_to_high", ["#7B52C7", "#9A8A95", "#C98A00"])
 TITLE_CHARACTERS = 84
 
@@ -61,8 +61,8 @@ def waterfall(
     """From the average sample to this one: what moved the predicted percentile, the largest shift first.
 
     Read from the top: the dashed line is the base (the average forecast), each bar one factor's SHAP value,
-    the solid line the forecast (before it is clipped to [0, 1]). What does not fit in ``max_reasons`` rows is
-    summed up in the last bar. Drawn here because ``shap.plots.waterfall`` (shap 0.51) takes no ``ax`` and
+    the mark at the bottom the forecast (before it is clipped to [0, 1]). What does not fit in ``max_reasons``
+    rows is summed up in the last bar. Drawn here because ``shap.plots.waterfall`` (shap 0.51) takes no ``ax`` and
     works on pyplot's current figure.
 
     Args:
@@ -99,10 +99,8 @@ def waterfall(
     base, ends = float(explanation.base), float(explanation.base) + np.cumsum(widths)
     end = float(ends[-1]) if len(ends) else base
     ax.axvline(base, color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    ax.axvline(end, color=_ink(), linewidth=0.8, zorder=0)
-    ax.barh(
-        rows, widths, left=ends - widths, height=0.62, color=[HARDER if w > 0 else EASIER for w in widths]
-    )
+    ax.vlines(end, len(widths) - 1, len(widths) - 0.4, color=_ink(), linewidth=2, zorder=0)
+    ax.barh(rows, widths, left=ends - widths, height=0.62, color=[HARDER if w > 0 else EASIER for w in widths])
     ax.vlines(ends[:-1], rows[:-1], rows[1:], color=NEUTRAL, linewidth=0.8, zorder=0)
     for row, width, stop in zip(rows, widths, ends, strict=True):
         ax.annotate(
@@ -120,7 +118,7 @@ def waterfall(
     ax.set_yticks(rows, labels)
     ax.set_xlabel("predicted percentile (dashed: the average)")
     ax.set_title(
-        f"sample {explanation.index}, {explanation.objective}: {base:.2f} → {explanation.prediction:.2f}",
+        f"sample {explanation.index}, {explanation.objective}: {base:.2f} → {np.clip(end, 0, 1):.2f}",
         loc="left",
     )
     _plain(ax, y_ticks=False)
@@ -189,9 +187,7 @@ def beeswarm(
         ticks[0] = f"{hidden} other factors"
     ax.set_yticks(range(len(ticks)), ticks, fontsize=mpl.rcParams["ytick.labelsize"])
     ax.tick_params("x", labelsize=mpl.rcParams["xtick.labelsize"])
-    ax.set_xlabel(
-        "shift of the predicted percentile (right: harder)", fontsize=mpl.rcParams["axes.labelsize"]
-    )
+    ax.set_xlabel("shift of the predicted percentile (right: harder)", fontsize=mpl.rcParams["axes.labelsize"])
     ax.set_title(f"{explanations.objective}: what moves the forecast, {_samples(len(shifts))}", loc="left")
     _plain(ax, y_ticks=False)
     return ax
@@ -214,9 +210,7 @@ def family_importance(explanations: ExplanationSet, ax: Axes | None = None) -> A
     ax.set_ylim(len(size) - 0.4, -0.6)
     ax.margins(x=0.12)
     ax.set_xlabel("mean size of the shift of the predicted percentile")
-    ax.set_title(
-        f"{explanations.objective}: families of factors, {_samples(len(explanations.by_family))}", loc="left"
-    )
+    ax.set_title(f"{explanations.objective}: families of factors, {_samples(len(explanations.by_family))}", loc="left")
     _plain(ax, y_ticks=False)
     return ax
 
@@ -390,16 +384,12 @@ def _wrap(text: str, end: str = "") -> str:
     return "\n".join(textwrap.wrap(text + end, 46))
 
 
-def _label(
-    name: str, titles: Mapping[str, str] | None, values: Mapping[str, float | str] | None = None
-) -> str:
+def _label(name: str, titles: Mapping[str, str] | None, values: Mapping[str, float | str] | None = None) -> str:
     """A factor's title, and the sample's own value of it where there is one."""
     known = None if titles is None else titles.get(name)
     title = (known or name.replace("_", " ")).rstrip(".")
     value = None if values is None else values.get(name)
-    end = (
-        "" if value is None else f" =\N{NO-BREAK SPACE}{value if isinstance(value, str) else _number(value)}"
-    )
+    end = "" if value is None else f" =\N{NO-BREAK SPACE}{value if isinstance(value, str) else _number(value)}"
     return _safe(_wrap(title, end))
 
 
