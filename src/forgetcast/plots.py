@@ -233,10 +233,10 @@ def difficulty_histogram(table: pd.DataFrame, objective: str, ax: Axes | None = 
     low, high = min(0.0, float(difficulty.min())), max(float(difficulty.max()), 0.05)
     edges = np.linspace(low, np.ceil(high * 20) / 20, 31)
     floor = np.zeros(len(edges) - 1)
-    for tier, colour in TIER_COLOURS.items():
+    for tier in dict.fromkeys([*TIER_COLOURS, *rows["tier"]]):
         counts, _ = np.histogram(difficulty[(rows["tier"] == tier).to_numpy()], edges)
         if counts.any():
-            label = f"{tier} ({counts.sum():,})"
+            label, colour = _safe(f"{tier} ({counts.sum():,})"), TIER_COLOURS.get(tier, NEUTRAL)
             ax.bar(edges[:-1], counts, np.diff(edges) * 0.94, floor, align="edge", color=colour, label=label)
             floor += counts
     ax.set_xlabel("predicted difficulty (0 free, 1 not without losing the model)")
@@ -257,7 +257,7 @@ def measured_scatter(
     *,
     seed: int = 0,
 ) -> Axes:
-    """Measured against predicted, with Spearman's rho and its 95 % interval in the title.
+    """Measured against predicted, with Spearman's rho and its 95% interval in the title.
 
     Grey lines are the prediction intervals, where the frame has them (``<predicted>_lower`` and
     ``<predicted>_upper``; for ``difficulty`` plain ``lower`` and ``upper``); the diagonal is a perfect
@@ -316,7 +316,7 @@ def evaluation_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         return _nothing(ax, "no target was evaluated")
     rows = np.arange(len(frame))
     rho, low, high = (frame[name].to_numpy(dtype=float) for name in ("rho", "low", "high"))
-    ax.barh(rows, np.nan_to_num(rho), height=0.6, color=EASIER, alpha=0.75, label="forecast (95 %)")
+    ax.barh(rows, np.nan_to_num(rho), height=0.6, color=EASIER, alpha=0.75, label="forecast (95%)")
     known = np.isfinite(rho) & np.isfinite(low) & np.isfinite(high)
     ax.hlines(rows[known], low[known], high[known], color=_ink(), linewidth=1.4)
     baseline, ceiling = frame["baseline"].to_numpy(dtype=float), frame["ceiling"].to_numpy(dtype=float)

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +92,13 @@ def render_html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "signed": _signed, "sha256": _sha256, "count": _count}
+    environment.filters |= {
+        "number": _number,
+        "signed": _signed,
+        "sentences": _sentences,
+        "sha256": _sha256,
+        "count": _count,
+    }
     return environment.get_template("report.html.j2").render(
         target=str(report.provenance.get("target", "")),
         model=str(report.provenance.get("model", ""))[:12],
@@ -134,7 +141,7 @@ def write_html(report: DifficultyReport, path: str | os.PathLike[str], **options
         InputError: as for ``render_html``.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise PathError(f"expected a file for the report; {path} is a folder: try {path / 'report.html'}")
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -185,8 +192,8 @@ def _objective(
         "histogram": _svg(
             lambda: plots.difficulty_histogram(table, objective),
             f"{objective}-histogram",
-            f"Histogram of predicted difficulty: {len(table):,} samples, median {_number(difficulty.median())}, "
-            f"from {_number(difficulty.min())} to {_number(difficulty.max())}",
+            f"Histogram of predicted difficulty for {objective}: {len(table):,} samples, "
+            f"median {_number(difficulty.median())}, from {_number(difficulty.min())} to {_number(difficulty.max())}",
         ),
         "lists": [(title, _rows(part)) for title, part in lists if len(part)],
         "waterfalls": [_waterfall(report, objective, row) for row in _rows(explained)],
@@ -212,7 +219,7 @@ def _waterfall(report: DifficultyReport, objective: str, row: dict[str, Any]) ->
                 explanation, titles=_titles(report), values=_values(report, index, names), max_reasons=9
             ),
             f"{objective}-waterfall-{index}",
-            f"Waterfall for sample {index} from the average forecast {explanation.base:.2f} to "
+            f"Waterfall for {objective}, sample {index}, from the average forecast {explanation.base:.2f} to "
             f"{np.clip(explanation.prediction, 0, 1):.2f}; the largest shift comes from: {strongest}",
         ),
     }
@@ -224,7 +231,7 @@ def _values(report: DifficultyReport, index: int, names: Sequence[str]) -> dict[
     texts = {}
     for name in names:
         value, quantile = values.get(name, np.nan), values.get(quantile_column(name), np.nan)
-        place = "" if np.isnan(quantile) else f" (above {quantile:.0%})"
+        place = "" if np.isnan(quantile) else f" (above {int(100 * quantile)}%)"
         texts[name] = "not applicable" if np.isnan(value) else f"{_number(value)}{place}"
     return texts
 
@@ -242,13 +249,13 @@ def _overview(report: DifficultyReport, objective: str, table: pd.DataFrame) -> 
         "beeswarm": _svg(
             lambda: plots.beeswarm(explanations, titles=_titles(report)),
             f"{objective}-beeswarm",
-            "Beeswarm of SHAP values by factor, the strongest first: "
+            f"Beeswarm of SHAP values for {objective} by factor, the strongest first: "
             + ", ".join(_title(report, str(name)) for name in factors.index[:5]),
         ),
         "importance": _svg(
             lambda: plots.family_importance(explanations),
             f"{objective}-families",
-            "Bars of the mean size of each family's shift: "
+            f"Bars of the mean size of each family's shift for {objective}: "
             + ", ".join(f"{str(name).replace('_', ' ')} {size:.3f}" for name, size in families.items()),
         ),
     }
@@ -272,7 +279,7 @@ def _measured(report: DifficultyReport, objective: str, table: pd.DataFrame) -> 
         "svg": _svg(
             lambda: plots.measured_scatter(both, objective),
             f"{objective}-measured",
-            f"Scatter of measured against predicted percentile: {agreement}",
+            f"Scatter of measured against predicted percentile for {objective}: {agreement}",
         ),
     }
 
@@ -296,6 +303,11 @@ def _number(value: Any) -> str:
             return "–"
         return (f"{value:.2f}" if abs(value) <= 1 else f"{value:.3g}").replace("-", "−")
     return str(value)
+
+
+def _sentences(reasons: str) -> list[str]:
+    """The sentences that a row's reasons were joined from; a sentence may hold a "; " of its own."""
+    return re.split(r"; (?=harder: |easier: )", reasons) if reasons else []
 
 
 def _signed(value: float) -> str:
