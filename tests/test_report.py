@@ -365,6 +365,21 @@ def test_failure_leaves_the_old_report_as_it_was(tmp_path: Path, monkeypatch: py
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_a_failing_move_is_told_and_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page takes its place in one step, or not at all."""
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report_module.os, "replace", full)
+    with pytest.raises(PathError, match="No space left"):
+        write_html(sample_report(indices=[3], objectives=["retrain"]), path, waterfalls=0)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
 def test_bad_paths_are_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder, and a path through a file, are refused with the path in the message and nothing drawn."""
     monkeypatch.setattr(report_module, "render_html", lambda *_, **__: pytest.fail("drawn for nothing"))

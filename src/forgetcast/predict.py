@@ -192,6 +192,7 @@ def predict_difficulty(
         parts.append(forecast)
     provenance = {
         "forgetcast": version("forgetcast"),
+        **({"target": model.name} if isinstance(model, Target) else {}),
         "predictor": fitted.fingerprint,
         "model": target.model_hash,
         "data": target.data_hash,
