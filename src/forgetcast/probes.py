@@ -1,0 +1,678 @@
+"""Probes: what factors share (logits, features, gradients, neighbours, rehearsals), each computed once.
+
+A probe is an attribute of :class:`Probes`, computed when first read and kept. Factors name the probes they take;
+:data:`PROBES` lists them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from forgetcast._gradient_norms import GradientNorms, Measured, measured_layers
+from forgetcast._last_layer import augmented, leave_one_out_logits, residuals
+from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
+from forgetcast._neighbours import Neighbours, nearest_neighbours
+from forgetcast._rehearsal import (
+    Move,
+    Pool,
+    ascent_move,
+    damage,
+    erase_move,
+    neighbour_damage,
+    retrain_move,
+    runner_up,
+)
+from forgetcast._surrogates import neighbour_vote, ridge_confidence
+from forgetcast.data import Data, Inputs, map_leaves
+from forgetcast.errors import NotApplicableError
+from forgetcast.target import Head, Target
+
+__all__ = ["PROBES", "Centroids", "HeldOut", "Probes", "Rehearsal"]
+
+WIDTH = 512
+"""Widest representation kept as it is; wider ones are projected to this many columns."""
+
+REFERENCE = 1000
+"""Samples on which collateral damage is measured, at most."""
+
+ACTIVATION_BUDGET = 1 << 27
+"""Numbers that the activations of one gradient batch may hold."""
+
+T = TypeVar("T")
+
+
+class probe(Generic[T]):  # noqa: N801 - used as a decorator, like property
+    """A property that is computed once; a NotApplicableError is kept and raised again likewise."""
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> probe[T]: ...
+    @overload
+    def __get__(self, instance: Probes, owner: Any = None) -> T: ...
+    def __get__(self, instance: Probes | None, owner: Any = None) -> T | probe[T]:
+        if instance is None:
+            return self
+        kept = instance._kept
+        if self.name not in kept:
+            try:
+                kept[self.name] = self.function(instance)
+            except NotApplicableError as error:
+                kept[self.name] = error
+        value = kept[self.name]
+        if isinstance(value, NotApplicableError):
+            raise NotApplicableError(str(value))
+        return value
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """Distances to class means in feature space, in units of the data's overall spread (root mean square)."""
+
+    own: Tensor
+    """To the mean of the other samples of its class (for the only sample of a class: of all others), shape (n,)."""
+    other: Tensor
+    """To the nearest mean of another class (with one class only: of all others), shape (n,)."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What the model says of the held-out data (m samples)."""
+
+    logits: Tensor
+    """Shape (m, C), float32."""
+    labels: Tensor
+    """Shape (m,)."""
+    features: Tensor | None
+    """Shape (m, d), float32; None for a model without a last linear layer."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Unlearning every sample on the last layer alone: what it takes and what it does elsewhere. All shaped (n,)."""
+
+    step: Tensor
+    """Movement of the sample's own logits along the direction, in logits; 0 when the goal is met already."""
+    strength: Tensor
+    """Norm of the weight change."""
+    shift: Tensor
+    """Norm of the weight change relative to the norm of the layer's weights."""
+    reference: Tensor
+    """Mean total variation on the reference sample of the training data, in [0, 1]."""
+    accuracy_change: Tensor
+    """Change of accuracy on the reference sample, in [-1, 1]."""
+    neighbours: Tensor
+    """Mean total variation on its 20 nearest neighbours in feature space, in [0, 1]."""
+    heldout: Tensor | None
+    """Mean total variation on (at most 1000) held-out samples, in [0, 1]; None without held-out data."""
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """The first pass."""
+
+    logits: Tensor
+    features: Tensor | None
+    middle: Tensor | None
+    inputs: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Backward:
+    """The second pass; None with a reason where something could not be measured."""
+
+    gradient_norm: Tensor | None
+    gradient_reason: str
+    input_norm: Tensor | None
+    input_reason: str
+
+
+class Probes:
+    """Everything factors may ask of a target, computed lazily and once.
+
+    The model runs over the training data at most twice, streaming in order: once forward (logits, features, middle
+    layer, inputs) and, if gradients are asked for, once forward and backward. Held-out data, if any, is run forward
+    once. Two tiny forward passes over copies of the first sample find the layers. The target stays as it is.
+
+    Wide representations are projected to 512 columns by a seeded count sketch (Charikar, Chen & Farach-Colton 2002),
+    which keeps inner products in expectation and needs no large matrix. The reference sample of the rehearsals is
+    all samples when n <= 1000 and otherwise drawn by position from ``seed``: permuting the samples then permutes
+    the factors only up to that draw.
+
+    Args:
+        target: what to probe.
+        seed: of projections, random features, the reference sample and models that draw random numbers.
+        progress: bars on stderr.
+
+    n is the number of samples, C of classes, d the width of the last layer's input. Tensors are on the CPU.
+    """
+
+    def __init__(self, target: Target, seed: int = 0, progress: bool = False) -> None:
+        self.target = target
+        self.seed = seed
+        self.progress = progress
+        self.notes: dict[str, str] = {}
+        """What a probe had to leave out, by probe."""
+        self._kept: dict[str, Any] = {}
+
+    # -- the model's answers ----------------------------------------------------------------------------------
+
+    @probe
+    def labels(self) -> Tensor:
+        """Class of every sample, int64, shape (n,)."""
+        return self.target.labels
+
+    @probe
+    def logits(self) -> Tensor:
+        """Logits, float64, shape (n, C)."""
+        return self._forward.logits.double()
+
+    @probe
+    def probabilities(self) -> Tensor:
+        """Softmax of the logits, float64, shape (n, C)."""
+        return self.logits.softmax(1)
+
+    @probe
+    def residuals(self) -> Tensor:
+        """onehot - p without cancellation, float64, shape (n, C)."""
+        return residuals(self.logits, self.labels)
+
+    @probe
+    def runner_up(self) -> Tensor:
+        """The most likely class other than the label, int64, shape (n,)."""
+        return runner_up(self.logits, self.labels)
+
+    @probe
+    def margin(self) -> Tensor:
+        """Logit of the label minus the largest other logit, float64, shape (n,)."""
+        own = self.logits.gather(1, self.labels[:, None])
+        return (own - self.logits.gather(1, self.runner_up[:, None]))[:, 0]
+
+    @probe
+    def true_probability(self) -> Tensor:
+        """Probability of the label, float64, shape (n,)."""
+        return self.probabilities.gather(1, self.labels[:, None])[:, 0]
+
+    @probe
+    def loss(self) -> Tensor:
+        """Cross-entropy of the label in nats, float64, shape (n,)."""
+        return _cross_entropy(self.logits, self.labels)
+
+    # -- representations --------------------------------------------------------------------------------------
+
+    @probe
+    def features(self) -> Tensor:
+        """Inputs of the last linear layer, float32, shape (n, d)."""
+        if self.target.head is None:
+            raise NotApplicableError(self.target.head_missing)
+        features = self._forward.features
+        if features is None:
+            raise NotApplicableError("the last linear layer was not called when the whole data ran")
+        return features
+
+    @probe
+    def middle(self) -> Tensor:
+        """Output of the layer nearest to half of the depth, standardised columns, float32, shape (n, <= 512)."""
+        middle = self._forward.middle
+        if middle is None:
+            raise NotApplicableError("the model has no hidden layer whose output has one row per sample")
+        return _standardised(middle)
+
+    @probe
+    def inputs(self) -> Tensor:
+        """Flattened inputs with standardised columns, float32, shape (n, <= 512)."""
+        inputs = self._forward.inputs
+        if inputs is None:
+            raise NotApplicableError("the inputs are not one tensor of real numbers per sample")
+        return _standardised(inputs)
+
+    @probe
+    def head(self) -> Head:
+        """The last linear layer: weight (C, d) and bias (C,) or None, float64."""
+        head = self.target.head
+        if head is None:
+            raise NotApplicableError(self.target.head_missing)
+        bias = None if head.bias is None else head.bias.double().cpu()
+        return Head(head.name, head.weight.double().cpu(), bias)
+
+    @probe
+    def augmented_features(self) -> Tensor:
+        """[features, 1], or features alone when the last layer has no bias; float64, shape (n, d + 1)."""
+        return augmented(self.features, self.head.bias is not None)
+
+    @probe
+    def centroids(self) -> Centroids:
+        """Distance to the centroid of the own and of the nearest other class in features, shapes (n,)."""
+        return _centroids(self.features.double(), self.labels, self.target.num_classes)
+
+    # -- gradients --------------------------------------------------------------------------------------------
+
+    @probe
+    def gradient_norm(self) -> Tensor:
+        """Norm of the gradient of each sample's loss in the parameters, float64, shape (n,)."""
+        if self._backward.gradient_norm is None:
+            raise NotApplicableError(self._backward.gradient_reason)
+        if self._measured[1]:
+            self.notes["gradient_norm"] = _left_out(self.target.module, self._measured[1])
+        return self._backward.gradient_norm
+
+    @probe
+    def margin_input_gradient_norm(self) -> Tensor:
+        """Norm of the gradient of each sample's margin in its input, float64, shape (n,)."""
+        if self._backward.input_norm is None:
+            raise NotApplicableError(self._backward.input_reason)
+        return self._backward.input_norm
+
+    # -- neighbours -------------------------------------------------------------------------------------------
+
+    @probe
+    def feature_neighbours(self) -> Neighbours:
+        """The 100 nearest others by cosine of the features (index, similarity, ..., shapes (n, <= 100))."""
+        return self._nearest(self.features)
+
+    @probe
+    def middle_neighbours(self) -> Neighbours:
+        """The 100 nearest others by cosine of the middle layer (index, similarity, ..., shapes (n, <= 100))."""
+        return self._nearest(self.middle)
+
+    @probe
+    def input_neighbours(self) -> Neighbours:
+        """The 100 nearest others by cosine of the inputs (index, similarity, ..., shapes (n, <= 100))."""
+        return self._nearest(self.inputs)
+
+    # -- surrogates -------------------------------------------------------------------------------------------
+
+    @probe
+    def input_vote(self) -> Tensor:
+        """Leave-one-out vote of the nearest neighbours in inputs for the label, shape (n,), in [0, 1]."""
+        return neighbour_vote(self.input_neighbours, self.labels)
+
+    @probe
+    def middle_vote(self) -> Tensor:
+        """Leave-one-out vote of the nearest neighbours in the middle layer for the label, shape (n,), in [0, 1]."""
+        return neighbour_vote(self.middle_neighbours, self.labels)
+
+    @probe
+    def feature_vote(self) -> Tensor:
+        """Leave-one-out vote of the nearest neighbours in features for the label, shape (n,), in [0, 1]."""
+        return neighbour_vote(self.feature_neighbours, self.labels)
+
+    @probe
+    def input_ridge(self) -> Tensor:
+        """Leave-one-out probability of the label by random-feature ridge on inputs, shape (n,), in [0, 1]."""
+        return self._ridge(self.inputs)
+
+    @probe
+    def middle_ridge(self) -> Tensor:
+        """Leave-one-out probability of the label by random-feature ridge on the middle layer, shape (n,)."""
+        return self._ridge(self.middle)
+
+    @probe
+    def feature_ridge(self) -> Tensor:
+        """Leave-one-out probability of the label by random-feature ridge on features, shape (n,), in [0, 1]."""
+        return self._ridge(_standardised(self.features))
+
+    @probe
+    def surrogates(self) -> Tensor:
+        """All surrogate probabilities of the label that apply, shape (n, 2, 4 or 6), in [0, 1]."""
+        columns, reasons = [], []
+        for name in (
+            "input_vote",
+            "middle_vote",
+            "feature_vote",
+            "input_ridge",
+            "middle_ridge",
+            "feature_ridge",
+        ):
+            try:
+                columns.append(getattr(self, name))
+            except NotApplicableError as reason:
+                reasons.append(str(reason))
+        if not columns:
+            raise NotApplicableError("no surrogate applies: " + "; ".join(dict.fromkeys(reasons)))
+        return torch.stack(columns, 1)
+
+    @probe
+    def surrogate_confidence(self) -> Tensor:
+        """Mean of the surrogates: what a model trained without the sample might say of it, shape (n,), in [0, 1]."""
+        return self.surrogates.mean(1)
+
+    # -- rehearsal on the last layer --------------------------------------------------------------------------
+
+    @probe
+    def reference(self) -> Tensor:
+        """Numbers of the training samples that collateral is measured on, sorted, shape (m,), m = min(n, 1000)."""
+        n = len(self.target)
+        if n <= REFERENCE:
+            return torch.arange(n)
+        return _draw(n, REFERENCE, self.seed)
+
+    @probe
+    def heldout(self) -> HeldOut:
+        """Logits (m, C), labels (m,) and features (m, d) of the held-out data."""
+        data = self.target.heldout
+        if data is None:
+            raise NotApplicableError("no held-out data was given")
+        run = self._run(data, "held-out", middle=False)
+        return HeldOut(run.logits, data.labels, run.features)
+
+    @probe
+    def erase_rehearsal(self) -> Rehearsal:
+        """Until the margin is 0, by moving weight from the label to the runner-up (fields of shape (n,))."""
+        return self._rehearse(erase_move(self.logits, self.labels))
+
+    @probe
+    def ascent_rehearsal(self) -> Rehearsal:
+        """Until the margin is 0, along the gradient of the sample's own loss (fields of shape (n,))."""
+        return self._rehearse(ascent_move(self.logits, self.labels))
+
+    @probe
+    def retrain_rehearsal(self) -> Rehearsal:
+        """Until p_y is the surrogate confidence + 0.05, from the label to the runner-up (fields of shape (n,))."""
+        goal = (self.surrogate_confidence + 0.05).clamp(max=1)
+        return self._rehearse(retrain_move(self.logits, self.labels, goal))
+
+    @probe
+    def leave_one_out_logits(self) -> Tensor:
+        """Logits after one Newton step of the last layer's loss without the sample, float64, shape (n, C)."""
+        return leave_one_out_logits(self.augmented_features, self.logits, self.labels)
+
+    # -- the target as a whole --------------------------------------------------------------------------------
+
+    @probe
+    def class_counts(self) -> Tensor:
+        """Training samples of every class, int64, shape (C,)."""
+        return torch.bincount(self.labels, minlength=self.target.num_classes)
+
+    @probe
+    def parameter_count(self) -> int:
+        """Number of parameters of the model."""
+        return sum(p.numel() for p in self.target.params.values())
+
+    # -- passes over the data ---------------------------------------------------------------------------------
+
+    @probe
+    def _layout(self) -> Layout:
+        with reproducible(self.target, self.seed):
+            return layout(self.target)
+
+    @probe
+    def _measured(self) -> tuple[list[Measured], list[str]]:
+        return measured_layers(self.target.module, self._layout.layers)
+
+    @probe
+    def _forward(self) -> _Forward:
+        return self._run(self.target.data, "forward", middle=True)
+
+    @torch.no_grad()
+    def _run(self, data: Data, what: str, *, middle: bool) -> _Forward:
+        """One forward pass over ``data``; with ``middle`` also keeps the middle layer and the inputs."""
+        target = self.target
+        tap = _Tap(target, _middle_layer(self._layout, target.head) if middle else None)
+        logits, features, hidden, inputs = [], [], [], []
+        with reproducible(target, self.seed), tap:
+            for _, x, _y in self._batches(data, target.batch_size, what):
+                x = target.to_device(x)
+                logits.append(target.forward(x).float().cpu())
+                if tap.features is not None:
+                    features.append(tap.features)
+                if tap.middle is not None:
+                    hidden.append(_narrow(tap.middle, self.seed))
+                if middle and isinstance(x, Tensor) and x.is_floating_point():
+                    inputs.append(_narrow(x, self.seed + 1))
+                tap.features = tap.middle = None
+        return _Forward(torch.cat(logits), _joined(features), _joined(hidden), _joined(inputs))
+
+    @probe
+    def _backward(self) -> _Backward:
+        """One forward and backward pass over the training data, in smaller batches when activations are large."""
+        target = self.target
+        measured, left_out = self._measured
+        batch_size = max(1, min(target.batch_size, ACTIVATION_BUDGET // max(1, self._layout.activations)))
+        gradients, inputs = [], []
+        gradient_reason = input_reason = ""
+        if not measured:
+            gradient_reason = f"no layer's gradients can be measured sample by sample ({', '.join(left_out[:5])})"
+        recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
+        with (
+            reproducible(target, self.seed),
+            torch.enable_grad(),
+            torch.backends.cudnn.flags(enabled=not recurrent),  # cuDNN has no backward pass in evaluation mode
+        ):
+            for _, x, y in self._batches(target.data, batch_size, "gradients"):
+                x, y = target.to_device(x), y.to(target.device)
+                try:
+                    square, norm = _sample_gradients(target, [] if gradient_reason else measured, x, y)
+                except (RuntimeError, NotImplementedError) as error:
+                    reason = f"the model cannot be differentiated: {str(error).splitlines()[0]}"
+                    return _Backward(None, reason, None, reason)
+                if square is not None:
+                    if not gradients:
+                        gradient_reason = _check(target, measured, x, y, square)
+                    gradients.append(square.sqrt().double().cpu())
+                if norm is None:
+                    input_reason = "the inputs are not one tensor of real numbers per sample"
+                else:
+                    inputs.append(norm.double().cpu())
+                if gradient_reason and input_reason:
+                    break
+        return _Backward(
+            None if gradient_reason else torch.cat(gradients),
+            gradient_reason,
+            None if input_reason else torch.cat(inputs),
+            input_reason,
+        )
+
+    def _batches(self, data: Data, size: int, what: str) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+        total = -(-len(data) // size)
+        return iter(
+            tqdm(data.batches(size), total=total, desc=what, unit="batch", disable=not self.progress, leave=False)
+        )
+
+    # -- shared steps -----------------------------------------------------------------------------------------
+
+    def _nearest(self, z: Tensor) -> Neighbours:
+        device = self.target.device if self.target.device.type == "cuda" else "cpu"
+        return nearest_neighbours(z, self.labels, k=100, device=device)
+
+    def _ridge(self, z: Tensor) -> Tensor:
+        if len(z) < 2:
+            raise NotApplicableError("leaving one out needs at least two samples")
+        return ridge_confidence(z, self.labels, self.target.num_classes, seed=self.seed)
+
+    def _rehearse(self, move: Move) -> Rehearsal:
+        z, head = self.augmented_features, self.head
+        whole = Pool(z, self.logits, self.labels, torch.arange(len(z)))
+        r = self.reference
+        part = Pool(z[r], self.logits[r], self.labels[r], r)
+        variation, accuracy = damage(move, z, part)
+        outside = None
+        if self.target.heldout is not None:
+            held = self.heldout
+            if held.features is not None:
+                m = len(held.labels)
+                pick = torch.arange(m) if m <= REFERENCE else _draw(m, REFERENCE, self.seed)
+                rows = augmented(held.features[pick], head.bias is not None)
+                outside = damage(move, z, Pool(rows, held.logits[pick].double(), held.labels[pick]))[0]
+        size = head.weight.square().sum()
+        if head.bias is not None:
+            size = size + head.bias.square().sum()
+        strength = move.step * move.length / z.norm(dim=1).clamp(min=1e-15)
+        return Rehearsal(
+            step=move.step,
+            strength=strength,
+            shift=strength / size.sqrt().clamp(min=1e-15),
+            reference=variation,
+            accuracy_change=accuracy,
+            neighbours=neighbour_damage(move, z, whole, self.feature_neighbours.index[:, :20]),
+            heldout=outside,
+        )
+
+
+PROBES: dict[str, str] = {
+    name: (value.__doc__ or "").splitlines()[0]
+    for name, value in vars(Probes).items()
+    if isinstance(value, probe) and not name.startswith("_")
+}
+"""Every probe a factor may name, with its description."""
+
+
+class _Tap:
+    """Keeps the last linear layer's input and the middle layer's output of the latest forward pass."""
+
+    def __init__(self, target: Target, middle: Layer | None) -> None:
+        self.features: Tensor | None = None
+        self.middle: Tensor | None = None
+        self._head = None if target.head is None else target.module.get_submodule(target.head.name)
+        self._middle = middle
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _Tap:
+        if self._head is not None:
+            self._handles.append(self._head.register_forward_hook(self._keep_features))
+        if self._middle is not None:
+            self._handles.append(self._middle.module.register_forward_hook(self._keep_middle))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _keep_features(self, _module: nn.Module, args: tuple[Tensor, ...], _out: Tensor) -> None:
+        self.features = args[0].detach().float().cpu()
+
+    def _keep_middle(self, _module: nn.Module, _args: Any, out: Any) -> None:
+        tensor = first_tensor(out)
+        if self.middle is None and tensor is not None and self._middle is not None:
+            self.middle = tensor.detach().movedim(self._middle.output_dim or 0, 0).clone()
+
+
+def _middle_layer(found: Layout, head: Head | None) -> Layer | None:
+    """Of the layers with parameters the one nearest half of the depth; the earlier of two equally near."""
+    depth = len(found.layers)
+    usable = [
+        (abs(2 * place - depth), layer)
+        for place, layer in enumerate(found.layers, start=1)
+        if layer.output_dim is not None and (head is None or layer.name != head.name)
+    ]
+    return min(usable, key=lambda pair: pair[0])[1] if usable else None
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    return torch.cat(parts) if parts else None
+
+
+def _narrow(x: Tensor, seed: int) -> Tensor:
+    """Rows flattened, and wider ones sketched to 512 columns, float32 on the CPU, shape (b, <= 512).
+
+    The sketch flips the sign of every entry at random and sums the entries that fall into the same of 512 groups of
+    equal size.
+    """
+    x = x.detach().flatten(1).float() if x.ndim > 1 else x.detach()[:, None].float()
+    width = x.shape[1]
+    if width <= WIDTH:
+        return x.cpu()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(width, generator=generator).to(x.device)
+    sign = (2 * torch.randint(0, 2, (width,), generator=generator) - 1).to(x)
+    x = F.pad((x * sign)[:, order], (0, -width % WIDTH))
+    return x.reshape(len(x), -1, WIDTH).sum(1).cpu()
+
+
+def _standardised(x: Tensor) -> Tensor:
+    """Columns with mean 0 and standard deviation 1; constant columns become 0."""
+    x = x.double()
+    spread = x.std(0, unbiased=False)
+    small = 1e-6 * x.abs().amax(0).clamp(min=1e-12)
+    return torch.where(spread > small, (x - x.mean(0)) / spread.clamp(min=1e-30), 0.0).float()
+
+
+def _draw(n: int, m: int, seed: int) -> Tensor:
+    """m of n positions, sorted."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:m].sort().values
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """log(1 + Σ_{k≠y} exp(l_k - l_y)): no cancellation for sure predictions. Shape (n,)."""
+    rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+    return F.softplus(rest - logits.gather(1, labels[:, None])[:, 0])
+
+
+def _centroids(z: Tensor, labels: Tensor, classes: int) -> Centroids:
+    n = len(z)
+    counts = torch.bincount(labels, minlength=classes).double()
+    means = torch.zeros(classes, z.shape[1], dtype=z.dtype).index_add_(0, labels, z)
+    means = means / counts.clamp(min=1)[:, None]
+    overall = z.mean(0)
+    spread = (z - overall).square().sum(1).mean().sqrt().clamp(min=1e-12)
+    alone = n / max(1, n - 1) * (z - overall).norm(dim=1)  # distance to the mean of all other samples
+    own_count = counts[labels]
+    own = torch.where(own_count > 1, own_count / (own_count - 1).clamp(min=1) * (z - means[labels]).norm(dim=1), alone)
+    distances = torch.cdist(z, means)
+    distances[:, counts == 0] = torch.inf
+    other = distances.scatter(1, labels[:, None], torch.inf).amin(1)
+    return Centroids(own / spread, torch.where(other.isfinite(), other, alone) / spread)
+
+
+def _sample_gradients(
+    target: Target, measured: list[Measured], x: Inputs, y: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Squared parameter-gradient norms of the loss, and input-gradient norms of the margin, each (b,) or None."""
+    real = isinstance(x, Tensor) and x.is_floating_point()
+    leaf = x.detach().requires_grad_() if real else None
+    norms = GradientNorms(measured, len(y))
+    with norms:
+        logits = target.forward(x if leaf is None else leaf.clone()).float()
+    input_norm = None
+    if leaf is not None:
+        rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+        margin = (logits.gather(1, y[:, None]) - logits.gather(1, rival)).sum()
+        (gradient,) = torch.autograd.grad(margin, leaf, retain_graph=bool(measured))
+        input_norm = gradient.flatten(1).float().norm(dim=1)
+    if not measured:
+        return None, input_norm
+    norms.active = True
+    F.cross_entropy(logits, y, reduction="sum").backward()
+    return norms.squares(), input_norm
+
+
+def _check(target: Target, measured: list[Measured], x: Inputs, y: Tensor, square: Tensor) -> str:
+    """Compare the first two samples with plain differentiation; the reason why they differ, or nothing."""
+    names = {
+        f"{layer.name}.{name}" if layer.name else name
+        for layer in measured
+        for name, _ in layer.module.named_parameters(recurse=False)
+    }
+    for row in range(min(2, len(y))):
+        params = {
+            name: value.clone().requires_grad_() if name in names else value for name, value in target.params.items()
+        }
+        logits = target.call(params, map_leaves(lambda leaf, row=row: leaf[row : row + 1], x)).float()
+        found = torch.autograd.grad(
+            F.cross_entropy(logits, y[row : row + 1]), [params[name] for name in sorted(names)], allow_unused=True
+        )
+        true = sum(float(gradient.float().square().sum()) for gradient in found if gradient is not None)
+        got = float(square[row])
+        if abs(got**0.5 - true**0.5) > 0.02 * true**0.5 + 1e-4:
+            return (
+                "the model's layers do not explain its gradients: layer by layer the first samples have norm "
+                f"{got**0.5:.4g}, by plain differentiation {true**0.5:.4g}"
+            )
+    return ""
+
+
+def _left_out(model: nn.Module, names: list[str]) -> str:
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    share = sum(sizes[name] for name in names) / sum(sizes.values())
+    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return f"leaves out {share:.1%} of the parameters: {listed}"
