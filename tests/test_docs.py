@@ -79,7 +79,7 @@ def test_readme_python_runs(
     """The README's Python runs as it stands and leaves the report that it says."""
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("README.md", "python")
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "README.md", "exec", dont_inherit=True), {})
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert "reasons" in capsys.readouterr().out
 
@@ -90,8 +90,8 @@ def test_contributing_examples_register() -> None:
 
     factor, unlearner = blocks("CONTRIBUTING.md", "python")
     names: dict[str, object] = {"__name__": "examples"}
-    exec(compile(factor, "CONTRIBUTING.md", "exec"), names)
-    exec(compile(unlearner, "CONTRIBUTING.md", "exec"), names)
+    exec(compile(factor, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    exec(compile(unlearner, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     assert names["runner_up"](logits).tolist() == pytest.approx([0.1142, 1 / 3], abs=1e-4)  # type: ignore[operator]
     made = names["MarginDescent"]()  # type: ignore[operator]

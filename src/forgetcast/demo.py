@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from forgetcast.agreement import RankAgreement, spearman_interval
 from forgetcast.generate import measure
-from forgetcast.labels import consensus
+from forgetcast.labels import consensus, reliability
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.predictor import OBJECTIVES
 from forgetcast.target import Target
@@ -141,7 +141,7 @@ def _run(out: Path, samples: int, jobs: int, seed: int, progress: bool, say: Cal
     report = predict_difficulty(target, None, objective="both", seed=seed, progress=progress)
     say(f"Forecast for all {len(target)} samples after {time.perf_counter() - began:.0f} s.\n")
     for objective in OBJECTIVES:
-        say(extremes(report, objective))
+        say(extremes(report, objective, wrong))
     top = report.table[report.table["objective"] == "retrain"].nlargest(len(wrong), "percentile")["index"]
     say(
         f"Of the {len(wrong)} mislabelled samples, {top.isin(wrong).sum()} are among the {len(wrong)} that retrain "
@@ -154,7 +154,8 @@ def _run(out: Path, samples: int, jobs: int, seed: int, progress: bool, say: Cal
     report = report.measured(measured[["index", "objective", "difficulty", "percentile"]])
     agreement = {objective: _agreement(report, objective) for objective in OBJECTIVES}
     html = report.to_html(out / "report.html")
-    say(summary(outcomes, agreement, len(chosen)))
+    ceiling = {objective: _ceiling(outcomes, instances, objective) for objective in OBJECTIVES}
+    say(summary(outcomes, agreement, ceiling, len(chosen)))
     say(f"Report: {html} (everything took {time.perf_counter() - began:.0f} s)")
     return DemoResult(report, agreement, chosen, html)
 
@@ -173,20 +174,27 @@ def _agreement(report: DifficultyReport, objective: str) -> RankAgreement:
     return spearman_interval(both["percentile"], both["percentile_measured"])
 
 
-def extremes(report: DifficultyReport, objective: str) -> str:
+def extremes(report: DifficultyReport, objective: str, mislabelled: Sequence[int]) -> str:
     """The hardest and the easiest samples with their reasons, as text."""
     table = report.table[report.table["objective"] == objective].sort_values(["percentile", "index"])
     lines = [f"Objective {objective}: {MEANING[objective]}."]
     for title, rows in (("hardest", table.iloc[::-1][:SHOWN]), ("easiest", table[:SHOWN])):
         lines.append(f"  The {title} {len(rows)}:")
         for row in rows.itertuples(index=False):
-            lines.append(f"    sample {row.index} (a {row.label}), percentile {row.percentile:.2f}, {row.tier}")
+            label = f"labelled {row.label}{', wrongly' if row.index in mislabelled else ''}"
+            lines.append(f"    sample {row.index} ({label}), percentile {row.percentile:.2f}, {row.tier}")
             for reason in report.explain(row.index, objective).reasons[:2]:
                 lines.append(f"      {reason.sentence}")
     return "\n".join(lines) + "\n"
 
 
-def summary(outcomes: pd.DataFrame, agreement: dict[str, RankAgreement], count: int) -> str:
+def _ceiling(outcomes: pd.DataFrame, instances: pd.DataFrame, objective: str) -> float:
+    """How well disjoint halves of the unlearners agree on these samples (Spearman-Brown corrected)."""
+    found = reliability(outcomes, instances, objective)
+    return float(found.loc[found["kind"] == "unlearners", "reliability"].mean())
+
+
+def summary(outcomes: pd.DataFrame, agreement: dict[str, RankAgreement], ceiling: dict[str, float], count: int) -> str:
     """What the self-check measured and how well the forecast agrees with it, as text."""
     unlearners = sorted(outcomes["unlearner"].unique())
     lines = [
@@ -199,6 +207,8 @@ def summary(outcomes: pd.DataFrame, agreement: dict[str, RankAgreement], count: 
     ]
     for objective, found in agreement.items():
         lines.append(f"  {objective:<8} {found}: {_verdict(found)}")
+    lines.append("Halves of the unlearners agree with each other, which is what a forecast could reach at best:")
+    lines.append("  " + ", ".join(f"{objective} {value:.2f}" for objective, value in ceiling.items()))
     return "\n".join(lines) + "\n"
 
 

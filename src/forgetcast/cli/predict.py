@@ -58,11 +58,10 @@ def predict(
     elif form == "csv":
         click.echo(table.to_csv(index=False), nl=False)
     else:
-        if top is None and chosen is None:
-            table = hardest(table, SHOWN)
-        click.echo(readable(table))
-        if len(table) < len(report.table):
-            left = len(report.table) - len(table)
+        shown = hardest(table, SHOWN) if top is None and chosen is None else table
+        click.echo(readable(shown))
+        if len(shown) < len(table):
+            left = len(table) - len(shown)
             click.echo(f"{left} easier rows not shown; --out FILE or --format csv gives all", err=True)
 
 
