@@ -47,7 +47,7 @@ def sample_report(
         name: Factor(
             name=name,
             family=family,
-            title=title if name == "loss" else f"Title of {name.replace('_', ' ')}.",
+            title=title if name == "loss" else f"Title of {name.replace('_', ' ')}. Shape (n,).",
             source="ours",
             unit="nats" if name == "loss" else "",
             high=f"its {name} is high",

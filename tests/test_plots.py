@@ -214,6 +214,13 @@ def test_beeswarm_dots_are_the_contributions(report: DifficultyReport) -> None:
         assert np.sort(xs) == pytest.approx(np.sort(explanations.contributions[name]))
 
 
+def test_beeswarm_of_many_dots_is_an_image_in_a_vector_file() -> None:
+    """A file with a path per dot would be large: few dots stay paths, many do not."""
+    few, many = (sample_report(n=n, objectives=["erase"]).explanations() for n in (30, 300))
+    assert not any(dots.get_rasterized() for dots in plots.beeswarm(few).collections)
+    assert all(dots.get_rasterized() for dots in plots.beeswarm(many).collections)
+
+
 def test_beeswarm_sums_up_the_rest(report: DifficultyReport) -> None:
     """The lowest row counts the factors that have none of their own."""
     ax = plots.beeswarm(report.explanations(), max_factors=3)
@@ -260,6 +267,7 @@ def test_histogram_counts_every_forecast_once_by_tier(report: DifficultyReport) 
         tier = next(t for t, colour in plots.TIER_COLOURS.items() if bar.get_facecolor() == to_rgba(colour))
         drawn[tier] += bar.get_height()
     assert {tier: count for tier, count in drawn.items() if count} == counts.to_dict()
+    assert ax.get_ylim()[1] > max(bar.get_y() + bar.get_height() for bar in ax.patches)
     left, right = ax.patches[0].get_x(), max(bar.get_x() + bar.get_width() for bar in ax.patches)
     assert left <= table["difficulty"].min()
     assert right >= table["difficulty"].max() - 0.05

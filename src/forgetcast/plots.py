@@ -34,6 +34,7 @@ __all__ = [
     "beeswarm",
     "difficulty_histogram",
     "evaluation_bars",
+    "first_sentence",
     "family_importance",
     "measured_scatter",
     "waterfall",
@@ -46,7 +47,9 @@ EASIER = "#2B85C6"
 NEUTRAL = "#868E96"
 TIER_COLOURS = {"trivial": NEUTRAL, "easy": EASIER, "medium": "#B8860B", "hard": "#C0392B"}
 LOW_TO_HIGH = LinearSegmentedColormap.from_list("low_to_high", ["#7B52C7", "#9A8A95", "#C98A00"])
-TITLE_CHARACTERS = 84
+TITLE_WIDTH = 50
+TITLE_LINES = 3
+MOST_VECTOR_DOTS = 1_000
 
 
 def waterfall(
@@ -95,7 +98,7 @@ def waterfall(
         widths = np.append(widths[: max_reasons - 1], widths[max_reasons - 1 :].sum())
         labels = [*labels[: max_reasons - 1], f"{rest} other {'factors' if by == 'factor' else 'families'}"]
     rows = np.arange(len(widths))
-    ax = _axes(ax, 7.6, 1.2 + 0.45 * len(widths))
+    ax = _axes(ax, 8.2, 1.2 + _row_height(labels) * len(widths))
     base, ends = float(explanation.base), float(explanation.base) + np.cumsum(widths)
     end = float(ends[-1]) if len(ends) else base
     ax.axvline(base, color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
@@ -137,7 +140,7 @@ def beeswarm(
 
     The colour is the factor's own value, from low to high; grey where it has none.
     Drawn by ``shap.plots.beeswarm``, which takes ``ax`` since shap 0.46; it places dots with numpy's global
-    random state, which is seeded here and put back afterwards. Points are rasterised above 500 samples.
+    random state, which is seeded here and put back afterwards. More than 1,000 dots become an image.
 
     Args:
         explanations: of any number of samples.
@@ -148,7 +151,8 @@ def beeswarm(
     """
     shifts = explanations.contributions
     rows = min(max_factors, shifts.shape[1])
-    ax = _axes(ax, 7.6, 1.6 + 0.42 * rows)
+    names = [_label(str(name), titles) for name in shifts.columns]
+    ax = _axes(ax, 8.2, 1.6 + _row_height(names) * rows)
     if shifts.empty:
         return _nothing(ax, "no samples to explain")
     import shap
@@ -158,7 +162,7 @@ def beeswarm(
         values=shifts.to_numpy(dtype=float),
         base_values=np.full(len(shifts), explanations.base),
         data=values,
-        feature_names=[_label(str(name), titles) for name in shifts.columns],
+        feature_names=names,
     )
     state = np.random.get_state()
     np.random.seed(seed)
@@ -178,6 +182,8 @@ def beeswarm(
             )
     finally:
         np.random.set_state(state)
+    for dots in ax.collections:
+        dots.set_rasterized(len(shifts) * rows > MOST_VECTOR_DOTS)
     colour_bar = ax.figure.axes[-1]
     colour_bar.set_ylabel(colour_bar.get_ylabel(), size=mpl.rcParams["axes.labelsize"], labelpad=-12)
     colour_bar.set_yticks([0, 1], ["low", "high"], fontsize=mpl.rcParams["ytick.labelsize"])
@@ -237,7 +243,9 @@ def difficulty_histogram(table: pd.DataFrame, objective: str, ax: Axes | None = 
         counts, _ = np.histogram(difficulty[(rows["tier"] == tier).to_numpy()], edges)
         if counts.any():
             label, colour = _safe(f"{tier} ({counts.sum():,})"), TIER_COLOURS.get(tier, NEUTRAL)
-            ax.bar(edges[:-1], counts, np.diff(edges) * 0.94, floor, align="edge", color=colour, label=label)
+            some = counts > 0  # a bar of no height would still hold the axis to its place
+            left, width = edges[:-1][some], np.diff(edges)[some] * 0.94
+            ax.bar(left, counts[some], width, floor[some], align="edge", color=colour, label=label)
             floor += counts
     ax.set_xlabel("predicted difficulty (0 free, 1 not without losing the model)")
     ax.set_ylabel("samples")
@@ -378,16 +386,30 @@ def _safe(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def first_sentence(title: str) -> str:
+    """What a person reads of a title; a factor's may go on with shape and range.
+
+    >>> first_sentence("Loss of the sample. Shape (n,), in nats, at least 0.")
+    'Loss of the sample'
+    """
+    return title.split(". ")[0].rstrip(".")
+
+
 def _wrap(text: str, end: str = "") -> str:
-    """Two lines as a rule: a text that is too long ends in an ellipsis; ``end`` is always kept."""
-    text = textwrap.shorten(text, TITLE_CHARACTERS - len(end), placeholder=" …")
-    return "\n".join(textwrap.wrap(text + end, 46))
+    """Three lines at most: a text that is too long ends in an ellipsis; ``end`` is always kept."""
+    text = textwrap.shorten(text, TITLE_LINES * TITLE_WIDTH - 15 - len(end), placeholder=" …")
+    return "\n".join(textwrap.wrap(text + end, TITLE_WIDTH))
+
+
+def _row_height(labels: list[str]) -> float:
+    """Inches per row that the longest label needs."""
+    return 0.15 + 0.155 * max((label.count("\n") + 1 for label in labels), default=1)
 
 
 def _label(name: str, titles: Mapping[str, str] | None, values: Mapping[str, float | str] | None = None) -> str:
     """A factor's title, and the sample's own value of it where there is one."""
     known = None if titles is None else titles.get(name)
-    title = (known or name.replace("_", " ")).rstrip(".")
+    title = first_sentence(known or name.replace("_", " "))
     value = None if values is None else values.get(name)
     end = "" if value is None else f" =\N{NO-BREAK SPACE}{value if isinstance(value, str) else _number(value)}"
     return _safe(_wrap(title, end))

@@ -85,6 +85,7 @@ def render_html(
     if strangers:
         raise InputError(f"explain: the report has no forecast for sample {', '.join(map(str, strangers))}")
     objectives = list(dict.fromkeys(report.table["objective"]))
+    manifest = report.predictor.manifest
     environment = Environment(
         loader=PackageLoader("forgetcast"),
         autoescape=True,
@@ -104,7 +105,7 @@ def render_html(
         model=str(report.provenance.get("model", ""))[:12],
         training_samples=len(report.factors.values),
         forecasts=report.table["index"].nunique(),
-        level=report.predictor.manifest.get("intervals", {}).get("level"),
+        level=manifest.get("intervals", {}).get("level"),
         objectives=[_objective(report, name, rows, waterfalls, explain) for name in objectives],
         not_applicable=[
             {"factor": _title(report, name), "reason": reason}
@@ -113,7 +114,7 @@ def render_html(
         notes=[{"factor": _title(report, name), "note": note} for name, note in sorted(report.factors.notes.items())],
         factors=len(report.factors.factors),
         provenance=list(_flat(report.provenance)),
-        predictor=list(_flat({k: v for k, v in report.predictor.manifest.items() if k in MANIFEST_SHOWN})),
+        predictor=list(_flat({k: manifest[k] for k in MANIFEST_SHOWN if k in manifest})),
     )
 
 
@@ -293,7 +294,7 @@ def _titles(report: DifficultyReport) -> dict[str, str]:
 
 def _title(report: DifficultyReport, name: str) -> str:
     factor = report.factors.factors.get(name)
-    return (factor.title if factor else name.replace("_", " ")).rstrip(".")
+    return plots.first_sentence(factor.title if factor else name.replace("_", " "))
 
 
 def _number(value: Any) -> str:
