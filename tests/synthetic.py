@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from forgetcast.corpus import Corpus
+
 FEATURES = [
     "loss",
     "loss_quantile",
@@ -49,3 +51,31 @@ def training_table(targets: int = 6, rows: int = 60, seed: int = 0, noise: float
         frame["difficulty_erase"] = 0.1 + 0.2 * (1 - rank)
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
+
+
+UNLEARNERS = ("gradient_ascent", "influence", "random_relabelling")
+
+
+def corpus(targets: int = 4, rows: int = 40, seed: int = 0, noise: float = 0.05) -> Corpus:
+    """A corpus whose consensus difficulty follows ``training_table``, each unlearner with noise of its own."""
+    table = training_table(targets, rows, seed, noise)
+    rng = np.random.default_rng(seed)
+    parts = []
+    for objective in ("retrain", "erase"):
+        for unlearner in UNLEARNERS:
+            for run in (0, 1):
+                part = table[["target", "index"]].assign(unlearner=unlearner, seed=run, objective=objective)
+                trivial = table[f"trivial_{objective}"].to_numpy()
+                damage = np.abs(table[f"difficulty_{objective}"] * (1 + 0.2 * rng.normal(size=len(table))))
+                part["trivial"] = trivial
+                part["forgetting"] = 1.0
+                part["tv_retain"] = part["tv_test"] = np.where(trivial, 0, damage)
+                parts.append(part)
+    instances = table[["target", "index", "weight", "memorization", "p_out"]].copy()
+    instances["label"] = 0
+    instances["p_in"] = 1.0
+    for half in ("a", "b"):
+        instances[f"p_out_half_{half}"] = instances["p_out"] + 0.02 * rng.normal(size=len(table))
+    described = table.drop_duplicates("target")[["target", "dataset", "architecture"]]
+    manifest = {"format": 1, "targets": described.to_dict(orient="records"), "files": {}}
+    return Corpus(pd.concat(parts, ignore_index=True), instances, table[["target", "index", *FEATURES]], manifest)

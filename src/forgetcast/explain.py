@@ -211,7 +211,8 @@ class Explainer:
             return f"{direction}: not measured: {title} ({self.table.not_applicable[factor.name]})"
         if factor.per_target:
             clause = factor.high if value > typical else factor.low
-            return f"{direction}: this model: {_fill(clause, value, typical, 'the models learned from', factor)}"
+            whole = _fill(clause, value, typical, "the models learned from", factor)
+            return f"{direction}: for the model as a whole: {whole}"
         clause = factor.high if self._quantiles[index, k] > 0.5 else factor.low
         return f"{direction}: {_fill(clause, value, typical, 'this model', factor)}"
 

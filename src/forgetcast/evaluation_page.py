@@ -1,0 +1,210 @@
+"""An evaluation as one Markdown page: the tables a reader needs, in the order they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from forgetcast.evaluate import Evaluation
+
+__all__ = ["page"]
+
+Cell = Callable[[Mapping[str, Any]], str]
+
+
+def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
+    """The page as Markdown; ``pictures`` are file names beside it."""
+    settings = evaluation.settings
+    parts = [
+        "# How good the forecast is on what it has not seen",
+        f"{settings['targets']} targets, {settings['rows']} measured instances, {settings['features']} columns. "
+        f"The label is the consensus of {', '.join(settings['unlearners'])}. "
+        "ρ is Spearman's correlation of forecast and measured difficulty inside a target over its measured instances, "
+        "unweighted, mean over targets. Intervals are 95 %: the first redraws instances (these targets, "
+        f"{settings['resamples']:,} paired resamples), the second redraws targets as well (targets like these).",
+        *[f"Note: {note}." for note in settings["notes"]],
+    ]
+    if settings["tuned_on"]:
+        parts.append(f"Parameters were chosen on {', '.join(settings['tuned_on'])}; these are not scored.")
+    parts += [f"![{name.removesuffix('.png').replace('-', ' ')}]({name})" for name in pictures]
+    for group, rows in evaluation.summary.groupby("group", sort=False):
+        parts.append(f"## Left out: one {group} at a time")
+        for (objective, subset), own in rows.groupby(["objective", "subset"], sort=False):
+            parts.append(f"### {objective}, {_samples(str(subset))}")
+            parts.append(_methods(own))
+            keys = "group == @group and objective == @objective and subset == @subset"
+            parts.append(_differences(evaluation.differences.query(keys)))
+    parts.append("## Each unseen target")
+    parts.append(_per_target(evaluation.per_target))
+    parts.append("## How near to the noise ceiling")
+    parts.append(
+        "A correlation with a noisy label cannot exceed the root of the label's reliability. Seeds: the same "
+        "unlearners run again. Unlearners: other unlearners. Oracle: halves of the retrained models behind "
+        "p_out (noise of a part of the label, for reading only)."
+    )
+    parts.append(
+        table(
+            evaluation.ceilings,
+            {
+                "objective": "objective",
+                "noise": "kind",
+                "reliability": _number("reliability"),
+                "ceiling": _number("ceiling"),
+                "ρ": _number("rho"),
+                "ρ / ceiling": _number("share"),
+                "targets": "targets",
+            },
+        )
+    )
+    parts.append("## Intervals, trivial samples, the hardest tenth, absolute difficulty")
+    for objective, rows in evaluation.metrics.groupby("objective", sort=False):
+        parts.append(f"{objective!s}: mean over targets, in brackets the lowest and the highest target.")
+        parts.append(_metrics(rows))
+    parts.append("Mean difficulty in deciles of the forecast (one target left out at a time, weighted):")
+    parts.append(_calibration(evaluation.calibration))
+    if len(evaluation.learning):
+        parts.append("## What more data brings")
+        parts.append(
+            "Kind targets: ρ on an unseen target against the number of targets fitted to. Kind samples: measured "
+            "samples of the target itself join the fit to all others, scored on its remaining samples. "
+            "Low and high: 5 % and 95 % quantile over targets."
+        )
+        parts.append(
+            table(
+                evaluation.learning,
+                {
+                    "kind": "kind",
+                    "objective": "objective",
+                    "size": "size",
+                    "ρ": _number("rho"),
+                    "low": _number("low"),
+                    "high": _number("high"),
+                },
+            )
+        )
+    if len(evaluation.unlearners):
+        parts.append("## Unseen unlearners on unseen targets")
+        columns = {"objective": "objective", "left-out unlearner": "unlearner", "targets": "targets"}
+        parts.append(table(evaluation.unlearners, columns | {"ρ": _rho}))
+    parts.append("## Single factors, one target left out at a time")
+    parts.append("The sign of each factor is chosen on the training targets. The ten best of each objective.")
+    parts.append(_factors(evaluation.factors))
+    return "\n\n".join(parts) + "\n"
+
+
+def table(frame: pd.DataFrame, columns: Mapping[str, str | Cell]) -> str:
+    """A Markdown table: heading -> column name, or a function from row to text.
+
+    >>> print(table(pd.DataFrame({"a": [1, 2]}), {"n": "a", "twice": lambda row: str(2 * row["a"])}))
+    | n | twice |
+    | --- | --- |
+    | 1 | 2 |
+    | 2 | 4 |
+    """
+    lines = [list(columns), ["---"] * len(columns)]
+    for row in _rows(frame):
+        lines.append([cell(row) if callable(cell) else str(row[cell]) for cell in columns.values()])
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
+def _number(column: str, digits: int = 2) -> Cell:
+    return lambda row: "" if pd.isna(row[column]) else f"{row[column]:.{digits}f}"
+
+
+def _rho(row: Mapping[str, Any]) -> str:
+    if pd.isna(row["rho"]):
+        return ""
+    return (
+        f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}], [{row['low_targets']:.2f}, {row['high_targets']:.2f}]"
+    )
+
+
+def _samples(subset: str) -> str:
+    return "all samples" if subset == "all" else f"samples that are {subset}"
+
+
+def _methods(rows: pd.DataFrame) -> str:
+    def name(row: Mapping[str, Any]) -> str:
+        return f"{row['method']} (not known beforehand)" if row["measured"] else str(row["method"])
+
+    return table(
+        rows,
+        {
+            "method": name,
+            "ρ [instances], [targets]": _rho,
+            "worst target": lambda row: "" if pd.isna(row["worst"]) else f"{row['worst']:.2f} ({row['worst_target']})",
+            "targets": "targets",
+            "factor": "uses",
+        },
+    )
+
+
+def _differences(rows: pd.DataFrame) -> str:
+    return table(rows, {"forecast minus": "against", "difference [instances], [targets]": _rho})
+
+
+def _per_target(rows: pd.DataFrame) -> str:
+    own = rows[rows["group"] == rows["group"].iloc[0]]
+    return table(
+        own,
+        {
+            "objective": "objective",
+            "target": "target",
+            "instances": "n",
+            "not trivial": "nontrivial",
+            "ρ": lambda row: "" if pd.isna(row["rho"]) else f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+            "ρ, not trivial": _number("rho_nontrivial"),
+            "best single factor": _number("baseline"),
+            "ceiling": _number("ceiling"),
+            "partial ρ given memorization": _number("partial"),
+            "AUC trivial": _number("auc"),
+            "recall of hardest tenth": _number("recall"),
+            "coverage": _number("coverage"),
+        },
+    )
+
+
+def _metrics(rows: pd.DataFrame) -> str:
+    def value(row: Mapping[str, Any]) -> str:
+        spread = "" if pd.isna(row["lowest"]) else f" [{row['lowest']:.2f}, {row['highest']:.2f}]"
+        return "" if pd.isna(row["value"]) else f"{row['value']:.3f}{spread}"
+
+    texts = pd.Series([value(row) for row in _rows(rows)], index=rows.index)
+    wide = rows.assign(text=texts).pivot(index="metric", columns="group", values="text").fillna("")
+    wide = wide.loc[list(dict.fromkeys(rows["metric"])), list(dict.fromkeys(rows["group"]))].reset_index()
+    return table(wide, {"metric": "metric"} | {f"{name} left out": name for name in wide.columns[1:]})
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
+
+
+def _calibration(rows: pd.DataFrame) -> str:
+    own = rows[rows["group"] == rows["group"].iloc[0]]
+    return table(
+        own,
+        {
+            "objective": "objective",
+            "decile": "decile",
+            "predicted": _number("predicted", 3),
+            "measured": _number("measured", 3),
+            "rows": "rows",
+        },
+    )
+
+
+def _factors(rows: pd.DataFrame) -> str:
+    own = rows[(rows["group"] == rows["group"].iloc[0]) & (rows["subset"] == "all")]
+    best = own.sort_values("rho", ascending=False, kind="stable").groupby("objective", sort=False).head(10)
+    return table(
+        best.sort_values("objective", kind="stable", ascending=False),
+        {
+            "objective": "objective",
+            "factor": "factor",
+            "ρ": _number("rho"),
+            "worst target": _number("worst"),
+        },
+    )
