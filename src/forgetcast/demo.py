@@ -74,7 +74,7 @@ def build_target(seed: int = 2024, n: int = 900, wrong: float = 0.05) -> Target:
     y = torch.tensor(raw.target[order], dtype=torch.long)
     mislabelled = np.sort(rng.choice(n, round(wrong * n), replace=False))
     y[mislabelled] = (y[mislabelled] + torch.tensor(rng.integers(1, 10, len(mislabelled)))) % 10
-    trainer = Trainer(make_model, x[:n], y[:n], epochs=50, lr=3e-3, batch_size=32)
+    trainer = Trainer(make_model, x[:n], y[:n], epochs=40, lr=8e-3, batch_size=64)
     return Target(
         trainer(np.arange(n), seed),
         (x[:n], y[:n]),
