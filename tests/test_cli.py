@@ -194,8 +194,10 @@ def test_second_generate_repeats_nothing(run: Run, folder: Path, generating: lis
 def test_train_evaluate_predict(run: Run, folder: Path, generating: list[str]) -> None:
     """A predictor of one's own: fitted, evaluated and used, all from the command line."""
     assert "30 samples of 3 targets" in run("train", "--corpus", "corpus", "--out", "fitted").stdout
-    run("evaluate", "--corpus", "corpus", "--out", "evaluation", "--by", "target")
-    assert any(path.suffix == ".csv" for path in (folder / "evaluation").iterdir())
+    printed = run("evaluate", "--corpus", "corpus", "--out", "evaluation", "--by", "target", "--quick", "-q").stdout
+    assert "forecast" in printed
+    assert (folder / "evaluation" / "evaluation.md").is_file()
+    assert set(pd.read_csv(folder / "evaluation" / "summary.csv")["group"]) == {"target"}
     own = table(run("predict", *MODEL, "--predictor", "fitted", "--format", "csv"))
     published = table(run("predict", *MODEL, "--format", "csv"))
     assert own["index"].tolist() == published["index"].tolist()

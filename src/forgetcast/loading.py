@@ -264,7 +264,7 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if text or features.shape[1] == 0:
         what = f"{_short(text)} are not numbers: encode or drop them" if text else "there is no other column"
         raise DatasetError(f"{path}: expected numeric feature columns beside {label!r}; {what}")
-    return features.to_numpy(np.float32), frame[label].to_numpy()
+    return features.to_numpy(np.float32, copy=True), frame[label].to_numpy(copy=True)
 
 
 # -- targets -------------------------------------------------------------------------------------------
