@@ -149,7 +149,7 @@ def _run(out: Path, samples: int, jobs: int, seed: int, progress: bool, say: Cal
     )
 
     chosen = choose(report.table, samples, seed)
-    outcomes, instances = measure(target, chosen, n_jobs=jobs, progress=progress, seed=seed)
+    outcomes, instances = measure(target, chosen.tolist(), n_jobs=jobs, progress=progress, seed=seed)
     measured = pd.concat([consensus(outcomes, instances, objective) for objective in OBJECTIVES])
     report = report.measured(measured[["index", "objective", "difficulty", "percentile"]])
     agreement = {objective: _agreement(report, objective) for objective in OBJECTIVES}
@@ -180,10 +180,10 @@ def extremes(report: DifficultyReport, objective: str, mislabelled: Sequence[int
     lines = [f"Objective {objective}: {MEANING[objective]}."]
     for title, rows in (("hardest", table.iloc[::-1][:SHOWN]), ("easiest", table[:SHOWN])):
         lines.append(f"  The {title} {len(rows)}:")
-        for row in rows.itertuples(index=False):
-            label = f"labelled {row.label}{', wrongly' if row.index in mislabelled else ''}"
-            lines.append(f"    sample {row.index} ({label}), percentile {row.percentile:.2f}, {row.tier}")
-            for reason in report.explain(row.index, objective).reasons[:2]:
+        for row in rows.to_dict("records"):
+            label = f"labelled {row['label']}{', wrongly' if row['index'] in mislabelled else ''}"
+            lines.append(f"    sample {row['index']} ({label}), percentile {row['percentile']:.2f}, {row['tier']}")
+            for reason in report.explain(row["index"], objective).reasons[:2]:
                 lines.append(f"      {reason.sentence}")
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -62,7 +62,7 @@ def forecast(
     weights: Path | None,
     dataset: str,
     heldout: str | None,
-    objective: str,
+    objective: Literal["retrain", "erase", "both"],
     predictor: Path | None,
     batch_size: int,
     seed: int,

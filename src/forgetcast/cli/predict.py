@@ -84,13 +84,13 @@ def readable(table: pd.DataFrame) -> str:
     for objective, rows in table.groupby("objective", sort=False):
         lines.append(f"objective: {objective}")
         lines.append("  index  label  percentile           difficulty           trivial  tier     why")
-        for row in rows.itertuples(index=False):
-            percentile = f"{row.percentile:.2f} [{row.percentile_lower:.2f}, {row.percentile_upper:.2f}]"
-            difficulty = f"{row.difficulty:.2f} [{row.lower:.2f}, {row.upper:.2f}]"
-            why = re.split("; (?=harder: |easier: )", row.reasons)[0]
+        for row in rows.to_dict("records"):
+            percentile = "{percentile:.2f} [{percentile_lower:.2f}, {percentile_upper:.2f}]".format_map(row)
+            difficulty = "{difficulty:.2f} [{lower:.2f}, {upper:.2f}]".format_map(row)
+            why = re.split("; (?=harder: |easier: )", row["reasons"])[0]
             lines.append(
-                f"{row.index:>7}  {row.label:>5}  {percentile:<19}  {difficulty:<19}  "
-                f"{row.p_trivial:>6.0%}   {row.tier:<7}  {why}"
+                f"{row['index']:>7}  {row['label']:>5}  {percentile:<19}  {difficulty:<19}  "
+                f"{row['p_trivial']:>6.0%}   {row['tier']:<7}  {why}"
             )
         lines.append("")
     return "\n".join(lines).rstrip()
