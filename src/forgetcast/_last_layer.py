@@ -32,10 +32,13 @@ def unit_residuals(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def residuals(logits: Tensor, labels: Tensor) -> Tensor:
-    """onehot - p, float64, shape (n, C), without cancellation for sure predictions (smallest scale 1e-300)."""
+    """onehot - p, float64, shape (n, C), without cancellation for sure predictions.
+
+    1 - p_y is taken as at least 1e-140, so that products of residuals are still numbers.
+    """
     rest = _others(logits, labels).logsumexp(1)
     own = logits.double().gather(1, labels[:, None])[:, 0]
-    doubt = torch.sigmoid(rest - own).clamp(min=1e-300)
+    doubt = torch.sigmoid(rest - own).clamp(min=1e-140)
     return unit_residuals(logits, labels) * doubt[:, None]
 
 

@@ -40,11 +40,22 @@ class Layout:
 
 @contextmanager
 def reproducible(target: Target, seed: int) -> Iterator[None]:
-    """A block with seeded random numbers (for models that draw some); the caller's generator stays as it was."""
+    """A block with seeded random numbers (for models that draw some); the caller's generator stays as it was.
+
+    The fused inference kernel of transformer layers is off inside, for it skips the layers that hooks watch.
+    """
     devices = [target.device] if target.device.type == "cuda" else []
+    fused = getattr(torch.backends, "mha", None)  # newer than the oldest torch supported
+    enabled = fused is not None and fused.get_fastpath_enabled()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        yield
+        try:
+            if fused is not None:
+                fused.set_fastpath_enabled(False)
+            yield
+        finally:
+            if fused is not None:
+                fused.set_fastpath_enabled(enabled)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ inner products of features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,13 +17,19 @@ from torch import Tensor
 
 from forgetcast._last_layer import unit_residuals
 
-__all__ = ["Move", "Pool", "ascent_move", "damage", "erase_move", "retrain_move"]
+__all__ = [
+    "Move",
+    "Pool",
+    "ascent_move",
+    "damage",
+    "erase_move",
+    "neighbour_damage",
+    "retrain_move",
+    "runner_up",
+]
 
 CHUNK = 1 << 21
 """Numbers held at a time."""
-
-LIMIT = 600.0
-"""Largest logit change that damage is computed for: exp(600) is still a number."""
 
 
 @dataclass(frozen=True)
@@ -86,24 +93,22 @@ def retrain_move(logits: Tensor, labels: Tensor, goal: Tensor) -> Move:
     """Lower the label's logit and raise the runner-up's until p_y is ``goal`` (shape (n,), in (0, 1)).
 
     With u = eᵗ, r = 1 - p_y - p_c: g p_c u² + g r u - p_y (1 - g) = 0, so
-    u = 2 p_y (1 - g) / (g r + √(g² r² + 4 g (1 - g) p_y p_c)).
+    u = 2 p_y (1 - g) / (g r + √(g² r² + 4 g (1 - g) p_y p_c)), here in logarithms.
     """
-    logits = logits.double()
-    sink = runner_up(logits, labels)
-    log_p = logits.log_softmax(1)
-    own = log_p.gather(1, labels[:, None])[:, 0]
-    other = log_p.gather(1, sink[:, None])[:, 0].clamp(min=-LIMIT)
-    pair = torch.stack([labels, sink], 1)
-    rest = log_p.scatter(1, pair, -torch.inf).exp().sum(1)
+    log_p = logits.double().log_softmax(1)
+    sink = runner_up(log_p, labels)[:, None]
+    own, other = log_p.gather(1, labels[:, None])[:, 0], log_p.gather(1, sink)[:, 0]
+    rest = log_p.scatter(1, torch.cat([labels[:, None], sink], 1), -torch.inf).logsumexp(1)
     g = goal.double().clamp(1e-6, 1 - 1e-6)
-    p_y, p_c = own.exp(), other.exp()
-    root = (g.square() * rest.square() + 4 * g * (1 - g) * p_y * p_c).sqrt()
-    step = (2 * p_y * (1 - g) / (g * rest + root).clamp(min=1e-300)).log()
-    return _pairwise(logits, labels, torch.where(p_y <= g, torch.zeros_like(step), step.clamp(min=0)))
+    linear = g.log() + rest
+    root = torch.logaddexp(2 * linear, math.log(4) + g.log() + (-g).log1p() + own + other) / 2
+    step = math.log(2) + own + (-g).log1p() - torch.logaddexp(linear, root)
+    return _pairwise(logits, labels, torch.where(own.exp() <= g, torch.zeros_like(step), step.clamp(min=0)))
 
 
-def _chunks(n: int, m: int, classes: int) -> Iterator[Tensor]:
-    return iter(torch.arange(n).split(max(1, CHUNK // max(1, m * classes))))
+def _moving(move: Move, size: int) -> Iterator[Tensor]:
+    """Chunks of the samples that move at all, for ``size`` numbers per sample."""
+    return iter(move.step.nonzero()[:, 0].split(max(1, CHUNK // max(1, size))))
 
 
 def damage(move: Move, z: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
@@ -112,88 +117,93 @@ def damage(move: Move, z: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
     Total variation of sample j is ½ Σ_k |p'_jk - p_jk|, in [0, 1]; the accuracy change is in [-1, 1], negative when
     predictions get worse. A sample of the pool does not count in its own damage.
     """
-    table = _Pair(pool) if move.spread is None else _Spread(pool)
-    size = z.square().sum(1).clamp(min=1e-30)
-    variation, change = [], []
-    for rows in _chunks(len(z), len(pool.z), 1 if move.spread is None else pool.logits.shape[1]):
-        reach = z[rows] @ pool.z.T / size[rows, None]
-        amount = (move.step[rows, None] * reach).clamp(-LIMIT, LIMIT)
+    table = _effects(move, pool)
+    length = z.square().sum(1).clamp(min=1e-30)
+    variation, change = torch.zeros_like(move.step), torch.zeros_like(move.step)
+    classes = 1 if move.spread is None else pool.logits.shape[1]
+    for rows in _moving(move, len(pool.z) * classes):
+        reach = z[rows] @ pool.z.T / length[rows, None]
+        amount = move.step[rows, None] * reach
         tv, delta = table.effect(move, rows, amount, None)
-        if pool.index is not None:
-            others = (rows[:, None] != pool.index[None]).double()
-            tv, delta = tv * others, delta * others
-            count = others.sum(1).clamp(min=1)
-        else:
-            count = torch.full((len(rows),), float(len(pool.z)), dtype=torch.float64)
-        variation.append(tv.sum(1) / count)
-        change.append(delta.sum(1) / count)
-    return torch.cat(variation), torch.cat(change)
+        counted = torch.ones_like(tv) if pool.index is None else (rows[:, None] != pool.index).double()
+        count = counted.sum(1).clamp(min=1)
+        variation[rows] = (tv * counted).sum(1) / count
+        change[rows] = (delta * counted).sum(1) / count
+    return variation, change
 
 
 def neighbour_damage(move: Move, z: Tensor, pool: Pool, neighbours: Tensor) -> Tensor:
     """Mean total variation on each sample's own neighbours (n, k); the pool is all training samples. Shape (n,)."""
-    table = _Pair(pool) if move.spread is None else _Spread(pool)
-    size = z.square().sum(1).clamp(min=1e-30)
-    variation = []
+    table = _effects(move, pool)
+    length = z.square().sum(1).clamp(min=1e-30)
+    variation = torch.zeros_like(move.step)
     classes = 1 if move.spread is None else pool.logits.shape[1]
-    for rows in _chunks(len(z), neighbours.shape[1], max(classes, z.shape[1])):
+    for rows in _moving(move, neighbours.shape[1] * max(classes, z.shape[1])):
         near = neighbours[rows]
-        reach = torch.einsum("id,ijd->ij", z[rows], z[near]) / size[rows, None]
-        amount = (move.step[rows, None] * reach).clamp(-LIMIT, LIMIT)
-        variation.append(table.effect(move, rows, amount, near)[0].mean(1))
-    return torch.cat(variation)
+        reach = torch.einsum("id,ijd->ij", z[rows], z[near]) / length[rows, None]
+        amount = move.step[rows, None] * reach
+        variation[rows] = table.effect(move, rows, amount, near)[0].mean(1)
+    return variation
+
+
+def _effects(move: Move, pool: Pool) -> _Pair | _Spread:
+    return _Pair(pool) if move.spread is None else _Spread(pool, move.spread)
 
 
 class _Pair:
-    """Effect of moves along e_sink - e_y: only two probabilities and the normaliser change, whatever C is."""
+    """Effect of moves along e_sink - e_y: only two logits change, so the cost does not grow with C."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.p = pool.logits.softmax(1)
-        self.top = pool.logits.topk(min(3, pool.logits.shape[1]), dim=1)
-        self.own = pool.logits.gather(1, pool.labels[:, None])[:, 0]
+        self.log_p = pool.logits.log_softmax(1)
+        first = self.log_p.argmax(1, keepdim=True)
+        others = self.log_p.scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)
+        self.others = (-self.log_p.exp()).log1p().scatter(1, first, others)
+        """log(1 - p), without cancellation, shape (m, C)."""
+        self.top = self.log_p.topk(min(3, self.log_p.shape[1]), dim=1)
+        self.own = self.log_p.gather(1, pool.labels[:, None])[:, 0]
         self.right = (self.own >= self.top.values[:, 0]).double()
 
     def effect(self, move: Move, rows: Tensor, amount: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
         """Total variation and change of correctness, both shaped like ``amount`` (rows, pool or neighbours)."""
-        source, sink = move.source[rows], move.sink[rows]
+        source, sink = move.source[rows, None], move.sink[rows, None]
         columns = slice(None) if near is None else near
 
         def at(table: Tensor, label: Tensor) -> Tensor:
-            """Entry ``label`` of every pool sample, shaped like ``amount``."""
-            return table.T[label] if near is None else table[near, label[:, None]]
+            """Entry ``label`` (rows, 1) of every pool sample, shaped like ``amount``."""
+            return table.T[label[:, 0]] if near is None else table[near, label]
 
-        p_y, p_c = at(self.p, source), at(self.p, sink)
-        down, up = torch.expm1(-amount), torch.expm1(amount)
-        grow = p_y * down + p_c * up
-        Z = 1 + grow
-        rest = (1 - p_y - p_c).clamp(min=0)
-        tv = ((p_y * (down - grow)).abs() + (p_c * (up - grow)).abs() + rest * grow.abs()) / Z / 2
-        labels = self.pool.labels[columns]
-        shift = amount * ((labels == sink[:, None]).double() - (labels == source[:, None]).double())
-        best = torch.maximum(at(self.pool.logits, source) - amount, at(self.pool.logits, sink) + amount)
+        y, c = at(self.log_p, source), at(self.log_p, sink)
+        best = torch.full_like(amount, -torch.inf)  # of the classes that stay
         for place in range(self.top.indices.shape[1]):
             index, value = self.top.indices[columns, place], self.top.values[columns, place]
-            moved = (index == source[:, None]) | (index == sink[:, None])
-            best = torch.maximum(best, torch.where(moved, -torch.inf, value))
-        still = (self.own[columns] + shift >= best).double()
+            best = torch.maximum(best, torch.where((index == source) | (index == sink), -torch.inf, value))
+        p_y, p_c = y.exp(), c.exp()
+        # Σ over the rest = (Σ over all but the likelier of the pair) - the other: exact wherever the rest matters
+        others = torch.where(y >= c, at(self.others, source), at(self.others, sink))
+        rest = others + (-(torch.minimum(y, c) - others).exp().clamp(max=1)).log1p()
+        down, up = y - amount, c + amount
+        Z = torch.logaddexp(torch.logaddexp(down, up), rest)
+        tv = (((down - Z).exp() - p_y).abs() + ((up - Z).exp() - p_c).abs() + ((rest - Z).exp() - rest.exp()).abs()) / 2
+        labels = self.pool.labels[columns]
+        shift = amount * ((labels == sink).double() - (labels == source).double())
+        still = (self.own[columns] + shift >= torch.maximum(best, torch.maximum(down, up))).double()
         return tv, still - self.right[columns]
 
 
 class _Spread:
-    """Effect of moves along a full direction over the classes."""
+    """Effect of moves along full directions over the classes, shape (n, C)."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, spread: Tensor) -> None:
         self.pool = pool
+        self.spread = spread
         self.p = pool.logits.softmax(1)
         self.right = (pool.logits.gather(1, pool.labels[:, None])[:, 0] >= pool.logits.amax(1)).double()
 
     def effect(self, move: Move, rows: Tensor, amount: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
         """As for :class:`_Pair`."""
         columns = slice(None) if near is None else near
-        if move.spread is None:
-            raise ValueError("a move along two classes has no full direction")
-        moved = self.pool.logits[columns] + amount[..., None] * move.spread[rows][:, None]
+        moved = self.pool.logits[columns] + amount[..., None] * self.spread[rows][:, None]
         tv = (moved.softmax(-1) - self.p[columns]).abs().sum(-1) / 2
         labels = self.pool.labels[columns].expand(amount.shape)
         still = (moved.gather(-1, labels[..., None])[..., 0] >= moved.amax(-1)).double()

@@ -80,12 +80,13 @@ def leave_one_out_ridge(features: Tensor, labels: Tensor, classes: int) -> Tenso
 
 
 def ridge_confidence(z: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> Tensor:
-    """True-label probability by random features and ridge regression, leave-one-out. Shape (n,), in [0, 1].
+    """True-label probability by ridge on min(512, 2n) random features, leave-one-out. Shape (n,), in [0, 1].
 
     Regression outputs become probabilities by softmax(β f) with one β for all samples, fitted by likelihood to the
     leave-one-out outputs (temperature scaling, Guo et al. 2017).
     """
-    outputs = leave_one_out_ridge(random_features(z, seed=seed), labels, classes)
+    width = min(512, 2 * len(z))
+    outputs = leave_one_out_ridge(random_features(z, width=width, seed=seed), labels, classes)
 
     def log_probability(log_beta: float) -> Tensor:
         scaled = outputs * torch.tensor(log_beta).exp()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 import torch
@@ -41,6 +42,9 @@ WIDTH = 512
 
 REFERENCE = 1000
 """Samples on which collateral damage is measured, at most."""
+
+REFERENCE_WORK = 4_000_000_000
+"""Samples times classes times reference samples that a rehearsal may visit."""
 
 ACTIVATION_BUDGET = 1 << 27
 """Numbers that the activations of one gradient batch may hold."""
@@ -351,11 +355,8 @@ class Probes:
 
     @probe
     def reference(self) -> Tensor:
-        """Numbers of the training samples that collateral is measured on, sorted, shape (m,), m = min(n, 1000)."""
-        n = len(self.target)
-        if n <= REFERENCE:
-            return torch.arange(n)
-        return _draw(n, REFERENCE, self.seed)
+        """Numbers of the training samples that collateral is measured on, sorted, shape (m,), m <= min(n, 1000)."""
+        return self._draw(len(self.target))
 
     @probe
     def heldout(self) -> HeldOut:
@@ -439,7 +440,8 @@ class Probes:
         target = self.target
         measured, left_out = self._measured
         batch_size = max(1, min(target.batch_size, ACTIVATION_BUDGET // max(1, self._layout.activations)))
-        gradients, inputs = [], []
+        gradients: list[Tensor] = []
+        inputs: list[Tensor] = []
         gradient_reason = input_reason = ""
         if not measured:
             gradient_reason = f"no layer's gradients can be measured sample by sample ({', '.join(left_out[:5])})"
@@ -481,6 +483,14 @@ class Probes:
 
     # -- shared steps -----------------------------------------------------------------------------------------
 
+    def _draw(self, size: int) -> Tensor:
+        """Positions of at most 1000 of ``size`` samples, sorted; fewer where n · C is in the millions."""
+        work = REFERENCE_WORK // (len(self.target) * self.target.num_classes)
+        m = min(REFERENCE, max(50, work))
+        if size <= m:
+            return torch.arange(size)
+        return torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))[:m].sort().values
+
     def _nearest(self, z: Tensor) -> Neighbours:
         device = self.target.device if self.target.device.type == "cuda" else "cpu"
         return nearest_neighbours(z, self.labels, k=100, device=device)
@@ -500,8 +510,7 @@ class Probes:
         if self.target.heldout is not None:
             held = self.heldout
             if held.features is not None:
-                m = len(held.labels)
-                pick = torch.arange(m) if m <= REFERENCE else _draw(m, REFERENCE, self.seed)
+                pick = self._draw(len(held.labels))
                 rows = augmented(held.features[pick], head.bias is not None)
                 outside = damage(move, z, Pool(rows, held.logits[pick].double(), held.labels[pick]))[0]
         size = head.weight.square().sum()
@@ -597,11 +606,6 @@ def _standardised(x: Tensor) -> Tensor:
     return torch.where(spread > small, (x - x.mean(0)) / spread.clamp(min=1e-30), 0.0).float()
 
 
-def _draw(n: int, m: int, seed: int) -> Tensor:
-    """m of n positions, sorted."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:m].sort().values
-
-
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """log(1 + Σ_{k≠y} exp(l_k - l_y)): no cancellation for sure predictions. Shape (n,)."""
     rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
@@ -657,7 +661,7 @@ def _check(target: Target, measured: list[Measured], x: Inputs, y: Tensor, squar
         params = {
             name: value.clone().requires_grad_() if name in names else value for name, value in target.params.items()
         }
-        logits = target.call(params, map_leaves(lambda leaf, row=row: leaf[row : row + 1], x)).float()
+        logits = target.call(params, map_leaves(partial(_row, row), x)).float()
         found = torch.autograd.grad(
             F.cross_entropy(logits, y[row : row + 1]), [params[name] for name in sorted(names)], allow_unused=True
         )
@@ -669,6 +673,10 @@ def _check(target: Target, measured: list[Measured], x: Inputs, y: Tensor, squar
                 f"{got**0.5:.4g}, by plain differentiation {true**0.5:.4g}"
             )
     return ""
+
+
+def _row(row: int, leaf: Tensor) -> Tensor:
+    return leaf[row : row + 1]
 
 
 def _left_out(model: nn.Module, names: list[str]) -> str:

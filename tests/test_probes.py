@@ -1,0 +1,457 @@
+"""Probes against slow, plain references; what they leave behind; what they say when they do not apply."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from forgetcast.architectures import ARCHITECTURES, build
+from forgetcast.errors import NotApplicableError
+from forgetcast.probes import PROBES, Probes
+from forgetcast.target import Target
+
+
+def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """A model with fixed random weights and lively normalisation statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make()
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+            if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model
+
+
+class Sequences(nn.Module):
+    """A small attention network over sequences (b, t, 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 12)
+        self.norm = nn.LayerNorm(12)
+        self.qkv = nn.Linear(12, 36, bias=False)
+        self.out = nn.Linear(12, 12)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        return self.head((x + self.out((q @ k.mT).softmax(-1) @ v)).mean(1))
+
+
+class Recycled(nn.Module):
+    """The same linear layer called three times, and a layer whose input the first call shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(5, 8)
+        self.again = nn.Linear(8, 8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        for _ in range(3):
+            x = x + torch.tanh(self.again(self.norm(x)))
+        return self.head(x)
+
+
+class Tokens(nn.Module):
+    """Token numbers (b, t) to classes: embedding with a padding token, positions, mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(11, 6, padding_idx=0)
+        self.hidden = nn.Linear(6, 10)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.relu(self.hidden(self.words(tokens).mean(1))))
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "perceptron": (lambda: nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3)), (5,)),
+    "no bias": (lambda: nn.Sequential(nn.Linear(5, 9, bias=False), nn.Tanh(), nn.Linear(9, 3, bias=False)), (5,)),
+    "convolutions with batch norm": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+            nn.Conv2d(6, 8, 3, stride=2, dilation=2, padding=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
+            nn.Flatten(), nn.Linear(128, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 3),
+        ),
+        (2, 8, 8),
+    ),
+    "depthwise and grouped convolutions": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding="same", padding_mode="circular"), nn.ReLU6(),
+            nn.Conv2d(6, 6, 3, groups=6, padding=1), nn.ReLU6(),
+            nn.Conv2d(6, 12, (1, 2), groups=3, padding=(0, 1), padding_mode="reflect"), nn.GroupNorm(4, 12), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3),
+        ),
+        (3, 7, 7),
+    ),
+    "one-dimensional convolutions": (
+        lambda: nn.Sequential(
+            nn.Conv1d(3, 8, 5, stride=2, padding=3), nn.BatchNorm1d(8), nn.ReLU(),
+            nn.Conv1d(8, 8, 3, groups=2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3),
+        ),
+        (3, 20),
+    ),
+    "layer norm on sequences": (Sequences, (7, 6)),
+    "one layer called three times": (Recycled, (5,)),
+    **{
+        f"our {name}": (
+            lambda name=name: build(name, (1, 8, 8) if name in ("cnn", "resnet", "attention") else (12,), 3),
+            (1, 8, 8) if name in ("cnn", "resnet", "attention") else (12,),
+        )
+        for name in ARCHITECTURES
+    },
+}  # fmt: skip
+
+
+def per_sample_squares(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Squared gradient norm of every parameter for every sample, by torch.func."""
+    model = model.eval()
+    params = {name: value.detach() for name, value in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+
+    def loss(params: dict[str, Tensor], xi: Tensor, yi: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(model, (params, buffers), xi[None]), yi[None])
+
+    found = vmap(grad(loss), in_dims=(None, 0, 0))(params, x, y)
+    return {name: value.flatten(1).square().sum(1) for name, value in found.items()}
+
+
+def data(shape: tuple[int, ...], n: int = 13) -> tuple[Tensor, Tensor]:
+    """Noise and labels 0, 1, 2."""
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(3)), torch.arange(n) % 3
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    """Largest error relative to the expected value."""
+    return float(((got - expected).abs() / expected.abs().clamp(min=1e-12)).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parameter_gradient_norms_equal_plain_per_sample_gradients(case: str) -> None:
+    """Layer by layer or one sample at a time: the same norm up to 1e-4, whatever the batch size."""
+    make, shape = CASES[case]
+    model, (x, y) = seeded(make), data(shape)
+    squares = per_sample_squares(model, x, y)
+    if case == "our attention":  # a bare parameter of the model itself belongs to no layer
+        del squares["positions"]
+    expected = sum(squares.values()).sqrt()
+    for batch_size in (5, 64):
+        probes = Probes(Target(model, (x, y), batch_size=batch_size))
+        assert relative_error(probes.gradient_norm, expected) < 1e-4
+    assert ("positions" in probes.notes.get("gradient_norm", "")) == (case == "our attention")
+
+
+def test_large_layers_take_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Splitting a batch to save memory changes nothing."""
+    make, shape = CASES["depthwise and grouped convolutions"]
+    model, (x, y) = seeded(make), data(shape)
+    whole = Probes(Target(model, (x, y))).gradient_norm
+    monkeypatch.setattr("forgetcast._gradient_norms.CHUNK", 2000)
+    assert torch.allclose(Probes(Target(model, (x, y))).gradient_norm, whole, rtol=1e-5)
+
+
+def test_embeddings_count_repeated_tokens_once_and_padding_never() -> None:
+    """Gradients of the same token add up before the norm; the padding token has none."""
+    model = seeded(Tokens)
+    tokens = torch.randint(0, 11, (12, 9), generator=torch.Generator().manual_seed(0))
+    y = torch.arange(12) % 3
+    expected = []
+    for row in range(12):
+        loss = F.cross_entropy(model(tokens[row : row + 1]), y[row : row + 1])
+        found = torch.autograd.grad(loss, list(model.parameters()))
+        expected.append(torch.stack([part.square().sum() for part in found]).sum().sqrt())
+    probes = Probes(Target(model, (tokens, y)))
+    assert relative_error(probes.gradient_norm, torch.stack(expected)) < 1e-4
+    with pytest.raises(NotApplicableError, match="not one tensor of real numbers"):
+        _ = probes.margin_input_gradient_norm
+
+
+def test_parameters_that_cannot_be_told_apart_are_left_out_and_named() -> None:
+    """Multi-head attention's packed projection is named in a note; the other layers count."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.MultiheadAttention(6, 2, batch_first=True)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.mix(x, x, x)[0].mean(1))
+
+    model, (x, y) = seeded(Attention), data((4, 6))
+    squares = per_sample_squares(model, x, y)
+    probes = Probes(Target(model, (x, y)))
+    expected = (squares["head.weight"] + squares["head.bias"]).sqrt()
+    assert relative_error(probes.gradient_norm, expected) < 1e-4
+    assert "mix.in_proj_weight" in probes.notes["gradient_norm"]
+    assert "mix.out_proj.weight" in probes.notes["gradient_norm"]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_a_stock_transformer_layer_takes_its_slow_path() -> None:
+    """The fused inference kernel would hide the layers inside; they are measured all the same."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x).mean(1))
+
+    model, (x, y) = seeded(Encoder), data((4, 8))
+    squares = {k: v for k, v in per_sample_squares(model, x, y).items() if "self_attn" not in k}
+    probes = Probes(Target(model, (x, y)))
+    assert relative_error(probes.gradient_norm, sum(squares.values()).sqrt()) < 1e-4
+    assert "self_attn" in probes.notes["gradient_norm"]
+    assert "linear1" not in probes.notes["gradient_norm"]
+    assert probes.middle.shape[0] == 13
+
+
+def test_a_weight_shared_by_two_layers_is_left_out_and_named() -> None:
+    """Two layers that share a weight would need the cross terms; it is left out rather than counted wrongly."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+            self.two.weight = self.one.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.two(torch.relu(self.one(x)))))
+
+    model, (x, y) = seeded(Tied), data((5,))
+    squares = per_sample_squares(model, x, y)
+    probes = Probes(Target(model, (x, y)))
+    expected = (squares["head.weight"] + squares["head.bias"]).sqrt()
+    assert relative_error(probes.gradient_norm, expected) < 1e-4
+    assert "one.weight" in probes.notes["gradient_norm"]
+
+
+def test_a_layer_that_sees_no_row_per_sample_is_left_out() -> None:
+    """Windows folded into the batch dimension are not mistaken for samples."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(3, 4), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.inner(x.reshape(-1, 3))).reshape(len(x), -1))
+
+    model, (x, y) = seeded(Windows), data((6,))
+    squares = per_sample_squares(model, x, y)
+    probes = Probes(Target(model, (x, y)))
+    expected = (squares["head.weight"] + squares["head.bias"]).sqrt()
+    assert relative_error(probes.gradient_norm, expected) < 1e-4
+    assert "inner.weight" in probes.notes["gradient_norm"]
+
+
+def test_gradients_that_the_layers_do_not_explain_do_not_apply() -> None:
+    """A weight that is also used outside its layer is noticed by plain differentiation of two samples."""
+
+    class Sneaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.head = nn.Linear(5, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.one(x) + 3 * F.linear(x, self.one.weight.T)))
+
+    with pytest.raises(NotApplicableError, match="by plain differentiation"):
+        _ = Probes(Target(seeded(Sneaky), data((5,)))).gradient_norm
+
+
+def test_a_model_that_cannot_be_differentiated_says_so() -> None:
+    """No gradient flows through a model that runs without gradients; everything else is still there."""
+
+    class Numb(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(5, 3)
+
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x)
+
+    probes = Probes(Target(seeded(Numb), data((5,))))
+    for name in ("gradient_norm", "margin_input_gradient_norm"):
+        with pytest.raises(NotApplicableError, match="cannot be differentiated"):
+            getattr(probes, name)
+    assert probes.loss.shape == (13,)
+
+
+def test_margin_input_gradients_equal_plain_differentiation() -> None:
+    """‖∇x (logit_y - max other)‖ for every sample, one at a time."""
+    make, shape = CASES["convolutions with batch norm"]
+    model, (x, y) = seeded(make), data(shape)
+    model.eval()
+    expected = []
+    for row in range(len(y)):
+        leaf = x[row : row + 1].clone().requires_grad_()
+        logits = model(leaf * 1)[0]
+        others = torch.cat([logits[: y[row]], logits[y[row] + 1 :]])
+        expected.append(torch.autograd.grad(logits[y[row]] - others.max(), leaf)[0].norm())
+    probes = Probes(Target(model, (x, y), batch_size=4))
+    assert relative_error(probes.margin_input_gradient_norm, torch.stack(expected)) < 1e-4
+
+
+def test_features_are_what_the_last_layer_sees() -> None:
+    """features @ weight.T + bias gives the logits."""
+    make, shape = CASES["convolutions with batch norm"]
+    probes = Probes(Target(seeded(make), data(shape), batch_size=4))
+    logits = probes.features.double() @ probes.head.weight.T + probes.head.bias
+    assert torch.allclose(logits, probes.logits, atol=1e-4)
+
+
+def test_the_middle_layer_is_nearest_to_half_of_the_depth() -> None:
+    """Of three layers the first (the earlier of two equally near) and of five the second is taken."""
+    x, y = data((5,))
+    three = seeded(lambda: nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 3)))
+    assert Probes(Target(three, (x, y))).middle.shape == (13, 7)
+    widths = (5, 7, 6, 9, 8, 3)
+    five = seeded(lambda: nn.Sequential(*[nn.Linear(a, b) for a, b in itertools.pairwise(widths)]))
+    expected = x
+    for layer in five[:2]:
+        expected = layer(expected)
+    middle = Probes(Target(five, (x, y))).middle
+    assert torch.allclose(middle, (expected - expected.mean(0)) / expected.std(0, unbiased=False), atol=1e-4)
+
+
+def test_a_linear_model_has_no_middle_layer() -> None:
+    """Logistic regression has inputs and a last layer, nothing between."""
+    probes = Probes(Target(seeded(lambda: nn.Linear(5, 3)), data((5,))))
+    with pytest.raises(NotApplicableError, match="no hidden layer"):
+        _ = probes.middle
+    assert torch.allclose(probes.features, data((5,))[0])
+    assert probes.surrogates.shape == (13, 4)
+
+
+def test_wide_inputs_are_sketched_and_keep_their_inner_products() -> None:
+    """512 sketched columns keep cosines to within a few hundredths, with the same seed the same ones."""
+    from forgetcast.probes import _narrow
+
+    x = torch.randn(40, 5000, generator=torch.Generator().manual_seed(0))
+    x[20:] = 0.7 * x[:20] + 0.7 * x[20:]
+    narrow = _narrow(x, seed=1)
+    assert narrow.shape == (40, 512)
+    assert torch.equal(narrow, _narrow(x, seed=1))
+    assert not torch.equal(narrow, _narrow(x, seed=2))
+    error = F.normalize(narrow) @ F.normalize(narrow).T - F.normalize(x) @ F.normalize(x).T
+    assert error.abs().max() < 0.2
+    assert error.square().mean().sqrt() < 1.5 / 512**0.5
+
+
+def test_constant_columns_do_not_break_standardising() -> None:
+    """Dead pixels become zeros, not noise or NaN."""
+    x, y = data((5,))
+    x[:, 2] = 0.1
+    inputs = Probes(Target(seeded(lambda: nn.Linear(5, 3)), (x, y))).inputs
+    assert torch.equal(inputs[:, 2], torch.zeros(13))
+    assert torch.allclose(inputs[:, 0].std(unbiased=False), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("space", ["feature", "input", "middle"])
+def test_neighbours_are_the_exact_nearest_others(space: str) -> None:
+    """Chunked search equals sorting all pairs, and nobody is their own neighbour."""
+    model, (x, y) = seeded(CASES["perceptron"][0]), data((5,), n=30)
+    probes = Probes(Target(model, (x, y)))
+    z = {"feature": probes.features, "input": probes.inputs, "middle": probes.middle}[space]
+    found = getattr(probes, f"{space}_neighbours")
+    similarity = F.cosine_similarity(z[:, None], z[None], dim=-1).fill_diagonal_(-2)
+    assert torch.allclose(found.similarity, similarity.sort(1, descending=True).values[:, :29], atol=1e-5)
+    assert torch.allclose(similarity.gather(1, found.index), found.similarity, atol=1e-5)
+    assert all(len(set(row) - {own}) == 29 for own, row in enumerate(found.index.tolist()))
+    assert torch.equal(found.same, y[found.index] == y[:, None])
+    alike = y[:, None] == y[None]
+    assert torch.allclose(found.nearest_same, similarity.masked_fill(~alike, -1).amax(1), atol=1e-5)
+    assert torch.allclose(found.nearest_other, similarity.masked_fill(alike, -1).amax(1), atol=1e-5)
+
+
+def test_neighbours_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows at a time or all at once."""
+    target = Target(seeded(CASES["perceptron"][0]), data((5,), n=30))
+    whole = Probes(target).feature_neighbours.index
+    monkeypatch.setattr("forgetcast._neighbours.CHUNK", 100)
+    assert torch.equal(Probes(target).feature_neighbours.index, whole)
+
+
+def test_probing_leaves_the_target_as_it_was() -> None:
+    """No hooks, no gradients, same weights, same mode, and the caller's random numbers untouched."""
+    make, shape = CASES["convolutions with batch norm"]
+    target = Target(seeded(make), data(shape), heldout=data(shape))
+    before = {name: value.clone() for name, value in target.module.state_dict().items()}
+    state = torch.random.get_rng_state()
+    probes = Probes(target)
+    for name in PROBES:
+        getattr(probes, name)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in target.module.state_dict().items())
+    for module in target.module.modules():
+        assert not module.training
+        assert not module._forward_hooks
+        assert not module._backward_hooks
+    assert all(not p.requires_grad and p.grad is None for p in target.module.parameters())
+
+
+def test_hooks_are_removed_when_the_model_fails_midway() -> None:
+    """An error in the model leaves no hook behind and does not come again for every factor."""
+
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.is_grad_enabled():
+                raise RuntimeError("no gradients today")
+            return self.head(self.hidden(x))
+
+    target = Target(seeded(Moody), data((5,)))
+    with pytest.raises(NotApplicableError, match="no gradients today"):
+        _ = Probes(target).gradient_norm
+    assert not any(module._forward_hooks for module in target.module.modules())
+
+
+def test_a_model_without_a_last_linear_layer_has_no_features() -> None:
+    """The reason of the target is passed on; logits and gradients are still there."""
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    target = Target(model, data((1, 6, 6)))
+    probes = Probes(target)
+    with pytest.raises(NotApplicableError) as raised:
+        _ = probes.features
+    assert str(raised.value) == target.head_missing
+    assert probes.gradient_norm.shape == probes.logits[:, 0].shape == (13,)
+
+
+def test_every_probe_is_described() -> None:
+    """The list of probes carries one line each, for error messages and documentation."""
+    assert len(PROBES) > 30
+    assert all(len(text) > 15 for text in PROBES.values())
+    assert not [name for name in PROBES if name.startswith("_")]
+
+
+def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """Bars appear on stderr only, and only when asked for."""
+    target = Target(seeded(CASES["perceptron"][0]), data((5,)))
+    _ = Probes(target).gradient_norm
+    assert capsys.readouterr() == ("", "")
+    _ = Probes(target, progress=True).gradient_norm
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "gradients" in err
