@@ -76,8 +76,8 @@ class ExplanationSet:
 def factor_of(column: str, known: Container[str]) -> str | None:
     """The factor that a feature column belongs to: its own name or that of its quantile; None if unknown.
 
-    >>> factor_of("margin_quantile", {"margin"}), factor_of("margin", {"margin"}), factor_of("age",
-    {"margin"}) ('margin', 'margin', None)
+    >>> factor_of("margin_quantile", {"margin"}), factor_of("margin", {"margin"}), factor_of("age", {"margin"})
+    ('margin', 'margin', None)
     """
     for name in (column, column.removesuffix(QUANTILE)):
         if name in known:
