@@ -54,6 +54,17 @@ def second():
 
 def third():
     return target("third", 3)
+
+def resnet18():
+    from forgetcast._torchvision import torchvision
+    torch.manual_seed(0)
+    made = torchvision().models.resnet18(weights=None, num_classes=10)
+    made.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    return made
+
+def clothes():
+    (x, y), _ = load("fashion-mnist")
+    return x[:80], y[:80]
 """
 
 
@@ -142,6 +153,14 @@ def test_report_is_one_html_file(run: Run, folder: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "retrain" in page
     assert not re.findall(r"(?:src|href)=[\"']?https?:", page)
+
+
+def test_torchvision_network_on_fashion_mnist(run: Run) -> None:
+    """A residual network with batch normalisation, made by a user's module, goes through the same command."""
+    found = table(run("predict", "--model", "mine:resnet18", "--dataset", "mine:clothes", "--format", "csv"))
+    assert len(found) == 80
+    assert found["percentile"].between(0, 1).all()
+    assert set(found["tier"]) <= {"trivial", "easy", "medium", "hard"}
 
 
 def test_explain_adds_up(run: Run, folder: Path) -> None:

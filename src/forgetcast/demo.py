@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,16 +19,13 @@ from forgetcast.generate import measure
 from forgetcast.labels import consensus, reliability
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.predictor import OBJECTIVES
+from forgetcast.report import OBJECTIVE_MEANINGS
 from forgetcast.target import Target
 from forgetcast.training import Trainer
 
 __all__ = ["DemoResult", "build_target", "choose", "run"]
 
 SHOWN = 5
-MEANING = {
-    "retrain": "after unlearning, treat the sample as if it had never been trained on",
-    "erase": "after unlearning, no longer recognise the sample",
-}
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def _agreement(report: DifficultyReport, objective: str) -> RankAgreement:
 def extremes(report: DifficultyReport, objective: str, mislabelled: Sequence[int]) -> str:
     """The hardest and the easiest samples with their reasons, as text."""
     table = report.table[report.table["objective"] == objective].sort_values(["percentile", "index"])
-    lines = [f"Objective {objective}: {MEANING[objective]}."]
+    lines = [textwrap.fill(f"Objective {objective}: {OBJECTIVE_MEANINGS[objective]}", 100)]
     for title, rows in (("hardest", table.iloc[::-1][:SHOWN]), ("easiest", table[:SHOWN])):
         lines.append(f"  The {title} {len(rows)}:")
         for row in rows.to_dict("records"):
