@@ -51,7 +51,7 @@ class Evaluation:
     calibration: pd.DataFrame
     """Deciles of forecast difficulty over all targets: predicted and measured mean (weighted), rows."""
     ceilings: pd.DataFrame
-    """By objective and kind of noise, means over targets: reliability, ceiling (its root), rho, share of the ceiling."""
+    """By objective and kind of noise, means over targets: reliability, ceiling (its root), rho, share (of ceiling)."""
     learning: pd.DataFrame
     """Rank correlation on unseen targets against the number of targets, or of measured samples: kind, objective, size,
     rho, low, high."""

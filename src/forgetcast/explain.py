@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from string import Formatter
@@ -207,38 +208,57 @@ class Explainer:
         factor, value, typical = self._factors[k], self._values[index, k], self._typical[k]
         direction = "harder" if contribution > 0 else "easier"
         if factor.name in self.table.not_applicable:
-            title = factor.title.rstrip(".")
+            title = _phrase(factor.title)
             return f"{direction}: not measured: {title} ({self.table.not_applicable[factor.name]})"
         if factor.per_target:
             clause = factor.high if value > typical else factor.low
-            whole = _fill(clause, value, typical, "the models learned from", factor)
-            return f"{direction}: for the model as a whole: {whole}"
+            shown, usual = _shown(clause, factor, value), _shown(clause, factor, typical)
+            note = "" if shown == usual or np.isnan(typical) else f"typical of the models learned from: {usual}"
+            return f"{direction}: for the model as a whole: {_fill(clause, factor, value, note)}"
         clause = factor.high if self._quantiles[index, k] > 0.5 else factor.low
-        return f"{direction}: {_fill(clause, value, typical, 'this model', factor)}"
+        shown, usual = _shown(clause, factor, value), _shown(clause, factor, typical)
+        if shown == usual:  # a clause such as "more than usual" would claim a difference that nobody can see
+            return f"{direction}: {_phrase(factor.title)}: {shown}, as usual for this model"
+        return f"{direction}: {_fill(clause, factor, value, f'typical for this model: {usual}')}"
 
 
 class _Plain(float):
-    """A number that formats to three significant digits where a clause asks for nothing else."""
+    """A number that formats to three significant digits where a clause asks for nothing else, and never to -0."""
 
     def __format__(self, spec: str) -> str:
-        return float.__format__(self, spec or ",.3g")
+        text = float.__format__(self, spec or ",.3g")
+        return text[1:] if text.startswith("-") and not re.search("[1-9]", text) else text
 
 
-def _fill(clause: str, value: float, typical: float, population: str, factor: Factor) -> str:
-    """The clause with its value, and what is typical where that reads differently."""
-    specs = [spec or "" for _, name, spec, _ in Formatter().parse(clause) if name is not None]
+def _shown(clause: str, factor: Factor, value: float) -> str:
+    """The value as the clause would show it; a percentage or with its unit where the clause shows none.
+
+    What stands right before the value belongs to it, as in "10^{value:.1f}".
+    """
+    for before, name, spec, _ in Formatter().parse(clause):
+        if name is not None:
+            return re.split(r"[\s(]", before)[-1] + format(_Plain(value), spec or "")
+    if factor.unit in ("probability", "share"):
+        return format(_Plain(value), ".0%")
+    return f"{_Plain(value)} {factor.unit}".rstrip()
+
+
+def _fill(clause: str, factor: Factor, value: float, note: str) -> str:
+    """The clause with its value, and a note in brackets: those that it ends with, or its own."""
     text = clause.format(value=_Plain(value))
-    percent = factor.unit in ("probability", "share")
-    spec = specs[0] if specs else (".0%" if percent else "")
-    shown, usual = format(_Plain(value), spec), format(_Plain(typical), spec)
-    notes = [] if specs else [shown if percent or not factor.unit else f"{shown} {factor.unit}"]
-    if not np.isnan(typical) and shown != usual:
-        notes.append(f"typical for {population}: {usual}")
+    notes = [_shown(clause, factor, value)] if "{" not in clause else []
+    notes += [note] if note else []
     if not notes:
         return text
     if text.endswith(")"):
         return f"{text[:-1]}; {'; '.join(notes)})"
     return f"{text} ({'; '.join(notes)})"
+
+
+def _phrase(title: str) -> str:
+    """A title's first sentence inside another: no full stop, no capital unless it begins with an acronym."""
+    first = title.split(". ")[0].rstrip(".")
+    return first if first[:2].isupper() else first[:1].lower() + first[1:]
 
 
 def _indicator(owners: Sequence[str], names: Sequence[str]) -> np.ndarray:
