@@ -152,8 +152,8 @@ def _run(out: Path, samples: int, jobs: int, seed: int, progress: bool, say: Cal
     report = report.measured(measured[["index", "objective", "difficulty", "percentile"]])
     agreement = {objective: _agreement(report, objective) for objective in OBJECTIVES}
     html = report.to_html(out / "report.html")
-    ceiling = {objective: _ceiling(outcomes, instances, objective) for objective in OBJECTIVES}
-    say(summary(outcomes, agreement, ceiling, len(chosen)))
+    repeatability = {objective: _repeatability(outcomes, instances, objective) for objective in OBJECTIVES}
+    say(summary(outcomes, agreement, repeatability, len(chosen)))
     say(f"Report: {html} (everything took {time.perf_counter() - began:.0f} s)")
     return DemoResult(report, agreement, chosen, html)
 
@@ -186,13 +186,14 @@ def extremes(report: DifficultyReport, objective: str, mislabelled: Sequence[int
     return "\n".join(lines) + "\n"
 
 
-def _ceiling(outcomes: pd.DataFrame, instances: pd.DataFrame, objective: str) -> float:
-    """How well disjoint halves of the unlearners agree on these samples (Spearman-Brown corrected)."""
-    found = reliability(outcomes, instances, objective)
-    return float(found.loc[found["kind"] == "unlearners", "reliability"].mean())
+def _repeatability(outcomes: pd.DataFrame, instances: pd.DataFrame, objective: str) -> float:
+    """Split-half reliability of the measurement, of its least reliable part: unlearners, seeds or oracle."""
+    return float(reliability(outcomes, instances, objective)["reliability"].min())
 
 
-def summary(outcomes: pd.DataFrame, agreement: dict[str, RankAgreement], ceiling: dict[str, float], count: int) -> str:
+def summary(
+    outcomes: pd.DataFrame, agreement: dict[str, RankAgreement], repeatability: dict[str, float], count: int
+) -> str:
     """What the self-check measured and how well the forecast agrees with it, as text."""
     unlearners = sorted(outcomes["unlearner"].unique())
     lines = [
@@ -205,8 +206,8 @@ def summary(outcomes: pd.DataFrame, agreement: dict[str, RankAgreement], ceiling
     ]
     for objective, found in agreement.items():
         lines.append(f"  {objective:<8} {found}: {_verdict(found)}")
-    lines.append("Halves of the unlearners agree with each other, which is what a forecast could reach at best:")
-    lines.append("  " + ", ".join(f"{objective} {value:.2f}" for objective, value in ceiling.items()))
+    lines.append("Split-half reliability of the measurement itself (unlearners, seeds, oracle; the least of them):")
+    lines.append("  " + ", ".join(f"{objective} {value:.2f}" for objective, value in repeatability.items()))
     return "\n".join(lines) + "\n"
 
 
