@@ -173,13 +173,13 @@ def evaluate(
     frames = {name: pd.concat(parts, ignore_index=True) for name, parts in collected.items()}
     curves, left_out = [], pd.DataFrame()
     if extras:
-        fit = {"params": params, "seed": seed, "n_jobs": n_jobs}
-        curves.append(targets_curve(table, columns, **fit).assign(kind="targets"))  # type: ignore[arg-type]
+        fit: dict[str, Any] = {"params": params, "seed": seed, "n_jobs": n_jobs}
+        curves.append(targets_curve(table, columns, **fit).assign(kind="targets"))
         bar.update()
-        curves.append(few_samples_curve(table, columns, **fit).assign(kind="samples"))  # type: ignore[arg-type]
+        curves.append(few_samples_curve(table, columns, **fit).assign(kind="samples"))
         bar.update()
         if len(unlearners) > 1:
-            left_out = unseen_unlearners(corpus, columns, unlearners, resamples=resamples, **fit)  # type: ignore[arg-type]
+            left_out = unseen_unlearners(corpus, columns, unlearners, resamples=resamples, **fit)
         bar.update()
     bar.close()
     settings = {

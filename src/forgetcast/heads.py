@@ -21,6 +21,7 @@ __all__ = [
     "INTERVAL_HEADS",
     "OBJECTIVES",
     "Head",
+    "fit_excluding",
     "fit_head",
     "fit_without",
     "labels_of",
@@ -147,6 +148,51 @@ def fit_head(
     return Head(tuple(features), text=booster.model_to_string())
 
 
+def fit_excluding(
+    table: pd.DataFrame,
+    features: Sequence[str],
+    objective: str,
+    groups: np.ndarray,
+    exclusions: Sequence[frozenset[Any]],
+    *,
+    heads: Sequence[str] = HEADS,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    n_jobs: int = 2,
+) -> list[pd.DataFrame]:
+    """Predictions for every set of groups by heads fitted to all groups outside that set.
+
+    Args:
+        table: a training table without missing labels of ``objective``.
+        features: feature columns, F of them.
+        objective: "retrain" or "erase".
+        groups: group of every row, shape (n,).
+        exclusions: sets of groups; each must leave rows to fit to.
+        heads: which heads to fit.
+        params: LightGBM parameters over the defaults.
+        seed: of row and column sampling.
+        n_jobs: fits run at a time, in threads.
+
+    Returns:
+        One table per set: its rows (index of ``table``), one column per head on the head's own scale (see ``Head``).
+    """
+    X = table[list(features)].to_numpy(dtype=float)
+    weight = training_weights(table)
+    labels = {head: labels_of(table, objective, head) for head in heads}
+
+    def one(excluded: frozenset[Any], head: str) -> np.ndarray:
+        out = np.isin(groups, list(excluded))
+        fitted = fit_head(X[~out], labels[head][~out], weight[~out], features, head, params or {}, seed)
+        return fitted.raw(X[out])
+
+    tasks = [(excluded, head) for excluded in exclusions for head in heads]
+    results = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(one)(*task) for task in tasks)
+    frames = [pd.DataFrame(index=table.index[np.isin(groups, list(excluded))]) for excluded in exclusions]
+    for number, ((_, head), values) in enumerate(zip(tasks, results, strict=True)):
+        frames[number // len(heads)][head] = values
+    return frames
+
+
 def fit_without(
     table: pd.DataFrame,
     features: Sequence[str],
@@ -162,35 +208,14 @@ def fit_without(
     """Out-of-group predictions: each group is predicted by heads fitted to all other groups.
 
     Args:
-        table: a training table without missing labels of ``objective``.
-        features: feature columns, F of them.
-        objective: "retrain" or "erase".
-        groups: group of every row, shape (n,), at least two different ones.
-        heads: which heads to fit.
-        params: LightGBM parameters over the defaults.
-        seed: of row and column sampling.
-        n_jobs: groups fitted at a time, in threads.
+        table, features, objective, groups, heads, params, seed, n_jobs: see ``fit_excluding``; at least two groups.
         only: predict these groups alone (all others still serve as training data).
 
     Returns:
-        One column per head on the head's own scale (see ``Head``), index of ``table``; NaN for rows not
-        predicted.
+        One column per head on the head's own scale (see ``Head``), index of ``table``; NaN for rows not predicted.
     """
-    X = table[list(features)].to_numpy(dtype=float)
-    weight = training_weights(table)
-    left_out = list(pd.unique(pd.Series(groups))) if only is None else list(only)
-    tasks = [(group, head) for group in left_out for head in heads]
-
-    def one(group: Any, head: str) -> np.ndarray:
-        kept = groups != group
-        y = labels_of(table, objective, head)
-        fitted = fit_head(X[kept], y[kept], weight[kept], features, head, params or {}, seed)
-        return fitted.raw(X[~kept])
-
-    results = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(
-        joblib.delayed(one)(group, head) for group, head in tasks
+    exclusions = [frozenset([group]) for group in dict.fromkeys(groups if only is None else only)]
+    frames = fit_excluding(
+        table, features, objective, groups, exclusions, heads=heads, params=params, seed=seed, n_jobs=n_jobs
     )
-    predicted = pd.DataFrame(np.nan, index=table.index, columns=list(heads))
-    for (group, head), values in zip(tasks, results, strict=True):
-        predicted.loc[groups == group, head] = values
-    return predicted
+    return pd.concat(frames).reindex(table.index)

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import InputError, SchemaError
-from forgetcast.heads import HEADS, OBJECTIVES, fit_without, labels_of
-from forgetcast.intervals import balanced_residuals, conformal_interval
+from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, fit_excluding, fit_without, labels_of
+from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
 
 __all__ = ["Group", "leave_one_group_out", "objectives_of"]
 
 Group = Literal["target", "architecture", "dataset"]
+
+Residuals = dict[str, dict[str, np.ndarray]]
+"""target -> head -> measured minus predicted on the head's own scale."""
 
 
 def objectives_of(table: pd.DataFrame) -> list[str]:
@@ -34,9 +37,8 @@ def leave_one_group_out(
 ) -> pd.DataFrame:
     """Forecast every instance by a fit to all groups but its own.
 
-    Intervals of a group come from the errors made on the other groups, each left out in its turn, and so without any
-    measurement of the group itself (cross-conformal over groups; Barber et al. 2021, "Predictive inference with the
-    jackknife+", without their extra width for the spread of fits).
+    Intervals are made just as ``DifficultyPredictor.fit`` would make them from all other groups: from the errors of
+    fits that leave out the group and one more target. Nothing measured on the group reaches them.
 
     Args:
         table: training table (``corpus.training_table``).
@@ -68,7 +70,8 @@ def leave_one_group_out(
     for objective in objectives_of(table):
         rows = table.dropna(subset=[f"{head}_{objective}" for head in HEADS]).reset_index(drop=True)
         groups = rows[group].astype(str).to_numpy(dtype=object)
-        raw = fit_without(rows, features, objective, groups, params=params, seed=seed, n_jobs=n_jobs).clip(0, 1)
+        raw, residuals = _calibrated(rows, features, objective, groups, params, seed, n_jobs)
+        raw = raw.clip(0, 1)
         out = pd.DataFrame({"objective": objective, "target": rows["target"].astype(str), "index": rows["index"]})
         out["group"] = groups
         out["weight"] = rows["weight"].to_numpy(dtype=float)
@@ -76,7 +79,7 @@ def leave_one_group_out(
         for head in HEADS:
             out[f"{head}_measured"] = rows[f"{head}_{objective}"].to_numpy()
         out["difficulty"] = raw["difficulty"] ** 2
-        bounds = _bounds(raw, rows, objective, groups, level)
+        bounds = _bounds(raw, residuals, groups, level)
         out["lower"], out["upper"] = (bound**2 for bound in bounds["difficulty"])
         out["percentile"] = raw["percentile"]
         out["percentile_lower"], out["percentile_upper"] = bounds["percentile"]
@@ -85,19 +88,57 @@ def leave_one_group_out(
     return pd.concat(parts, ignore_index=True)
 
 
+def _calibrated(
+    rows: pd.DataFrame,
+    features: Sequence[str],
+    objective: str,
+    groups: np.ndarray,
+    params: Mapping[str, Any] | None,
+    seed: int,
+    n_jobs: int,
+) -> tuple[pd.DataFrame, dict[str, Residuals]]:
+    """Out-of-group predictions of all heads (index of ``rows``), and for every group the residuals by head and target
+    of fits that left out the group and one more target."""
+    targets = rows["target"].astype(str).to_numpy(dtype=object)
+    own = {group: frozenset(targets[groups == group]) for group in dict.fromkeys(groups)}
+    pairs = {
+        (group, target): own[group] | {target}
+        for group in own
+        for target in dict.fromkeys(targets[groups != group])
+        if len(set(targets[groups != group])) > 1
+    }
+    settings: dict[str, Any] = {"params": params, "seed": seed, "n_jobs": n_jobs}
+    predicted = pd.concat(fit_excluding(rows, features, objective, targets, list(own.values()), **settings))
+    sets = list(dict.fromkeys(pairs.values()))  # leaving out a and b serves both when groups are targets
+    frames = fit_excluding(rows, features, objective, targets, sets, heads=INTERVAL_HEADS, **settings)
+    by_set = dict(zip(sets, frames, strict=True))
+    residuals: dict[str, Residuals] = {group: {} for group in own}
+    for (group, target), excluded in pairs.items():
+        at = rows.index[targets == target]
+        residuals[group][target] = _residuals(rows.loc[at], by_set[excluded].loc[at], objective)
+    for group in own:
+        if not residuals[group]:  # a single target is left to fit to: folds of its rows, as in the predictor itself
+            rest = rows[groups != group]
+            folds, _ = calibration_groups(rest, seed)
+            frame = fit_without(rest, features, objective, folds, heads=INTERVAL_HEADS, **settings)
+            residuals[group]["folds"] = _residuals(rest, frame, objective)
+    return predicted.reindex(rows.index), residuals
+
+
+def _residuals(rows: pd.DataFrame, predicted: pd.DataFrame, objective: str) -> dict[str, np.ndarray]:
+    return {head: labels_of(rows, objective, head) - predicted[head].clip(0, 1).to_numpy() for head in INTERVAL_HEADS}
+
+
 def _bounds(
-    raw: pd.DataFrame, rows: pd.DataFrame, objective: str, groups: np.ndarray, level: float
+    predicted: pd.DataFrame, residuals: dict[str, Residuals], groups: np.ndarray, level: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Lower and upper bound of every row on the head's own scale, calibrated on the other groups."""
-    targets = rows["target"].to_numpy(dtype=object)
+    """Lower and upper bound of every row on the head's own scale, calibrated without the row's group."""
     out = {}
-    for head in ("difficulty", "percentile"):
-        residual = labels_of(rows, objective, head) - raw[head].to_numpy()
-        lower, upper = np.zeros(len(rows)), np.ones(len(rows))
-        for group in dict.fromkeys(groups):
+    for head in INTERVAL_HEADS:
+        lower, upper = np.zeros(len(predicted)), np.ones(len(predicted))
+        for group, of_target in residuals.items():
             own = groups == group
-            others = [residual[(targets == name) & ~own] for name in dict.fromkeys(targets[~own])]
-            scores = balanced_residuals(others)
-            lower[own], upper[own] = conformal_interval(scores, raw[head].to_numpy()[own], level)
+            scores = balanced_residuals([values[head] for values in of_target.values()])
+            lower[own], upper[own] = conformal_interval(scores, predicted[head].to_numpy()[own], level)
         out[head] = lower, upper
     return out

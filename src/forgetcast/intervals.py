@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from crepes import ConformalRegressor
+from numpy.typing import ArrayLike
 
 __all__ = ["balanced_residuals", "calibration_groups", "conformal_interval"]
 
 
-def balanced_residuals(groups: Sequence[Sequence[float]]) -> np.ndarray:
+def balanced_residuals(groups: Sequence[ArrayLike]) -> np.ndarray:
     """Absolute residuals of all groups, the same number from each: evenly spaced order statistics.
 
     Targets differ in their number of measured instances; what should be covered is the next target, so every
@@ -23,7 +24,7 @@ def balanced_residuals(groups: Sequence[Sequence[float]]) -> np.ndarray:
     >>> balanced_residuals([[0.1, -0.3, 0.2], [0.5]]).round(2).tolist()
     [0.1, 0.3, 0.5, 0.5]
     """
-    size = max(1, int(np.median([len(group) for group in groups])))
+    size = max(1, int(np.median([np.size(group) for group in groups])))
     steps = (np.arange(size) + 0.5) / size
     return np.concatenate([np.quantile(np.abs(group), steps, method="inverted_cdf") for group in groups])
 
