@@ -85,7 +85,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.Sequential(
             nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
             nn.Conv2d(6, 8, 3, stride=2, dilation=2, padding=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
-            nn.Flatten(), nn.Linear(128, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 3),
+            nn.Conv2d(8, 8, 1, stride=(1, 2), padding=(0, 1)), nn.ReLU(),
+            nn.Flatten(), nn.Linear(96, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 3),
         ),
         (2, 8, 8),
     ),

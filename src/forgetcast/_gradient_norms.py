@@ -43,7 +43,10 @@ def _conv(layer: Any, x: Tensor, delta: Tensor) -> Pair:
     if isinstance(layer, nn.Conv1d):
         x, delta = x[:, :, None], delta[:, :, None]
         kernel, stride, dilation = (1, *kernel), (1, *stride), (1, *dilation)
-    patches = F.unfold(x, kernel, dilation=dilation, stride=stride)  # (b, channels * kernel, positions)
+    if max(kernel) == 1:
+        patches = x[:, :, :: stride[0], :: stride[1]].flatten(2)
+    else:
+        patches = F.unfold(x, kernel, dilation=dilation, stride=stride)  # (b, channels * kernel, positions)
     return (
         patches.unflatten(1, (layer.groups, -1)).mT,
         delta.flatten(2).unflatten(1, (layer.groups, -1)).mT,
@@ -80,10 +83,16 @@ def _embedding(layer: Any, x: Tensor, delta: Tensor) -> Pair:
     return tokens, delta
 
 
+def _together(pairs: list[Pair], dim: int) -> Pair:
+    """All calls of a layer as one, its positions one after the other."""
+    if len(pairs) == 1:
+        return pairs[0]
+    return torch.cat([first for first, _ in pairs], dim), torch.cat([second for _, second in pairs], dim)
+
+
 def _product_square(layer: Any, pairs: list[Pair]) -> Tensor:
     """‖Σ_t δ_t a_tᵀ‖² + ‖Σ_t δ_t‖² (with a bias) for each sample, shape (b,)."""
-    a = torch.cat([a for a, _ in pairs], 2)
-    d = torch.cat([d for _, d in pairs], 2)
+    a, d = _together(pairs, 2)
     positions, inner, outer = a.shape[2], a.shape[3], d.shape[3]
     if positions * (inner + outer) <= inner * outer:
         square = ((a @ a.mT) * (d @ d.mT)).sum((1, 2, 3))
@@ -106,8 +115,7 @@ def _affine_square(layer: Any, pairs: list[Pair]) -> Tensor:
 
 def _embedding_square(layer: Any, pairs: list[Pair]) -> Tensor:
     """Σ over pairs of positions that hold the same token of δ_t·δ_s for each sample, shape (b,)."""
-    tokens = torch.cat([tokens for tokens, _ in pairs], 1)
-    delta = torch.cat([delta for _, delta in pairs], 1)
+    tokens, delta = _together(pairs, 1)
     same = tokens[:, :, None] == tokens[:, None, :]
     return ((delta @ delta.mT) * same).sum((1, 2))
 

@@ -246,8 +246,8 @@ class Probes:
         head = self.target.head
         if head is None:
             raise NotApplicableError(self.target.head_missing)
-        bias = None if head.bias is None else head.bias.double().cpu()
-        return Head(head.name, head.weight.double().cpu(), bias)
+        bias = None if head.bias is None else head.bias.cpu().double()
+        return Head(head.name, head.weight.cpu().double(), bias)
 
     @probe
     def augmented_features(self) -> Tensor:
@@ -461,11 +461,11 @@ class Probes:
                 if square is not None:
                     if not gradients:
                         gradient_reason = _check(target, measured, x, y, square)
-                    gradients.append(square.sqrt().double().cpu())
+                    gradients.append(square.sqrt().cpu().double())
                 if norm is None:
                     input_reason = "the inputs are not one tensor of real numbers per sample"
                 else:
-                    inputs.append(norm.double().cpu())
+                    inputs.append(norm.cpu().double())
                 if gradient_reason and input_reason:
                     break
         return _Backward(
