@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import pearsonr, rankdata, spearmanr
+from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
 from forgetcast.baselines import ridge, single_columns, single_factors
@@ -19,7 +19,15 @@ from forgetcast.evaluation_page import page
 from forgetcast.holdout import leave_one_group_out
 from forgetcast.learning import few_samples_curve, targets_curve
 from forgetcast.predictor import DifficultyPredictor
-from forgetcast.scores import auc, bootstrap_rho, partial_rho, top_recall, within_target_rho
+from forgetcast.scores import (
+    auc,
+    bootstrap_rho,
+    concordance,
+    partial_rho,
+    tie_ceiling,
+    top_recall,
+    within_target_rho,
+)
 from forgetcast.tuning import choose_params
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 
@@ -216,6 +224,27 @@ def test_top_recall_counts_and_shares_ties() -> None:
     assert top_recall(tied, y) == pytest.approx(np.mean(shuffled), abs=0.01)
 
 
+def test_concordance_asks_nothing_of_ties() -> None:
+    """All pairs right is 1, all wrong 0, no order 1/2; tied measurements do not count."""
+    measured = np.array([0.0, 0, 0, 0.2, 0.5])
+    assert concordance(np.array([3.0, 1, 2, 4, 5]), measured) == 1
+    assert concordance(-measured, measured) == 0
+    assert concordance(np.zeros(5), measured) == 0.5
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=40), rng.normal(size=40)
+    assert concordance(x, y) == pytest.approx((1 + kendalltau(x, y).statistic) / 2)
+    assert np.isnan(concordance(x, np.ones(40)))
+
+
+def test_the_tie_ceiling_is_what_random_order_among_ties_leaves() -> None:
+    """Equal to the mean rho of forecasts that are perfect but for random order among tied samples."""
+    rng = np.random.default_rng(0)
+    measured = np.maximum(np.arange(60) - 40, 0).astype(float)
+    rhos = [spearmanr(measured + 0.01 * rng.random(60), measured).statistic for _ in range(50)]
+    assert np.std(rhos) < 1e-12
+    assert tie_ceiling(measured) == pytest.approx(rhos[0])
+
+
 def test_auc_needs_both_classes() -> None:
     """The usual area where there are a few of each, NaN elsewhere."""
     rng = np.random.default_rng(0)
@@ -320,7 +349,7 @@ def test_every_question_has_its_table(evaluation: Evaluation) -> None:
     own = evaluation.per_target.query("group == 'target'")
     assert len(own) == 8
     assert own[["coverage", "recall", "rho", "ceiling", "baseline"]].notna().all(axis=None)
-    assert set(evaluation.ceilings["kind"]) == {"seeds", "unlearners", "oracle"}
+    assert set(evaluation.ceilings["kind"]) == {"seeds", "unlearners", "oracle", "ties"}
     np.testing.assert_allclose(
         evaluation.ceilings["share"], evaluation.ceilings["rho"] / evaluation.ceilings["ceiling"]
     )

@@ -243,7 +243,9 @@ def test_joined_sentences_are_the_first_reasons(explainer: Explainer) -> None:
 
 def test_a_forecast_that_nothing_moves_has_no_reasons(predictor: DifficultyPredictor) -> None:
     """A constant head explains nothing and says nothing."""
-    constant = DifficultyPredictor.fit(training_table(3).assign(percentile_retrain=0.5), FEATURES)
+    constant = DifficultyPredictor.fit(
+        training_table(3).drop(columns="memorization").assign(percentile_retrain=0.5), FEATURES
+    )
     explainer = Explainer(constant, factors_of())
     assert explainer.explain(0, "retrain").reasons == ()
     assert explainer.sentences([0, 1], "retrain") == ["", ""]

@@ -17,7 +17,7 @@ import shap
 from scipy.stats import spearmanr
 
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError
-from forgetcast.heads import fit_without, training_weights
+from forgetcast.heads import fit_without, labels_of, training_weights
 from forgetcast.intervals import balanced_residuals, conformal_interval
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
 from synthetic import FEATURES, training_table
@@ -97,6 +97,23 @@ def test_weights_are_relative_to_their_target_and_bounded() -> None:
     assert training_weights(extreme).max() / training_weights(extreme).min() <= 25
     for _, rows in extreme.groupby("target"):
         assert training_weights(rows).mean() == pytest.approx(1)
+
+
+def test_trivial_samples_are_placed_within_their_band_by_memorization() -> None:
+    """The tied percentile is spread over its band, its mean stays, the others keep theirs; without it, ties stay."""
+    table = training_table(2, 60)
+    trivial = table["trivial_retrain"].to_numpy()
+    table.loc[trivial, "percentile_retrain"] = 1 / 6
+    tied = table["percentile_retrain"].to_numpy()
+    placed = labels_of(table.assign(weight=1.0), "retrain", "percentile")
+    assert (placed[~trivial] == tied[~trivial]).all()
+    assert placed[trivial].mean() == pytest.approx(1 / 6)
+    assert 0 < placed[trivial].min() < placed[trivial].max() < 1 / 3
+    for _, rows in table.assign(placed=placed)[trivial].groupby("target"):
+        assert spearmanr(rows["placed"], rows["memorization"]).statistic == pytest.approx(1)
+    for other in (table.drop(columns="memorization"), table.assign(memorization=np.nan)):
+        np.testing.assert_array_equal(labels_of(other, "retrain", "percentile"), tied)
+    np.testing.assert_array_equal(labels_of(table, "erase", "percentile"), table["percentile_erase"])
 
 
 # -- shape of a forecast ----------------------------------------------------------------------------------
@@ -341,6 +358,7 @@ def test_another_seed_or_other_data_give_another_fingerprint(
 
 def test_a_label_that_does_not_vary_becomes_a_constant_head(table: pd.DataFrame, tmp_path: Path) -> None:
     """All trivial, none trivial and a constant percentile are forecast as such, before and after loading."""
+    table = table.drop(columns="memorization")
     constant = table.assign(trivial_retrain=True, percentile_retrain=0.5, difficulty_retrain=0.0)
     fitted = DifficultyPredictor.fit(constant, FEATURES, params=QUICK)
     loaded = DifficultyPredictor.load(fitted.save(tmp_path / "constant"))

@@ -43,7 +43,8 @@ class Evaluation:
     """Forecast minus each rival, paired: group, objective, subset, against, rho with both intervals."""
     per_target: pd.DataFrame
     """One row per group, objective and target: n, nontrivial, rho, low, high, baseline (best single factor), ceiling,
-    rho_nontrivial, partial (given memorization), auc, recall, coverage, coverage_difficulty, mae."""
+    rho_nontrivial, partial (given memorization), auc, concordance, recall, coverage (of the percentile with ties
+    placed as in the fit), coverage_difficulty, mae."""
     metrics: pd.DataFrame
     """Means over targets of the per-target numbers, and numbers over all rows: group, objective, metric, value."""
     factors: pd.DataFrame
@@ -51,7 +52,7 @@ class Evaluation:
     calibration: pd.DataFrame
     """Deciles of forecast difficulty over all targets: predicted and measured mean (weighted), rows."""
     ceilings: pd.DataFrame
-    """By objective and kind of noise, means over targets: reliability, ceiling (its root), rho, share (of ceiling)."""
+    """By objective and kind (noise, ties), means over targets: reliability, ceiling, rho, share (rho / ceiling)."""
     learning: pd.DataFrame
     """Rank correlation on unseen targets against the number of targets, or of measured samples: kind, objective, size,
     rho, low, high."""

@@ -39,9 +39,10 @@ def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
             parts.append(_differences(evaluation.differences.query(keys)))
     parts.append("## Each unseen target")
     parts.append(_per_target(evaluation.per_target))
-    parts.append("## How near to the noise ceiling")
+    parts.append("## How near to the ceiling")
     parts.append(
-        "A correlation with a noisy label cannot exceed the root of the label's reliability. Seeds: the same "
+        "A correlation with a noisy label cannot exceed the root of the label's reliability. Ties: what a perfect "
+        "order reaches when samples that tie (the trivial ones) are ordered at random. Seeds: the same "
         "unlearners run again. Unlearners: other unlearners. Oracle: halves of the retrained models behind "
         "p_out (noise of a part of the label, for reading only)."
     )
@@ -50,7 +51,7 @@ def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
             evaluation.ceilings,
             {
                 "objective": "objective",
-                "noise": "kind",
+                "kind": "kind",
                 "reliability": _number("reliability"),
                 "ceiling": _number("ceiling"),
                 "ρ": _number("rho"),
@@ -161,6 +162,7 @@ def _per_target(rows: pd.DataFrame) -> str:
             "ceiling": _number("ceiling"),
             "partial ρ given memorization": _number("partial"),
             "AUC trivial": _number("auc"),
+            "pairs ordered rightly": _number("concordance"),
             "recall of hardest tenth": _number("recall"),
             "coverage": _number("coverage"),
         },

@@ -13,7 +13,7 @@ from forgetcast.baselines import ridge, single_columns, single_factors
 from forgetcast.corpus import Corpus
 from forgetcast.holdout import Group
 from forgetcast.labels import reliability
-from forgetcast.scores import Bootstrap, auc, bootstrap_rho, partial_rho, top_recall
+from forgetcast.scores import Bootstrap, auc, bootstrap_rho, concordance, partial_rho, tie_ceiling, top_recall
 
 __all__ = ["against_ceilings", "grade", "noise_ceilings"]
 
@@ -142,9 +142,10 @@ def _per_target(
                 "partial": np.nan if np.isnan(memorization).any() else partial_rho(score, measured, memorization),
                 "auc": auc(rows["p_trivial"].to_numpy(float), rows["trivial_measured"].to_numpy()),
                 "auc_baseline": auc(-best[at], rows["trivial_measured"].to_numpy()),
+                "concordance": concordance(score, measured),
                 "recall": top_recall(score, measured),
                 "coverage": float(
-                    rows["percentile_measured"].between(rows["percentile_lower"], rows["percentile_upper"]).mean()
+                    rows["percentile_placed"].between(rows["percentile_lower"], rows["percentile_upper"]).mean()
                 ),
                 "coverage_difficulty": float(rows["difficulty_measured"].between(rows["lower"], rows["upper"]).mean()),
                 "width": float((rows["percentile_upper"] - rows["percentile_lower"]).mean()),
@@ -163,6 +164,7 @@ METRICS = {
     "partial": "partial rho given memorization",
     "auc": "AUC, trivial against not",
     "auc_baseline": "AUC, trivial against not, best single factor",
+    "concordance": "pairs ordered rightly (chance 0.50)",
     "recall": "recall of the hardest tenth (chance 0.10)",
     "coverage": "coverage of 90 % intervals, percentile",
     "coverage_difficulty": "coverage of 90 % intervals, difficulty",
@@ -215,14 +217,25 @@ def _correlation(a: pd.Series, b: pd.Series) -> float:
 
 
 def noise_ceilings(corpus: Corpus, unlearners: Sequence[str], table: pd.DataFrame) -> pd.DataFrame:
-    """target, objective, kind, reliability, ceiling: the root of the reliability (correction for attenuation,
-    Spearman 1904), which no correlation with the noisy label can exceed but by chance."""
+    """target, objective, kind, reliability, ceiling.
+
+    For noise the ceiling is the root of the reliability (correction for attenuation, Spearman 1904), which no
+    correlation with the noisy label can exceed but by chance; for kind "ties" it is that of ``tie_ceiling``.
+    """
     objectives = [name.removeprefix("percentile_") for name in table.columns if name.startswith("percentile_")]
     frame = pd.concat(
         [reliability(corpus.outcomes, corpus.instances, objective, unlearners) for objective in objectives],
         ignore_index=True,
     )
-    return frame.assign(ceiling=np.sqrt(frame["reliability"].clip(0, 1)), target=frame["target"].astype(str))
+    frame = frame.assign(ceiling=np.sqrt(frame["reliability"].clip(0, 1)))
+    ties = [
+        {"target": target, "objective": objective, "kind": "ties", "ceiling": tie_ceiling(values)}
+        for objective in objectives
+        for target, rows in table.groupby("target", sort=False)
+        if len(values := rows[f"percentile_{objective}"].dropna().to_numpy(dtype=float))
+    ]
+    frame = pd.concat([frame, pd.DataFrame(ties)], ignore_index=True)
+    return frame.assign(target=frame["target"].astype(str))
 
 
 def against_ceilings(ceilings: pd.DataFrame, per_target: pd.DataFrame) -> pd.DataFrame:

@@ -35,8 +35,8 @@ HEADS = ("percentile", "difficulty", "trivial")
 INTERVAL_HEADS = ("percentile", "difficulty")
 
 DEFAULT_PARAMS: dict[str, Any] = {
-    "num_boost_round": 400,
-    "learning_rate": 0.03,
+    "num_boost_round": 250,
+    "learning_rate": 0.05,
     "num_leaves": 12,
     "min_data_in_leaf": 20,
     "feature_fraction": 0.5,
@@ -97,28 +97,48 @@ class Head:
 
 
 def training_weights(table: pd.DataFrame) -> np.ndarray:
-    """Weight of every row, shape (n,): the corpus weight relative to its target's mean, held within [1/5, 5].
+    """Weight of every row, shape (n,), with mean 1 in every target.
 
-    The corpus weight is an inverse sampling probability. Taken as it is, the few rows that stand for many
-    others would carry most of the fit; trimming bounds that variance for a little bias (Potter 1990, "A
-    study of procedures to identify and trim extreme sampling weights"). The mean weight is 1 in every target.
+    The corpus weight is an inverse sampling probability. Taken as it is, the few rows that stand for many others would
+    carry most of the fit, and the rare memorized samples, drawn more often because their order matters, almost none.
+    So it is taken relative to the target's mean, held within [1/5, 5] (Potter 1990, "A study of procedures to identify
+    and trim extreme sampling weights"), and its square root is used: half-way between the population and the rows.
     """
     weight = table["weight"].to_numpy(dtype=float)
     relative = weight / table.groupby("target", sort=False)["weight"].transform("mean").to_numpy(dtype=float)
-    trimmed = pd.Series(np.clip(relative, 1 / WEIGHT_LIMIT, WEIGHT_LIMIT), index=table.index)
-    return (trimmed / trimmed.groupby(table["target"], sort=False).transform("mean")).to_numpy()
+    tempered = pd.Series(np.sqrt(np.clip(relative, 1 / WEIGHT_LIMIT, WEIGHT_LIMIT)), index=table.index)
+    return (tempered / tempered.groupby(table["target"], sort=False).transform("mean")).to_numpy()
 
 
 def labels_of(table: pd.DataFrame, objective: str, head: str) -> np.ndarray:
-    """What a head is fitted to, shape (n,): the percentile, the square root of difficulty, or 0/1 for
-    trivial.
+    """What a head is fitted to, shape (n,): the percentile, the square root of difficulty, or 0/1 for trivial.
 
-    Difficulty is fitted on the square-root scale: most values lie between 0 and 0.2 with a long right tail,
-    and squared loss on the plain scale would spend the trees on a few large values. The scale is monotone,
-    so intervals formed on it stay valid when squared back, and they become narrow where difficulty is small.
+    Percentile: the trivial samples of a target tie at the middle of their band. For ``retrain`` they are spread over
+    that band by memorization (where the table has it), that is by how near they are to the goal: a sample far beyond
+    it and one that barely meets it are then told apart, which also helps to order the samples that are not trivial.
+
+    Difficulty is fitted on the square-root scale: most values lie between 0 and 0.2 with a long right tail, and
+    squared loss on the plain scale would spend the trees on a few large values. The scale is monotone, so intervals
+    formed on it stay valid when squared back, and they become narrow where difficulty is small.
     """
-    column = table[f"{head}_{objective}"].to_numpy(dtype=float)
-    return np.sqrt(np.clip(column, 0, 1)) if head == "difficulty" else column
+    column = table[f"{head}_{objective}"].to_numpy(dtype=float).copy()
+    if head == "difficulty":
+        return np.sqrt(np.clip(column, 0, 1))
+    if head == "percentile" and objective == "retrain" and "memorization" in table.columns:
+        memorization, weight = (table[name].to_numpy(dtype=float) for name in ("memorization", "weight"))
+        tied = (table["trivial_retrain"].to_numpy(dtype=float) == 1) & ~np.isnan(memorization)
+        targets = table["target"].to_numpy(dtype=object)
+        for name in dict.fromkeys(targets[tied]):
+            at = tied & (targets == name)
+            column[at] = np.minimum(2 * column[at], 1) * _weighted_rank(memorization[at], weight[at])
+    return column
+
+
+def _weighted_rank(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Share of the weight below each value plus half of that tied with it, in (0, 1)."""
+    unique, inverse = np.unique(values, return_inverse=True)
+    mass = np.bincount(inverse, weights=weights, minlength=len(unique))
+    return ((np.cumsum(mass) - mass / 2) / mass.sum())[inverse]
 
 
 def fit_head(

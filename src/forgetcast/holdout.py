@@ -51,8 +51,8 @@ def leave_one_group_out(
 
     Returns:
         One row per objective and instance: objective, target, index, group, weight, memorization (NaN where the table
-        has none), difficulty_measured, percentile_measured, trivial_measured, and the columns of
-        ``DifficultyPredictor.predict``.
+        has none), difficulty_measured, percentile_measured, trivial_measured, percentile_placed (ties among trivial
+        samples resolved as in the fit, see ``heads.labels_of``), and the columns of ``DifficultyPredictor.predict``.
 
     Raises:
         SchemaError: columns are missing.
@@ -78,6 +78,7 @@ def leave_one_group_out(
         out["memorization"] = rows["memorization"].to_numpy(dtype=float) if "memorization" in rows else np.nan
         for head in HEADS:
             out[f"{head}_measured"] = rows[f"{head}_{objective}"].to_numpy()
+        out["percentile_placed"] = labels_of(rows, objective, "percentile")
         out["difficulty"] = raw["difficulty"] ** 2
         bounds = _bounds(raw, residuals, groups, level)
         out["lower"], out["upper"] = (bound**2 for bound in bounds["difficulty"])

@@ -86,7 +86,8 @@ class DifficultyPredictor:
             table: one row per measured instance with columns target, weight (> 0), the feature columns (NaN
                 where a factor does not apply), and for at least one objective o: percentile_o and
                 difficulty_o in [0, 1] and trivial_o. Rows without labels (NaN) of an objective are left out
-                of its fit.
+                of its fit. With a column memorization, trivial samples of retrain, which tie, are placed by it
+                (see ``heads.labels_of``).
             features: the feature columns, F of them, each a valid Python identifier.
             params: LightGBM parameters over ``heads.DEFAULT_PARAMS``, ``num_boost_round`` included.
             seed: of row and column sampling.
@@ -143,6 +144,9 @@ class DifficultyPredictor:
                 "scale": {"percentile": "identity", "difficulty": "square root"},
                 "pooling": "every target counts the same, whatever its number of rows",
                 "population": "the measured instances, without their sampling weights",
+                "ties": "trivial samples of retrain are placed within their band of percentiles by memorization"
+                if "memorization" in table.columns
+                else "trivial samples of retrain share the middle of their band of percentiles",
             },
             "params": {**DEFAULT_PARAMS, **(params or {})},
             "seed": seed,
@@ -348,7 +352,8 @@ def _typical(table: pd.DataFrame, features: list[str]) -> dict[str, float | None
 
 def _table_hash(table: pd.DataFrame, features: list[str], objectives: list[str]) -> str:
     sha = hashlib.sha256("\n".join(table["target"].astype(str)).encode())
-    for name in ["weight", *features, *(f"{head}_{o}" for o in objectives for head in HEADS)]:
+    optional = ["memorization"] if "memorization" in table.columns else []
+    for name in ["weight", *optional, *features, *(f"{head}_{o}" for o in objectives for head in HEADS)]:
         sha.update(name.encode() + table[name].to_numpy(dtype="<f8", na_value=np.nan).tobytes())
     return sha.hexdigest()
 

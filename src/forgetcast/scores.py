@@ -11,7 +11,16 @@ from sklearn.metrics import roc_auc_score
 
 from forgetcast.agreement import rank_correlation
 
-__all__ = ["Bootstrap", "auc", "bootstrap_rho", "partial_rho", "top_recall", "within_target_rho"]
+__all__ = [
+    "Bootstrap",
+    "auc",
+    "bootstrap_rho",
+    "concordance",
+    "partial_rho",
+    "tie_ceiling",
+    "top_recall",
+    "within_target_rho",
+]
 
 FEWEST_ROWS = 8
 """A target with fewer instances in a subset says nothing about order there and is left out of it."""
@@ -153,6 +162,31 @@ def auc(score: np.ndarray, positive: np.ndarray) -> float:
     if min(positive.sum(), (~positive).sum()) < 3:
         return np.nan
     return float(roc_auc_score(positive, _filled(score[:, None])[:, 0]))
+
+
+def concordance(score: np.ndarray, measured: np.ndarray) -> float:
+    """Share of pairs with different measured values that the score orders rightly, its own ties counting half.
+
+    Chance is 0.5. Unlike Spearman's rho it asks nothing of samples whose measured values tie, such as trivial ones.
+    NaN where all measured values tie.
+    """
+    pairs = np.sign(measured[:, None] - measured[None])
+    agree = np.sign(score[:, None] - score[None]) * pairs
+    different = pairs != 0
+    return float((1 + agree[different].mean()) / 2) if different.any() else np.nan
+
+
+def tie_ceiling(measured: np.ndarray) -> float:
+    """Spearman's rho of a perfect order that has no ties with a measurement that has some.
+
+    √(1 - Σ(t³ - t) / (n³ - n)) over groups of t tied values: what is left when tied samples are ordered at random.
+
+    >>> tie_ceiling(np.array([1.0, 2, 3, 4])), round(tie_ceiling(np.array([0.0, 0, 0, 1])), 3)
+    (1.0, 0.775)
+    """
+    n = len(measured)
+    ties = np.unique(measured, return_counts=True)[1].astype(float)
+    return float(np.sqrt(1 - (ties**3 - ties).sum() / (n**3 - n))) if n > 1 else np.nan
 
 
 def top_recall(score: np.ndarray, measured: np.ndarray, share: float = 0.1) -> float:
