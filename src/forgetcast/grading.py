@@ -190,8 +190,14 @@ def _metrics(own: pd.DataFrame, per_target: pd.DataFrame, group: Group, objectiv
     records.append({**keys, "metric": "rho of difficulty over all targets' instances", "value": pooled} | targets)
     between = _correlation(per_target["difficulty"], per_target["difficulty_measured"])
     records.append({**keys, "metric": "rho of mean difficulty between targets", "value": between} | targets)
-    naive = np.average((own["difficulty_measured"] - own["difficulty_measured"].median()).abs(), weights=own["weight"])
-    records.append({**keys, "metric": "mean absolute error of the median (weighted)", "value": naive} | targets)
+    naive = [
+        np.average((rows["difficulty_measured"] - others.median()).abs(), weights=rows["weight"])
+        for (name, _), rows in own.groupby(["group", "target"], sort=False)
+        if len(others := own.loc[own["group"] != name, "difficulty_measured"])
+    ]
+    if naive:
+        name = "mean absolute error of the other groups' median (weighted)"
+        records.append({**keys, "metric": name, "value": float(np.mean(naive))} | targets)
     return records
 
 

@@ -24,7 +24,9 @@ __all__ = [
     "fit_excluding",
     "fit_head",
     "fit_without",
+    "from_log_scale",
     "labels_of",
+    "log_scale",
     "training_weights",
 ]
 
@@ -57,14 +59,15 @@ _FIXED: dict[str, Any] = {
 }
 
 WEIGHT_LIMIT = 5.0
+SMALLEST = 1e-3
 
 
 @dataclass(frozen=True)
 class Head:
     """One fitted model: LightGBM trees, or a constant where the label did not vary.
 
-    ``raw`` is on the head's own scale: percentile in (0, 1) but not clipped, the square root of difficulty,
-    or the probability of being trivial.
+    ``raw`` is on the head's own scale: percentile in (0, 1) but not clipped, difficulty on a
+    logarithmic scale from 0 to 1 (``log_scale``), or the probability of being trivial.
     """
 
     features: tuple[str, ...]
@@ -110,20 +113,38 @@ def training_weights(table: pd.DataFrame) -> np.ndarray:
     return (tempered / tempered.groupby(table["target"], sort=False).transform("mean")).to_numpy()
 
 
+def log_scale(difficulty: np.ndarray) -> np.ndarray:
+    """Difficulty in [0, 1] on a logarithmic scale from 0 to 1: log(1 + d/ε) / log(1 + 1/ε) with ε = 0.001.
+
+    It is monotone, so that an interval formed on it stays valid on the way back, where errors are multiples: the
+    interval is narrow where difficulty is small. Damage below ε is beyond what the protocol can tell from none.
+    """
+    return np.log1p(np.clip(difficulty, 0, 1) / SMALLEST) / np.log1p(1 / SMALLEST)
+
+
+def from_log_scale(scaled: np.ndarray) -> np.ndarray:
+    """The difficulty that ``log_scale`` maps to ``scaled``, clipped to [0, 1].
+
+    >>> from_log_scale(log_scale(np.array([0.0, 0.05, 1.0]))).round(12).tolist()
+    [0.0, 0.05, 1.0]
+    """
+    difficulty = np.clip(SMALLEST * np.expm1(scaled * np.log1p(1 / SMALLEST)), 0, 1)
+    return np.where(scaled >= 1, 1.0, difficulty)
+
+
 def labels_of(table: pd.DataFrame, objective: str, head: str) -> np.ndarray:
-    """What a head is fitted to, shape (n,): the percentile, the square root of difficulty, or 0/1 for trivial.
+    """What a head is fitted to, shape (n,): the percentile, difficulty on a log scale, or 0/1 for trivial.
 
     Percentile: the trivial samples of a target tie at the middle of their band. For ``retrain`` they are spread over
     that band by memorization (where the table has it), that is by how near they are to the goal: a sample far beyond
     it and one that barely meets it are then told apart, which also helps to order the samples that are not trivial.
 
-    Difficulty is fitted on the square-root scale: most values lie between 0 and 0.2 with a long right tail, and
-    squared loss on the plain scale would spend the trees on a few large values. The scale is monotone, so intervals
-    formed on it stay valid when squared back, and they become narrow where difficulty is small.
+    Difficulty is fitted on the scale of ``log_scale``: most values are below 0.1, some targets are ten times as hard
+    as others, and squared loss on the plain scale would spend the trees on those.
     """
     column = table[f"{head}_{objective}"].to_numpy(dtype=float).copy()
     if head == "difficulty":
-        return np.sqrt(np.clip(column, 0, 1))
+        return log_scale(column)
     if head == "percentile" and objective == "retrain" and "memorization" in table.columns:
         memorization, weight = (table[name].to_numpy(dtype=float) for name in ("memorization", "weight"))
         tied = (table["trivial_retrain"].to_numpy(dtype=float) == 1) & ~np.isnan(memorization)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import InputError, SchemaError
-from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, fit_excluding, fit_without, labels_of
+from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, fit_excluding, fit_without, from_log_scale, labels_of
 from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
 
 __all__ = ["Group", "leave_one_group_out", "objectives_of"]
@@ -79,9 +79,9 @@ def leave_one_group_out(
         for head in HEADS:
             out[f"{head}_measured"] = rows[f"{head}_{objective}"].to_numpy()
         out["percentile_placed"] = labels_of(rows, objective, "percentile")
-        out["difficulty"] = raw["difficulty"] ** 2
+        out["difficulty"] = from_log_scale(raw["difficulty"].to_numpy())
         bounds = _bounds(raw, residuals, groups, level)
-        out["lower"], out["upper"] = (bound**2 for bound in bounds["difficulty"])
+        out["lower"], out["upper"] = map(from_log_scale, bounds["difficulty"])
         out["percentile"] = raw["percentile"]
         out["percentile_lower"], out["percentile_upper"] = bounds["percentile"]
         out["p_trivial"] = raw["trivial"]

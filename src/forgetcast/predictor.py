@@ -22,6 +22,7 @@ from forgetcast.heads import (
     Head,
     fit_head,
     fit_without,
+    from_log_scale,
     labels_of,
     training_weights,
 )
@@ -141,7 +142,7 @@ class DifficultyPredictor:
                 + ("one whole target at a time" if folds == "target" else "a random fifth of the rows"),
                 "folds": folds,
                 "level": LEVEL,
-                "scale": {"percentile": "identity", "difficulty": "square root"},
+                "scale": {"percentile": "identity", "difficulty": "logarithmic (heads.log_scale)"},
                 "pooling": "every target counts the same, whatever its number of rows",
                 "population": "the measured instances, without their sampling weights",
                 "ties": "trivial samples of retrain are placed within their band of percentiles by memorization"
@@ -197,13 +198,13 @@ class DifficultyPredictor:
             raise InputError(f"expected a level between 0 and 1, such as 0.9; got {level!r}")
         X = self._matrix(features)
         percentile = np.clip(heads["percentile"].raw(X), 0, 1)
-        root = np.clip(heads["difficulty"].raw(X), 0, 1)
+        scaled = np.clip(heads["difficulty"].raw(X), 0, 1)
         percentile_lower, percentile_upper = self._interval(objective, "percentile", percentile, level)
-        root_lower, root_upper = self._interval(objective, "difficulty", root, level)
+        scaled_lower, scaled_upper = self._interval(objective, "difficulty", scaled, level)
         columns = {
-            "difficulty": root**2,
-            "lower": root_lower**2,
-            "upper": root_upper**2,
+            "difficulty": from_log_scale(scaled),
+            "lower": from_log_scale(scaled_lower),
+            "upper": from_log_scale(scaled_upper),
             "percentile": percentile,
             "percentile_lower": percentile_lower,
             "percentile_upper": percentile_upper,
