@@ -69,6 +69,7 @@ def corpus(targets: int = 4, rows: int = 40, seed: int = 0, noise: float = 0.05)
                 damage = np.abs(table[f"difficulty_{objective}"] * (1 + 0.2 * rng.normal(size=len(table))))
                 part["trivial"] = trivial
                 part["forgetting"] = 1.0
+                part["p_before"] = 0.99
                 part["tv_retain"] = part["tv_test"] = np.where(trivial, 0, damage)
                 parts.append(part)
     instances = table[["target", "index", "weight", "memorization", "p_out"]].copy()

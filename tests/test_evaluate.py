@@ -342,7 +342,9 @@ def test_every_question_has_its_table(evaluation: Evaluation) -> None:
         "best single factor",
         "best factor in hindsight",
         "memorization",
+        "distance to the goal",
     }
+    assert set(summary.query("method == 'distance to the goal'")["objective"]) == {"retrain"}
     assert (summary["low"] <= summary["rho"] + 0.02).all()
     assert (summary["rho"] <= summary["high"] + 0.02).all()
     assert (summary["worst"] <= summary["rho"] + 1e-12).all()

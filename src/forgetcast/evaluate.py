@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 from tqdm import tqdm
 
 from forgetcast.corpus import Corpus, feature_columns, training_table
@@ -21,6 +22,7 @@ from forgetcast.heads import DEFAULT_PARAMS
 from forgetcast.holdout import Group, leave_one_group_out
 from forgetcast.labels import CONSENSUS
 from forgetcast.learning import few_samples_curve, targets_curve, unseen_unlearners
+from forgetcast.unlearn.engine import Protocol
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -154,6 +156,7 @@ def evaluate(
         UnknownNameError: a target in ``tuned_on`` that the corpus does not have.
     """
     table = training_table(corpus, unlearners)
+    table = _with_goal_distance(table, corpus)
     columns = list(feature_columns(corpus) if features is None else features)
     names = list(dict.fromkeys(table["target"].astype(str)))
     for name in tuned_on:
@@ -203,6 +206,21 @@ def evaluate(
         learning=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
         unlearners=left_out,
         settings=settings,
+    )
+
+
+def _with_goal_distance(table: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
+    """The table with a column goal_distance: how far the logit of the true label has to fall to meet the ``retrain``
+    goal, logit p - logit(p_out + slack). It needs the oracle's p_out and shows what knowing it would bring."""
+    if "p_before" not in corpus.outcomes:
+        return table
+    keys = ["target", "index"]
+    before = corpus.outcomes.groupby(keys, sort=False)["p_before"].first()
+    probability = before.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy(dtype=float)
+    goal = table["p_out"].to_numpy(dtype=float) + Protocol().slack
+    bound = np.finfo(np.float32).eps
+    return table.assign(
+        goal_distance=logit(np.clip(probability, bound, 1 - bound)) - logit(np.clip(goal, bound, 1 - bound))
     )
 
 

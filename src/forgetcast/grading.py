@@ -18,8 +18,8 @@ from forgetcast.scores import Bootstrap, auc, bootstrap_rho, concordance, partia
 __all__ = ["against_ceilings", "grade", "noise_ceilings"]
 
 BINS = 10
-RIVALS = ("ridge", "best single factor", "best factor in hindsight", "memorization")
-MEASURED = {"memorization", "best factor in hindsight"}
+RIVALS = ("ridge", "best single factor", "best factor in hindsight", "memorization", "distance to the goal")
+MEASURED = {"memorization", "best factor in hindsight", "distance to the goal"}
 """Rivals that use what is not known before unlearning: they bound, they do not forecast."""
 
 
@@ -54,6 +54,8 @@ def grade(
             scores = {"forecast": own["percentile"].to_numpy(float)[kept], "ridge": linear[kept]} | singles
             if own["memorization"].notna().any():
                 scores["memorization"] = _memorization(own[kept], group)
+            if objective == "retrain" and "goal_distance" in rows:
+                scores["distance to the goal"] = rows["goal_distance"].to_numpy(float)[kept]
             at = scored[kept]
             boot = bootstrap_rho(
                 {name: score[at] for name, score in scores.items()},

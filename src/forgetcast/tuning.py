@@ -19,14 +19,14 @@ GRID: tuple[dict[str, Any], ...] = (
     {},
     {"num_leaves": 6},
     {"num_leaves": 24},
-    {"num_boost_round": 200},
-    {"num_boost_round": 800},
+    {"num_boost_round": 120},
+    {"num_boost_round": 500},
     {"feature_fraction": 0.25},
     {"feature_fraction": 0.8},
     {"min_data_in_leaf": 60},
     {"lambda_l2": 30.0},
-    {"num_leaves": 6, "num_boost_round": 800},
-    {"num_leaves": 6, "num_boost_round": 800, "feature_fraction": 0.25},
+    {"num_leaves": 6, "num_boost_round": 500},
+    {"num_leaves": 6, "num_boost_round": 500, "feature_fraction": 0.25},
 )
 """What is tried: the defaults and one step from them to either side, then smaller trees with more of them. Short on
 purpose: a handful of validation targets cannot tell many candidates apart."""
