@@ -78,9 +78,7 @@ class _Block(nn.Module):
         self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outside)
         self.shortcut = (
-            nn.Identity()
-            if inside == outside and stride == 1
-            else nn.Conv2d(inside, outside, 1, stride, bias=False)
+            nn.Identity() if inside == outside and stride == 1 else nn.Conv2d(inside, outside, 1, stride, bias=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,9 +92,7 @@ class ResidualNet(nn.Module):
     def __init__(self, shape: Sequence[int], classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         stride = 2 if shape[-1] > 16 else 1
-        self.stem = nn.Sequential(
-            nn.Conv2d(shape[0], 16, 3, stride, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(shape[0], 16, 3, stride, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
         self.blocks = nn.Sequential(_Block(16, 16, 1), _Block(16, 32, 2))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(32, classes)

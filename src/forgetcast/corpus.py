@@ -103,9 +103,7 @@ class Corpus:
         if folder.exists() and not folder.is_dir():
             raise PathError(f"expected a folder for the corpus; {folder} is a file")
         for name in TABLES:
-            self.manifest["files"][f"{name}.parquet"] = write_parquet(
-                getattr(self, name), folder / f"{name}.parquet"
-            )
+            self.manifest["files"][f"{name}.parquet"] = write_parquet(getattr(self, name), folder / f"{name}.parquet")
         draft = folder / f".manifest.json.{os.getpid()}.part"
         draft.write_text(json.dumps(self.manifest, indent=1, sort_keys=True) + "\n")
         os.replace(draft, folder / "manifest.json")
@@ -133,13 +131,9 @@ class Corpus:
             manifest = json.loads(path.read_text())
             form, files, targets = manifest["format"], dict(manifest["files"]), list(manifest["targets"])
         except (ValueError, KeyError, TypeError) as error:
-            raise FileFormatError(
-                f"{path} is not a corpus manifest ({type(error).__name__}: {error})"
-            ) from error
+            raise FileFormatError(f"{path} is not a corpus manifest ({type(error).__name__}: {error})") from error
         if form != FORMAT:
-            raise SchemaError(
-                f"{path}: expected corpus format {FORMAT}; got {form!r}. Generate the corpus again"
-            )
+            raise SchemaError(f"{path}: expected corpus format {FORMAT}; got {form!r}. Generate the corpus again")
         if not all(isinstance(target, dict) and "target" in target for target in targets):
             raise FileFormatError(f"{path}: every entry of 'targets' must be an object with a 'target' name")
         frames = {}
@@ -148,14 +142,10 @@ class Corpus:
             frames[name] = read_parquet(file)
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
             if digest != files.get(file.name):
-                raise FileFormatError(
-                    f"{file} is not the file its manifest names (SHA-256 differs); make it again"
-                )
+                raise FileFormatError(f"{file} is not the file its manifest names (SHA-256 differs); make it again")
             missing = [column for column in columns if column not in frames[name]]
             if missing:
-                raise SchemaError(
-                    f"{file}: expected columns {', '.join(columns)}; missing {', '.join(missing)}"
-                )
+                raise SchemaError(f"{file}: expected columns {', '.join(columns)}; missing {', '.join(missing)}")
         return cls(**frames, manifest=manifest)
 
     @classmethod
@@ -171,13 +161,8 @@ class Corpus:
         names = [target["target"] for target in targets]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise InputError(
-                f"the corpora share the target(s) {', '.join(repeated)}: rename or leave out one"
-            )
-        frames = {
-            name: pd.concat([getattr(corpus, name) for corpus in corpora], ignore_index=True)
-            for name in TABLES
-        }
+            raise InputError(f"the corpora share the target(s) {', '.join(repeated)}: rename or leave out one")
+        frames = {name: pd.concat([getattr(corpus, name) for corpus in corpora], ignore_index=True) for name in TABLES}
         files = {f"{corpus.digest}": "joined" for corpus in corpora}
         return cls(**frames, manifest={"format": FORMAT, "targets": targets, "files": files})
 
@@ -194,9 +179,7 @@ def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS)
     """
     keys = ["target", "index"]
     table = corpus.instances[[*keys, "weight", "memorization", "p_out"]]
-    table = table.merge(
-        corpus.targets[["target", "dataset", "architecture"]], on="target", validate="many_to_one"
-    )
+    table = table.merge(corpus.targets[["target", "dataset", "architecture"]], on="target", validate="many_to_one")
     for objective in sorted(corpus.outcomes["objective"].unique()):
         label = labels.consensus(corpus.outcomes, corpus.instances, objective, unlearners)
         columns = {name: f"{name}_{objective}" for name in ("difficulty", "percentile", "trivial")}

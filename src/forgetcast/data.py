@@ -112,9 +112,7 @@ class Data:
         self._x = x
 
     def _from_dataset(self, source: Any) -> None:
-        if isinstance(source, IterableDataset) or not (
-            hasattr(source, "__len__") and hasattr(source, "__getitem__")
-        ):
+        if isinstance(source, IterableDataset) or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
             raise DatasetError(
                 f"the {self.role}: expected a map-style dataset (with __len__ and __getitem__), a pair of tensors or "
                 f"a DataLoader over one; got {type(source).__name__}. Materialise an iterable dataset first."
@@ -142,16 +140,14 @@ class Data:
             try:
                 items.append(self._dataset[int(index)])
             except Exception as error:
-                raise DatasetError(
-                    f"the {self.role} raised {type(error).__name__} at item {index}: {error}"
-                ) from error
+                raise DatasetError(f"the {self.role} raised {type(error).__name__} at item {index}: {error}") from error
         try:
             batch = self._collate(items)
         except Exception as error:
             raise DatasetError(
                 f"the {self.role}: items {indices[0]}-{indices[-1]} cannot be made into a batch "
-                f"({type(error).__name__}: {error}). Items must be tensors or arrays of one shape: add a transform such "
-                "as ToTensor, or give a collate_fn."
+                f"({type(error).__name__}: {error}). Items must be tensors or arrays of one shape: add a transform "
+                "such as ToTensor, or give a collate_fn."
             ) from error
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise DatasetError(
@@ -196,7 +192,7 @@ class Data:
                 if bad.any():
                     items = (bad.nonzero().flatten()[:5] + offset).tolist()
                     raise DatasetError(
-                        f"the {self.role} has NaN or infinite inputs in {int(bad.sum())} item(s), the first at {items}: "
+                        f"the {self.role} has NaN or infinite inputs in {int(bad.sum())} item(s), first {items}: "
                         "clean or impute them first"
                     )
 
@@ -213,9 +209,7 @@ class Data:
         if array.size == 0:
             raise IndexRangeError("expected at least one sample index; got none")
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise IndexRangeError(
-                f"sample indices must be integers; got {array.dtype} of shape {array.shape}"
-            )
+            raise IndexRangeError(f"sample indices must be integers; got {array.dtype} of shape {array.shape}")
         outside = array[(array < 0) | (array >= len(self))]
         if len(outside):
             raise IndexRangeError(

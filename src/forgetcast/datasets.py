@@ -68,13 +68,15 @@ def _digits() -> Split:
 def _breast_cancer() -> Split:
     from sklearn.datasets import load_breast_cancer
 
-    return _tabular(*load_breast_cancer(return_X_y=True), 400)
+    raw = load_breast_cancer()
+    return _tabular(raw.data, raw.target, 400)
 
 
 def _wine() -> Split:
     from sklearn.datasets import load_wine
 
-    return _tabular(*load_wine(return_X_y=True), 130)
+    raw = load_wine()
+    return _tabular(raw.data, raw.target, 130)
 
 
 def _find(variable: str, folders: tuple[str, ...], package: str) -> Path:

@@ -65,7 +65,8 @@ def _describe(target: Target) -> dict[str, Any]:
 def _oracle_block(
     target: Target, indices: np.ndarray, group: np.ndarray, left_out: Sequence[int], seed: int
 ) -> pd.DataFrame:
-    return pd.concat([leave_group_out(target, indices, group, g, seed) for g in left_out], ignore_index=True)
+    parts: list[pd.DataFrame] = [leave_group_out(target, indices, group, g, seed) for g in left_out]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _outcome_block(
@@ -212,8 +213,8 @@ def _ready(target: Target, names: Sequence[str], objectives: Sequence[str]) -> N
         )
     if not target.can_train and ("retrain" in objectives or RETRAINING in names):
         raise NotApplicableError(
-            f"target {target.name!r} has no train callable, which the objective 'retrain' and the unlearner 'retraining' "
-            "need: pass train=function(indices, seed) -> trained model to Target, or leave both out"
+            f"target {target.name!r} has no train callable, which the objective 'retrain' and the unlearner "
+            "'retraining' need: pass train=function(indices, seed) -> trained model to Target, or leave both out"
         )
 
 

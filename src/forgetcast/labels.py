@@ -161,14 +161,14 @@ def reliability(
     """Split-half reliability of the label, Spearman, corrected by Spearman-Brown: the noise ceiling of a forecast.
 
     Kinds: "unlearners" (all splits into two disjoint halves, averaged), "seeds" (even against odd seeds; unlearners
-    without randomness enter both halves, as they have no seed noise), "oracle" (halves of the oracle's seeds). A correlation with the truth cannot exceed the root of
-    the reliability.
+    without randomness enter both halves, as they have no seed noise), "oracle" (halves of the oracle's seeds). A
+    correlation with the truth cannot exceed the root of the reliability.
 
     Returns:
         Columns target, objective, kind, reliability; NaN where it cannot be computed.
     """
     weights = _weights(instances)
-    records = []
+    records: list[tuple[object, str, float]] = []
     ranks = _ranks(_per_unlearner(outcomes, objective, unlearners).dropna(), weights)
     for target, part in ranks.groupby(level="target", sort=False):
         names = list(part.columns)
@@ -185,14 +185,15 @@ def reliability(
     runs = outcomes.groupby(["target", "unlearner"])["seed"].transform("nunique")
     if (runs > 1).any():
         parts = [outcomes[(seed_rank % 2 == k) | (runs == 1)] for k in (0, 1)]
-        a, b = (_ranks(_per_unlearner(part, objective, unlearners).dropna(), weights).mean(axis=1) for part in parts)
-        for target, part in a.groupby(level="target", sort=False):
-            value = _correlation(part.to_numpy(), b.reindex(part.index).to_numpy())
-            records.append((target, "seeds", spearman_brown(value)))
+        tables = [_per_unlearner(part, objective, unlearners).dropna() for part in parts]
+        means = pd.concat([_ranks(table, weights).mean(axis=1) for table in tables], axis=1, join="inner")
+        for target, both in means.groupby(level="target", sort=False):
+            records.append((target, "seeds", spearman_brown(_correlation(*both.to_numpy().T))))
     if objective == "retrain":
-        for target, part in instances.groupby("target", sort=False):
-            value = _correlation(part["p_out_half_a"].to_numpy(float), part["p_out_half_b"].to_numpy(float))
-            records.append((target, "oracle", spearman_brown(value)))
+        for name, part in instances.groupby("target", sort=False):
+            halves_a, halves_b = (part[f"p_out_half_{half}"].to_numpy(float) for half in "ab")
+            value = _correlation(halves_a, halves_b)
+            records.append((name, "oracle", spearman_brown(value)))
     frame = pd.DataFrame(records, columns=["target", "kind", "reliability"])
     frame.insert(1, "objective", objective)
     return frame

@@ -34,7 +34,7 @@ def deal_groups(labels: np.ndarray, groups: int, seed: int = 0) -> np.ndarray:
 
 
 def leave_group_out(
-    target: Target, instances: Sequence[int], group: np.ndarray, left_out: int, seed: int
+    target: Target, instances: Sequence[int] | np.ndarray, group: np.ndarray, left_out: int, seed: int
 ) -> pd.DataFrame:
     """Train one model without a group and ask it about every instance.
 

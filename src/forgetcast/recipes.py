@@ -78,9 +78,7 @@ class Recipe:
         return cls(**settings)
 
 
-def _make(
-    architecture: str, shape: tuple[int, ...], classes: int, dropout: float, seed: int
-) -> torch.nn.Module:
+def _make(architecture: str, shape: tuple[int, ...], classes: int, dropout: float, seed: int) -> torch.nn.Module:
     return architectures.build(architecture, shape, classes, dropout=dropout, seed=seed)
 
 
@@ -93,9 +91,7 @@ PUBLISHED: tuple[Recipe, ...] = (
     Recipe("digits-resnet", "digits", "resnet", 800, 15, seed=6),
     Recipe("fashion-logistic", "fashion-mnist", "logistic", 2000, 25, seed=7),
     Recipe("fashion-mlp", "fashion-mnist", "mlp", 2500, 20, 1e-3, seed=8),
-    Recipe(
-        "fashion-mlp-dropout", "fashion-mnist", "mlp", 2000, 40, 1e-3, dropout=0.3, label_noise=0.03, seed=9
-    ),
+    Recipe("fashion-mlp-dropout", "fashion-mnist", "mlp", 2000, 40, 1e-3, dropout=0.3, label_noise=0.03, seed=9),
     Recipe("fashion-deep-mlp", "fashion-mnist", "deep_mlp", 2000, 25, 1e-3, weight_decay=1e-2, seed=10),
     Recipe("fashion-cnn", "fashion-mnist", "cnn", 2000, 25, 3e-3, seed=11),
     Recipe(

@@ -63,7 +63,7 @@ def load_factors() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def load_unlearners() -> dict[str, type]:
+def load_unlearners() -> dict[str, Any]:
     """Every registered unlearner class by its entry-point name, sorted.
 
     Raises:

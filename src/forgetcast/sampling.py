@@ -25,11 +25,7 @@ def neighbour_support(target: Target, k: int = 10) -> np.ndarray:
         [torch.cat([leaf.flatten(1).float() for leaf in leaves(x)], 1) for _, x, _ in target.data.batches()]
     )
     k = min(k, len(target) - 1)
-    found = (
-        NearestNeighbors(n_neighbors=k + 1)
-        .fit(inputs.numpy())
-        .kneighbors(inputs.numpy(), return_distance=False)
-    )
+    found = NearestNeighbors(n_neighbors=k + 1).fit(inputs.numpy()).kneighbors(inputs.numpy(), return_distance=False)
     labels = target.labels.numpy()
     others = found != np.arange(len(target))[:, None]
     others[others.all(1), -1] = False  # duplicates crowded the sample itself out: drop the farthest instead
@@ -47,9 +43,7 @@ def draw_instances(target: Target, m: int, seed: int = 0) -> pd.DataFrame:
     """
     n = len(target)
     if not 2 <= m <= n:
-        raise InputError(
-            f"expected between 2 and {n} instances (the size of target {target.name!r}); got {m}"
-        )
+        raise InputError(f"expected between 2 and {n} instances (the size of target {target.name!r}); got {m}")
     rng = np.random.default_rng(seed)
     order = np.lexsort((rng.random(n), neighbour_support(target)))
     cut = max(min(round(SUSPECT_SHARE * n), n - m // 2), 1)

@@ -110,9 +110,7 @@ class Target:
         self.device = first.device
         self.dtype = next((p.dtype for p in self.params.values() if p.is_floating_point()), torch.float32)
         self.data = Data(dataset, collate_fn=collate_fn)
-        self.heldout = (
-            None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
-        )
+        self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
         self._train = train
         self._inspect_model()
         for data in (self.data, self.heldout):
@@ -246,32 +244,23 @@ class Target:
         except ModelError:
             raise
         except Exception as error:
-            shapes = [tuple(leaf.shape) for leaf in leaves(x)]
+            shapes = " and ".join(str(tuple(leaf.shape)) for leaf in leaves(x))
             raise DatasetError(
-                f"the model cannot take the dataset's inputs: a batch of shape {shapes[0] if len(shapes) == 1 else shapes} "
-                f"raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                f"the model cannot take the dataset's inputs: a batch of shape {shapes} raised {type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else ''}"
             ) from error
         finally:
             for handle in handles:
                 handle.remove()
         rows = len(leaves(x)[0])
-        if (
-            output.ndim != 2
-            or output.shape[0] != rows
-            or output.shape[1] < 2
-            or not output.is_floating_point()
-        ):
+        if output.ndim != 2 or output.shape[0] != rows or output.shape[1] < 2 or not output.is_floating_point():
             raise ModelError(
                 f"the model must return logits of shape (n, classes) with at least 2 classes; for {rows} samples it "
                 f"returned {tuple(output.shape)} of {output.dtype}"
             )
         if not bool(torch.isfinite(output).all()):
             raise ModelError("the model returned NaN or infinite logits for the first samples of the dataset")
-        if (
-            rows > 1
-            and bool((output >= 0).all())
-            and torch.allclose(output.sum(1), torch.ones_like(output[:, 0]))
-        ):
+        if rows > 1 and bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones_like(output[:, 0])):
             raise ModelError(
                 "the model's outputs are probabilities (each row sums to 1); logits are needed: "
                 "return the values before softmax, or their logarithm"
@@ -287,18 +276,14 @@ class Target:
         ]
         if matches:
             name, module = matches[-1]
-            self.head = Head(
-                name, module.weight.detach(), None if module.bias is None else module.bias.detach()
-            )
+            self.head = Head(name, module.weight.detach(), None if module.bias is None else module.bias.detach())
         elif seen:
             self.head_missing = (
                 f"no linear layer's output is the model's output (the last one called is {seen[-1][0]!r}); "
                 "factors of the last layer do not apply"
             )
         else:
-            self.head_missing = (
-                "the model calls no torch.nn.Linear layer; factors of the last layer do not apply"
-            )
+            self.head_missing = "the model calls no torch.nn.Linear layer; factors of the last layer do not apply"
 
     def _check_classes(self, data: Data) -> None:
         highest = int(data.labels.max())
@@ -319,7 +304,5 @@ def _arguments(x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _logits(output: Any) -> Tensor:
     output = getattr(output, "logits", output)
     if not isinstance(output, Tensor):
-        raise ModelError(
-            f"the model must return a tensor of logits (n, classes); it returned {type(output).__name__}"
-        )
+        raise ModelError(f"the model must return a tensor of logits (n, classes); it returned {type(output).__name__}")
     return output

@@ -52,7 +52,8 @@ def _fresh(target: Target, seed: int) -> nn.Module | None:
         torch.manual_seed(seed)
         for layer in module.modules():
             if any(True for _ in layer.parameters(recurse=False)):
-                if not hasattr(layer, "reset_parameters"):
+                reset = getattr(layer, "reset_parameters", None)
+                if not callable(reset):
                     return None
-                layer.reset_parameters()
+                reset()
     return module

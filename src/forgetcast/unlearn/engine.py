@@ -132,7 +132,7 @@ def _fixed_sample(n: int, size: int, seed: int) -> Tensor:
 def run_unlearner(
     target: Target,
     unlearner: Unlearner,
-    indices: Sequence[int] | Tensor,
+    indices: Sequence[int] | np.ndarray | Tensor,
     p_out: np.ndarray,
     *,
     seed: int = 0,

@@ -1,4 +1,4 @@
-"""Influence unlearning: one step along F⁻¹∇ℓ with a diagonal Fisher (Koh & Liang 2017, 1703.04730; IU in 2304.04934)."""
+"""Influence unlearning: a step along F⁻¹∇ℓ, diagonal Fisher (Koh & Liang 2017, 1703.04730; IU in 2304.04934)."""
 
 from __future__ import annotations
 
