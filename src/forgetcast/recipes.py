@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from forgetcast import architectures, datasets
+from forgetcast.data import channels_last
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.target import Target
 from forgetcast.training import Trainer
@@ -53,7 +54,7 @@ class Recipe:
         flipped = torch.randperm(self.n, generator=generator)[: round(self.label_noise * self.n)]
         y[flipped] = (y[flipped] + torch.randint(1, classes, flipped.shape, generator=generator)) % classes
         make = partial(_make, self.architecture, tuple(x.shape[1:]), classes, self.dropout)
-        trainer = Trainer(make, x, y, self.epochs, self.lr, 64, self.weight_decay)
+        trainer = Trainer(make, channels_last(x), y, self.epochs, self.lr, 64, self.weight_decay)
         model = trainer(torch.arange(self.n).numpy(), self.seed)
         return Target(
             model,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from forgetcast.data import Data, Inputs, leaves, map_leaves
+from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
 from forgetcast.errors import DatasetError, ModelError, NotApplicableError
 
 __all__ = ["Head", "Target", "TrainFunction", "frozen_copy"]
@@ -112,7 +112,9 @@ class Target:
         self.data = Data(dataset, collate_fn=collate_fn)
         self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
         self._train = train
+        self._channels_last = False
         self._inspect_model()
+        self._channels_last = self._takes_channels_last()
         for data in (self.data, self.heldout):
             if data is not None:
                 self._check_classes(data)
@@ -120,12 +122,13 @@ class Target:
     # -- calling the model ------------------------------------------------------------------------------------
 
     def to_device(self, x: Inputs) -> Inputs:
-        """Inputs on the model's device; floating inputs take the model's floating type."""
+        """Inputs on the model's device; floating inputs take the model's floating type, images the faster layout."""
 
         def move(leaf: Tensor) -> Tensor:
             return leaf.to(self.device, self.dtype if leaf.is_floating_point() else leaf.dtype)
 
-        return map_leaves(move, x)
+        x = map_leaves(move, x)
+        return channels_last(x) if self._channels_last else x
 
     def call(self, params: dict[str, Tensor], x: Inputs) -> Tensor:
         """Logits (b, classes) of ``x`` (already on the device) under other parameters; differentiable.
@@ -284,6 +287,17 @@ class Target:
             )
         else:
             self.head_missing = "the model calls no torch.nn.Linear layer; factors of the last layer do not apply"
+
+    @torch.no_grad()
+    def _takes_channels_last(self) -> bool:
+        """Whether the model gives the same logits for images laid out channels last (some call ``view`` on them)."""
+        if not any(isinstance(layer, nn.Conv2d) for layer in self.module.modules()):
+            return False
+        x = self.to_device(self.data.fetch(torch.arange(min(4, len(self.data))))[0])
+        try:
+            return torch.allclose(self.forward(channels_last(x)), self.forward(x), rtol=1e-4, atol=1e-5)
+        except RuntimeError:
+            return False
 
     def _check_classes(self, data: Data) -> None:
         highest = int(data.labels.max())

@@ -96,6 +96,8 @@ class Workbench:
         self.retain_x, self.retain_y = target.data.fetch(self.retain)
         self.test_x, self.test_y = target.heldout.fetch(self.test)
         self.features = self._features()
+        self.base = self._answers(target.params, {"retain": self.retain_x, "test": self.test_x})
+        """The target's own logits on the retain sample and on the held-out sample."""
 
     def _features(self) -> Tensor:
         """Unit-length penultimate features, or unit-length inputs where the model has no last linear layer."""
@@ -111,11 +113,18 @@ class Workbench:
         similarity[torch.arange(len(index)), index] = -torch.inf
         return similarity.topk(min(self.protocol.neighbours, len(self.features) - 1), dim=1).indices
 
-    @torch.no_grad()
     def utility(self, params: Params, neighbours: Tensor) -> dict[str, Tensor]:
         """Logits of one model on the retain sample, the held-out sample and the neighbours, on the CPU."""
         near, _ = self.target.data.fetch(neighbours)
-        parts = {"retain": self.retain_x, "test": self.test_x, "neighbours": near}
+        return self._answers(params, {"retain": self.retain_x, "test": self.test_x, "neighbours": near})
+
+    def base_utility(self, neighbours: Tensor) -> dict[str, Tensor]:
+        """The same of the target itself."""
+        near, _ = self.target.data.fetch(neighbours)
+        return {**self.base, **self._answers(self.target.params, {"neighbours": near})}
+
+    @torch.no_grad()
+    def _answers(self, params: Params, parts: dict[str, Any]) -> dict[str, Tensor]:
         return {name: self.target.call(params, self.target.to_device(x)).float().cpu() for name, x in parts.items()}
 
 
@@ -203,7 +212,7 @@ class _Crossings:
         logits = samples.logits.float().cpu()
         self.before = {o: self._forgotten(o, logits, torch.arange(len(samples))) for o in self.objectives}
         self.neighbours = bench.neighbours(samples.index)
-        self.base = [bench.utility(target.params, near) for near in self.neighbours]
+        self.base = [bench.base_utility(near) for near in self.neighbours]
         self.records: list[dict[str, Any]] = []
 
     def _forgotten(self, objective: str, logits: Tensor, position: Tensor) -> Tensor:
