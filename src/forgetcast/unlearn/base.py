@@ -16,7 +16,16 @@ from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
 from forgetcast.unlearn.stack import Params, Stack, combine, map_models, norm, repeat, rows, size, stackable
 
-__all__ = ["GridUnlearner", "IterativeUnlearner", "Samples", "Unlearner", "Walk", "sample_generator"]
+__all__ = [
+    "GridUnlearner",
+    "IterativeUnlearner",
+    "PathWalk",
+    "Samples",
+    "Unlearner",
+    "Walk",
+    "path_of_walk",
+    "sample_generator",
+]
 
 
 @dataclass(frozen=True)
@@ -98,10 +107,12 @@ class Unlearner(ABC):
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
         """Walk the paths of many samples; default: one generator each."""
-        return _PathWalk([self.path(target, state, samples.take(torch.tensor([k])), seed) for k in range(len(samples))])
+        return PathWalk([self.path(target, state, samples.take(torch.tensor([k])), seed) for k in range(len(samples))])
 
 
-class _PathWalk(Walk):
+class PathWalk(Walk):
+    """Paths from generators, one per sample, side by side."""
+
     def __init__(self, paths: list[Iterator[tuple[Params, Params]]]) -> None:
         self.paths = paths
 
@@ -119,7 +130,8 @@ class _PathWalk(Walk):
         self.paths = [self.paths[k] for k in chosen.tolist()]
 
 
-def _path_of_walk(walk: Walk) -> Iterator[tuple[Params, Params]]:
+def path_of_walk(walk: Walk) -> Iterator[tuple[Params, Params]]:
+    """The path of a walk with one sample."""
     while (point := walk.step()) is not None:
         yield tuple({name: value[0] for name, value in part.items()} for part in point)  # type: ignore[misc]
 
@@ -141,14 +153,37 @@ class IterativeUnlearner(Unlearner):
 
     retains: ClassVar[bool] = True
     """Whether the method has retain steps."""
+    warm_up: ClassVar[int] = 0
+    """Steps without a forget step at the beginning."""
 
     def draw(self, target: Target, state: Any, samples: Samples, seed: int) -> dict[str, Tensor]:
         """Constants of the forget loss per sample (wrong labels, a teacher's logits); tensors of shape (m, ...)."""
         return {}
 
-    @abstractmethod
+    def redraw(
+        self, target: Target, drawn: dict[str, Tensor], samples: Samples, seed: int, t: int
+    ) -> dict[str, Tensor]:
+        """The constants for forget step t = 1, 2, ...; default: always the same."""
+        return drawn
+
     def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         """Loss to be minimised on the sample to forget; logits (classes,), label (), result ()."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither forget_loss nor forget_gradient")
+
+    def forget_gradient(
+        self, target: Target, params: Stack, samples: Samples, drawn: dict[str, Tensor]
+    ) -> Stack | None:
+        """Direction that the forget step descends, one per model; its length does not matter. None: no forget step.
+
+        Default: the gradient of ``forget_loss``.
+        """
+
+        def loss(params: Params, x: Inputs, y: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+            logits = target.call(params, map_leaves(lambda leaf: leaf[None], x))
+            return self.forget_loss(logits[0], y, drawn)
+
+        stacked = stackable(target.module)
+        return map_models(grad(loss), params, samples.x, samples.y, drawn, stacked=stacked)
 
     def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """Losses of a retain batch, (b,); ``reference`` are the target's own logits (b, classes)."""
@@ -158,7 +193,7 @@ class IterativeUnlearner(Unlearner):
         return _IterativeWalk(self, target, samples, self.draw(target, state, samples, seed), seed)
 
     def path(self, target: Target, state: Any, samples: Samples, seed: int) -> Iterator[tuple[Params, Params]]:
-        return _path_of_walk(self.walk(target, state, samples, seed))
+        return path_of_walk(self.walk(target, state, samples, seed))
 
 
 class _IterativeWalk(Walk):
@@ -175,6 +210,7 @@ class _IterativeWalk(Walk):
         self.params = repeat(target.params, len(samples))
         self.control = repeat(target.params, 1)
         self.scale = float(norm(self.control))
+        self.seed = seed
         self.batches = torch.Generator().manual_seed(seed)
         self.t = 0
 
@@ -195,13 +231,15 @@ class _IterativeWalk(Walk):
         return self.params, control
 
     def _forget(self) -> None:
-        def loss(params: Params, x: Inputs, y: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-            logits = self.target.call(params, map_leaves(lambda leaf: leaf[None], x))
-            return self.unlearner.forget_loss(logits[0], y, drawn)
-
-        gradient = map_models(grad(loss), self.params, self.samples.x, self.samples.y, self.drawn, stacked=self.stacked)
+        strength = self.t - self.unlearner.warm_up
+        if strength < 1:
+            return
+        drawn = self.unlearner.redraw(self.target, self.drawn, self.samples, self.seed, strength)
+        gradient = self.unlearner.forget_gradient(self.target, self.params, self.samples, drawn)
+        if gradient is None:
+            return
         length = norm(gradient)
-        planned = self.unlearner.first_step * self.unlearner.growth ** (self.t - 1) * self.scale
+        planned = self.unlearner.first_step * self.unlearner.growth ** (strength - 1) * self.scale
         # Where the gradient vanishes in floating point there is no direction to follow: stay.
         move = torch.where(length > 1e-20, -planned / length.clamp_min(1e-20), torch.zeros_like(length))
         self.params = combine(self.params, gradient, move)
@@ -240,14 +278,14 @@ class GridUnlearner(Unlearner):
     stochastic: ClassVar[bool] = False
 
     @abstractmethod
-    def displacement(self, target: Target, state: Any, samples: Samples) -> Stack:
+    def displacement(self, target: Target, state: Any, samples: Samples, seed: int) -> Stack:
         """Direction in which the parameters move, one per sample; its length does not matter."""
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
-        return _GridWalk(self, target, self.displacement(target, state, samples))
+        return _GridWalk(self, target, self.displacement(target, state, samples, seed))
 
     def path(self, target: Target, state: Any, samples: Samples, seed: int) -> Iterator[tuple[Params, Params]]:
-        return _path_of_walk(self.walk(target, state, samples, seed))
+        return path_of_walk(self.walk(target, state, samples, seed))
 
 
 class _GridWalk(Walk):

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.func import grad
 from torch.nn import functional as F
 
 from forgetcast.data import map_leaves
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
-from forgetcast.unlearn.stack import Params, Stack, distance, map_models, mix, rows, stackable
+from forgetcast.unlearn.stack import Params, Stack, combine, distance, map_models, mix, rows, stackable
 
 __all__ = ["OUTCOME_COLUMNS", "Protocol", "Workbench", "margins", "run_unlearner"]
 
@@ -49,6 +50,7 @@ OUTCOME_COLUMNS = (
     "margin_after",
     "mia_before",
     "mia_after",
+    "relearn_steps",
 )
 """Columns of an outcome row; one row per target, sample, unlearner, seed and objective."""
 
@@ -66,6 +68,10 @@ class Protocol:
     memory_bytes: int = 600 << 20
     """Bound on stacked parameters; decides how many samples are walked together."""
     most_together: int = 64
+    relearn_lr: float = 1e-4
+    """Rate of the gradient steps on the forgotten sample alone that relearning is counted in."""
+    relearn_most: int = 100
+    """Steps after which relearning is given up; the outcome then holds this number."""
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
@@ -275,7 +281,8 @@ class _Crossings:
         for objective in self.objectives:
             for k in open_goals[objective].nonzero().flatten().tolist():
                 steps, params, control = best_at.get((objective, k), (0, self.target.params, self.target.params))
-                self._record(objective, k, params, control, float(steps), reached=False)
+                again = self._relearn({name: value[None] for name, value in params.items()}, torch.tensor([k]))
+                self._record(objective, k, params, control, float(steps), relearn=int(again[0]), reached=False)
 
     def _start(self, m: int, like: tuple[Stack, Stack]) -> tuple[Stack, Stack]:
         """Strength 0: the target itself."""
@@ -308,13 +315,48 @@ class _Crossings:
                 met = value <= self.limits[objective][position]
                 high, low = torch.where(met, middle, high), torch.where(met, low, middle)
             end, end_control = mix(start, end, high), mix(start_control, end_control, high)
+        again = self._relearn(end, position)
         for k, where in enumerate(position.tolist()):
             steps = t - 1 + float(high[k])
-            self._record(objective, where, _one(end, k), _one(end_control, k), steps, reached=True)
+            self._record(objective, where, _one(end, k), _one(end_control, k), steps, relearn=int(again[k]))
+
+    def _relearn(self, params: Stack, position: Tensor) -> Tensor:
+        """Gradient steps on the sample itself until its true-label probability has regained half of its loss, (m,).
+
+        Half-way, for at the crossing of ``erase`` the sample lies on the boundary, and any step recognises it again.
+        """
+        before = self._forgotten("retrain", self.samples.logits[position].float().cpu(), position)
+        counts = torch.zeros(len(position), dtype=torch.long)
+        goal: Tensor | None = None
+        left = torch.arange(len(position))
+        for step in range(self.protocol.relearn_most + 1):
+            value = self._forgotten("retrain", self._sample_logits(params, position[left]), position[left])
+            goal = (before + value) / 2 if goal is None else goal
+            on = (value < goal[left]).nonzero().flatten()
+            left, params = left[on], rows(params, on)
+            if len(left) == 0 or step == self.protocol.relearn_most:
+                break
+            counts[left] += 1
+            gradient = self._sample_gradients(params, position[left])
+            weights = combine({name: params[name] for name in gradient}, gradient, -self.protocol.relearn_lr)
+            params = {**params, **weights}
+        return counts
+
+    def _sample_gradients(self, params: Stack, position: Tensor) -> Stack:
+        """Every model's gradient of its own sample's loss in the parameters (a retrained model has buffers too)."""
+        x, y = map_leaves(lambda leaf: leaf[position], self.samples.x), self.samples.y[position]
+        weights = {name: params[name] for name in self.target.params}
+        buffers = {name: value for name, value in params.items() if name not in weights}
+
+        def loss(p: Params, rest: Params, one: Any, label: Tensor) -> Tensor:
+            logits = self.target.call({**rest, **p}, map_leaves(lambda leaf: leaf[None], one))
+            return F.cross_entropy(logits, label[None])
+
+        return map_models(grad(loss), weights, buffers, x, y, stacked=self.stacked)
 
     def _record_trivial(self, objective: str, k: int) -> None:
         params = self.target.params
-        self._record(objective, k, params, params, 0.0, reached=True, trivial=True)
+        self._record(objective, k, params, params, 0.0, trivial=True)
 
     def _record(
         self,
@@ -324,7 +366,8 @@ class _Crossings:
         control: Params,
         steps: float,
         *,
-        reached: bool,
+        relearn: int = 0,
+        reached: bool = True,
         trivial: bool = False,
     ) -> None:
         near, base = self.neighbours[k], self.base[k]
@@ -363,6 +406,7 @@ class _Crossings:
                 "margin_after": float(margins(now, label)),
                 "mia_before": self._membership(before, label, base["test"]),
                 "mia_after": self._membership(now, label, after["test"]),
+                "relearn_steps": relearn,
             }
         )
 

@@ -12,7 +12,16 @@ from torch.nn import functional as F
 from forgetcast.target import Target
 from forgetcast.unlearn.base import IterativeUnlearner, Samples, sample_generator
 
-__all__ = ["RandomRelabelling"]
+__all__ = ["RandomRelabelling", "wrong_labels"]
+
+
+def wrong_labels(target: Target, samples: Samples, seed: int) -> Tensor:
+    """A class other than the true one for every sample, (m,); it depends on seed and sample alone."""
+    shift = [
+        int(torch.randint(1, target.num_classes, (), generator=sample_generator(seed, index)))
+        for index in samples.index.tolist()
+    ]
+    return (samples.y + torch.tensor(shift, device=samples.y.device)) % target.num_classes
 
 
 @dataclass(frozen=True)
@@ -28,11 +37,7 @@ class RandomRelabelling(IterativeUnlearner):
 
     def draw(self, target: Target, state: Any, samples: Samples, seed: int) -> dict[str, Tensor]:
         """A class other than the true one for every sample."""
-        shift = [
-            int(torch.randint(1, target.num_classes, (), generator=sample_generator(seed, index)))
-            for index in samples.index.tolist()
-        ]
-        return {"wrong": (samples.y + torch.tensor(shift, device=samples.y.device)) % target.num_classes}
+        return {"wrong": wrong_labels(target, samples, seed)}
 
     def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(logits, drawn["wrong"])

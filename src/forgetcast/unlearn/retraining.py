@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from forgetcast.target import Target
-from forgetcast.unlearn.base import Samples, Unlearner, Walk, _PathWalk
+from forgetcast.unlearn.base import PathWalk, Samples, Unlearner, Walk
 from forgetcast.unlearn.stack import Params
 
 __all__ = ["Retraining"]
@@ -36,7 +36,7 @@ class Retraining(Unlearner):
         def one(index: int) -> Iterator[tuple[Params, Params]]:
             yield self._retrain(target, index, seed), control
 
-        walk = _PathWalk([one(index) for index in samples.index.tolist()])
+        walk = PathWalk([one(index) for index in samples.index.tolist()])
         walk.discrete = True
         return walk
 

@@ -1,0 +1,47 @@
+"""Gradients of single samples and the diagonal Fisher information they add up to: what several unlearners share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.func import grad
+from torch.nn import functional as F
+
+from forgetcast.data import Inputs, map_leaves
+from forgetcast.target import Target
+from forgetcast.unlearn.stack import Params, Stack, map_models, stackable
+
+__all__ = ["drawn_gradients", "fisher_diagonal", "sample_gradients"]
+
+
+def sample_gradients(target: Target, x: Inputs, y: Tensor) -> Stack:
+    """Gradient of every sample's own loss at the target's parameters, a stack of b models."""
+
+    def loss(params: Params, x: Inputs, y: Tensor) -> Tensor:
+        return F.cross_entropy(target.call(params, map_leaves(lambda leaf: leaf[None], x)), y[None])
+
+    stack = {name: value.expand(len(y), *value.shape) for name, value in target.params.items()}
+    return map_models(grad(loss), stack, x, y, stacked=stackable(target.module))
+
+
+def drawn_gradients(target: Target, count: int) -> Iterator[Stack]:
+    """Gradients of ``count`` training samples, the first ones of a fixed permutation, in stacks of at most 32."""
+    chosen = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))[:count]
+    for part in chosen.split(32):
+        x, y = target.data.fetch(part)
+        yield sample_gradients(target, target.to_device(x), y.to(target.device))
+
+
+def fisher_diagonal(target: Target, count: int) -> Params:
+    """Mean of the squared gradients of ``count`` single training samples, per parameter.
+
+    Per sample, not per batch: the square of a batch's mean gradient is smaller by the size of the batch, and then means
+    something else for the one sample to forget than for the others.
+    """
+    total = {name: torch.zeros_like(value) for name, value in target.params.items()}
+    for gradients in drawn_gradients(target, count):
+        for name, g in gradients.items():
+            total[name] += g.square().sum(0)
+    return {name: value / min(count, len(target)) for name, value in total.items()}

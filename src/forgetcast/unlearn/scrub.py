@@ -1,0 +1,45 @@
+"""SCRUB: a student leaves its teacher on the forgotten sample only (Kurmanji et al. 2023, arXiv 2302.09880)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from forgetcast.target import Target
+from forgetcast.unlearn.base import IterativeUnlearner, Samples
+
+__all__ = ["Scrub"]
+
+
+@dataclass(frozen=True)
+class Scrub(IterativeUnlearner):
+    """max KL(teacher ‖ student) on x_i in turn with min α KL(teacher ‖ student) + γ ℓ on retained samples.
+
+    The teacher is the target, which is also where the student starts: there the forget term has no gradient, and a
+    norm-controlled step would follow rounding noise. So it begins with retain steps (``warm_up``).
+
+    >>> import torch
+    >>> drawn = {"teacher": torch.tensor([2.0, 0.0])}
+    >>> loss = Scrub().forget_loss(torch.zeros(2), torch.tensor(0), drawn)
+    >>> round(loss.item(), 4)  # minus KL(softmax([2, 0]) ‖ [.5, .5])
+    -0.3278
+    """
+
+    name: ClassVar[str] = "scrub"
+    warm_up: ClassVar[int] = 4
+    alpha: float = 0.5
+    gamma: float = 1.0
+
+    def draw(self, target: Target, state: Any, samples: Samples, seed: int) -> dict[str, Tensor]:
+        """The teacher's logits."""
+        return {"teacher": samples.logits}
+
+    def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+        return -F.kl_div(logits.log_softmax(-1), drawn["teacher"].log_softmax(-1), reduction="sum", log_target=True)
+
+    def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
+        distance = F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True)
+        return self.alpha * distance.sum(1) + self.gamma * F.cross_entropy(logits, labels, reduction="none")
