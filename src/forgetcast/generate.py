@@ -19,6 +19,7 @@ from forgetcast import registry
 from forgetcast.corpus import FORMAT, Corpus, read_parquet, write_parquet
 from forgetcast.errors import InputError, NotApplicableError, PathError, UnknownNameError
 from forgetcast.factors import factor_table
+from forgetcast.labels import CONSENSUS
 from forgetcast.oracle import deal_groups, leave_group_out, summarise
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
@@ -28,11 +29,12 @@ from forgetcast.unlearn.engine import OBJECTIVES, Protocol, run_unlearner
 
 __all__ = ["SEEDS", "generate_corpus", "measure"]
 
-SEEDS = {"bad_teaching": 4, "random_relabelling": 4, "retraining": 1}
+SEEDS = {"amnesiac": 4, "bad_teaching": 4, "random_relabelling": 4, "retraining": 1, "salun": 4}
 """Runs per unlearner where the general number does not fit: the drawn label and the drawn teacher decide in which
 direction a sample is pushed (one run agrees with another at 0.7-0.8 only), and retraining is costly."""
 
 RETRAINING = "retraining"
+ALL = ("all",)
 BLOCK = 50
 ORACLE_BLOCK = 5
 
@@ -195,7 +197,7 @@ def _label(
 
 def _checked(unlearners: Sequence[str] | None, objectives: Sequence[str]) -> tuple[str, ...]:
     known = registry.load_unlearners()
-    names = tuple(known) if unlearners is None else tuple(unlearners)
+    names = CONSENSUS if unlearners is None else tuple(known) if tuple(unlearners) == ALL else tuple(unlearners)
     for name in names:
         if name not in known:
             raise UnknownNameError.of("unlearner", name, known)
@@ -237,7 +239,7 @@ def measure(
     Args:
         target: with held-out data; with a ``train`` callable for the objective ``retrain``.
         indices: samples to unlearn.
-        unlearners: registered names; default all but exact retraining.
+        unlearners: registered names, or ("all",); default those that the label averages (``labels.CONSENSUS``).
         seeds: runs per unlearner with different seeds (see ``SEEDS`` for the exceptions).
         objectives: some of "retrain" and "erase".
         oracle_groups, oracle_seeds: the oracle trains groups x seeds models without a group of the samples each.
@@ -255,8 +257,6 @@ def measure(
         IndexRangeError: a bad index.
     """
     names = _checked(unlearners, objectives)
-    if unlearners is None:
-        names = tuple(name for name in names if name != RETRAINING)
     _ready(target, names, objectives)
     index = target.data.check_indices(indices).numpy()
     instances = pd.DataFrame({"index": index, "label": target.labels.numpy()[index], "weight": 1.0})
@@ -302,7 +302,7 @@ def generate_corpus(
         instances: samples per target (fewer where a target has fewer).
         retraining_instances: samples per target that exact retraining serves, spread over the instances.
         unlearners, seeds, objectives, oracle_groups, oracle_seeds, n_jobs, progress, seed: as in :func:`measure`,
-            with exact retraining among the default unlearners.
+            with exact retraining beside the default unlearners.
 
     Returns:
         The corpus, as written.
@@ -312,7 +312,7 @@ def generate_corpus(
         NotApplicableError, UnknownNameError: as in :func:`measure`.
         PathError: ``folder`` is a file.
     """
-    names = _checked(unlearners, objectives)
+    names = _checked((*CONSENSUS, RETRAINING) if unlearners is None else unlearners, objectives)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise PathError(f"expected a folder for the corpus; {folder} is a file")

@@ -32,7 +32,11 @@ __all__ = ["generate"]
 )
 @click.option("--out", type=FOLDER, required=True, help="The corpus folder; finished parts in it are not done again.")
 @click.option("--instances", type=click.IntRange(min=1), default=150, show_default=True, help="Samples per target.")
-@click.option("--unlearners", metavar="A,B", help="Names, comma between; default: all.")
+@click.option(
+    "--unlearners",
+    metavar="A,B",
+    help="Names, comma between, or all; default: those that agree with each other, and exact retraining.",
+)
 @click.option("--objective", type=OBJECTIVES, default="both", show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every unlearner.")
 @click.option("--oracle-groups", type=click.IntRange(min=2), default=20, show_default=True)
