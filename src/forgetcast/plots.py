@@ -36,6 +36,7 @@ __all__ = [
     "evaluation_bars",
     "first_sentence",
     "family_importance",
+    "forgetting_paths",
     "measured_scatter",
     "waterfall",
 ]
@@ -339,6 +340,52 @@ def evaluation_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, columnspacing=1.2)
     _plain(ax, y_ticks=False)
     return ax
+
+
+def forgetting_paths(points: pd.DataFrame, measure: str = "tv_test") -> Figure:
+    """One sample under every unlearner: what is forgotten per step, and at what cost.
+
+    Left: true-label probability along the path. Right: collateral damage against what is left of that probability;
+    the lower a line runs, the cheaper its forgetting.
+
+    Args:
+        points: one row per unlearner and step, as ``forgetcast.unlearn.trace.trace`` returns them.
+        measure: the damage shown on the right: tv_retain, tv_test or tv_neighbours.
+
+    Returns:
+        A figure with two axes (it needs both, so it takes no ``ax``).
+
+    Raises:
+        InputError: a column is missing.
+    """
+    missing = [name for name in ("unlearner", "step", "p", measure) if name not in points]
+    if missing:
+        raise InputError(f"expected the columns of a trace; missing: {', '.join(missing)}")
+    figure = Figure(figsize=(11.5, 5.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = list(dict.fromkeys(points["unlearner"]))
+    colours = mpl.colormaps["tab20"](np.linspace(0, 1, 20))
+    for number, name in enumerate(names):
+        rows = points[points["unlearner"] == name].sort_values("step")
+        style: dict[str, Any] = {
+            "color": colours[number % 20],
+            "linestyle": ("-", (0, (4, 2)), (0, (1, 1.4)))[number % 3],
+            "linewidth": 1.8,
+            "label": _safe(str(name)),
+        }
+        left.plot(rows["step"], rows["p"], **style)
+        right.plot(rows["p"], rows[measure], **style)
+    left.set(xlabel="step of growing strength", ylabel="true-label probability", ylim=(-0.03, 1.03))
+    where = {"tv_retain": "retained samples", "tv_test": "held-out data", "tv_neighbours": "its neighbours"}
+    right.set(xlabel="true-label probability left", ylabel=f"damage on {where.get(measure, measure)} (total variation)")
+    right.set_xlim(1.03, -0.03)
+    right.set_ylim(bottom=0)
+    left.set_title("What is forgotten", loc="left")
+    right.set_title("and at what cost", loc="left")
+    for axes in (left, right):
+        _plain(axes)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
 
 
 # -- shared by all ---------------------------------------------------------------------------------------

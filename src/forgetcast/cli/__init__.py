@@ -15,6 +15,7 @@ from forgetcast.cli.demo import demo
 from forgetcast.cli.evaluate import evaluate
 from forgetcast.cli.explain import explain
 from forgetcast.cli.generate import generate
+from forgetcast.cli.inspect import inspect
 from forgetcast.cli.predict import predict
 from forgetcast.cli.train import train
 from forgetcast.errors import ForgetcastError
@@ -59,7 +60,7 @@ def _where_to_look(error: click.ClickException) -> str:
 
 @click.group(
     cls=Commands,
-    commands=[demo, predict, explain, generate, train, evaluate],
+    commands=[demo, predict, explain, generate, train, evaluate, inspect],
     context_settings={"max_content_width": 110},
 )
 @click.version_option(package_name="forgetcast", message="%(prog)s %(version)s")

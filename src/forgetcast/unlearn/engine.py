@@ -23,7 +23,7 @@ from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.stack import Params, Stack, combine, distance, map_models, mix, rows, stackable
 
-__all__ = ["OUTCOME_COLUMNS", "Protocol", "Workbench", "margins", "run_unlearner"]
+__all__ = ["OUTCOME_COLUMNS", "Protocol", "Workbench", "margins", "run_unlearner", "total_variation"]
 
 OBJECTIVES = ("retrain", "erase")
 
@@ -393,9 +393,9 @@ class _Crossings:
                 "goal": limit,
                 "steps": steps,
                 "shift": float(distance(one, stacked_control, self.target.params)),
-                "tv_retain": _total_variation(after["retain"][kept], reference["retain"][kept]),
-                "tv_test": _total_variation(after["test"], reference["test"]),
-                "tv_neighbours": _total_variation(after["neighbours"], reference["neighbours"]),
+                "tv_retain": total_variation(after["retain"][kept], reference["retain"][kept]),
+                "tv_test": total_variation(after["test"], reference["test"]),
+                "tv_neighbours": total_variation(after["neighbours"], reference["neighbours"]),
                 "accuracy_change_retain": _accuracy_change(
                     after["retain"][kept], reference["retain"][kept], self.bench.retain_y[kept]
                 ),
@@ -434,7 +434,7 @@ def _one(stack: Stack, k: int) -> Params:
     return {name: value[k].clone() for name, value in stack.items()}
 
 
-def _total_variation(a: Tensor, b: Tensor) -> float:
+def total_variation(a: Tensor, b: Tensor) -> float:
     """Mean total-variation distance between two models' predictions, in [0, 1]."""
     return float((a.softmax(1) - b.softmax(1)).abs().sum(1).mean() / 2)
 

@@ -1,0 +1,122 @@
+"""``forgetcast inspect``: look at measured outcomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from forgetcast.cli.options import FILE, FOLDER
+from forgetcast.cli.output import check_output, whole_file
+from forgetcast.errors import InputError, NotApplicableError
+
+__all__ = ["inspect"]
+
+
+@click.group()
+def inspect() -> None:
+    """Look at a corpus, or at the path of one sample under every unlearner.
+
+    \b
+    EXAMPLES
+      forgetcast inspect corpus training_data/published
+      forgetcast inspect path --recipe digits-mlp --index 17 --plot path.png
+    """
+
+
+@inspect.command()
+@click.argument("folder", type=FOLDER, default="training_data/published")
+@click.option("--agreement", is_flag=True, help="Also the correlations between every two unlearners.")
+def corpus(folder: Path, agreement: bool) -> None:
+    """Print targets, unlearners, share reached and reliabilities of the corpus in FOLDER.
+
+    \b
+    EXAMPLES
+      forgetcast inspect corpus my-corpus
+      forgetcast inspect corpus training_data/published --agreement
+    """
+    from forgetcast import inspection, labels
+    from forgetcast.corpus import Corpus
+
+    found = Corpus.read(folder)
+    present = sorted(found.outcomes["unlearner"].unique())
+    averaged = [name for name in labels.CONSENSUS if name in present] or present
+    partial = found.manifest.get("partial")
+    click.echo(f"{folder}: {len(found.instances)} samples, {len(found.outcomes)} outcomes")
+    if partial:
+        click.echo(f"Partial: {partial}")
+    _section("Targets (nontrivial: share of all samples that are not trivial)", inspection.targets_table(found))
+    _section(
+        "Unlearners (over samples that are not trivial; rho: agreement with the consensus of the others)",
+        inspection.unlearners_table(found),
+    )
+    _section(
+        f"Reliability of the label, consensus of {', '.join(averaged)} (a forecast's rho cannot exceed its root)",
+        inspection.reliability_table(found, averaged),
+    )
+    if agreement:
+        for objective in found.outcomes["objective"].unique():
+            table = inspection.agreement_table(found, objective, present, nontrivial=True)
+            click.echo(f"\nAgreement between unlearners, {objective}, samples that are not trivial (Spearman)")
+            click.echo(table.to_string(float_format="{:.2f}".format))
+
+
+def _section(title: str, table: object) -> None:
+    import pandas as pd
+
+    assert isinstance(table, pd.DataFrame)
+    click.echo(f"\n{title}\n{table.to_string(index=False, float_format='{:.3g}'.format)}")
+
+
+@inspect.command()
+@click.option("--recipe", "name", metavar="NAME", help="A target of the published corpus, trained afresh.")
+@click.option("--target", "spec", metavar="MODULE:FACTORY", help="Makes a forgetcast.Target.")
+@click.option("--index", type=int, required=True, help="The sample.")
+@click.option("--unlearners", metavar="A,B", help="Names, comma between; default: all but exact retraining.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--plot", type=FILE, help="Draw forgetting and collateral along the paths (.png, .svg or .pdf).")
+@click.option("--out", type=FILE, help="Write every point of the paths (.csv).")
+def path(
+    name: str | None,
+    spec: str | None,
+    index: int,
+    unlearners: str | None,
+    seed: int,
+    plot: Path | None,
+    out: Path | None,
+) -> None:
+    """Follow one sample along the path of every unlearner: what is forgotten, what is damaged.
+
+    \b
+    EXAMPLES
+      forgetcast inspect path --recipe digits-mlp --index 17 --plot path.png
+      forgetcast inspect path --target mytargets:resnet --index 3 --unlearners gradient_ascent,ssd --out path.csv
+    """
+    if (name is None) == (spec is None):
+        raise InputError("expected either --recipe or --target; got " + ("neither" if name is None else "both"))
+    check_output(plot, (".png", ".svg", ".pdf"))
+    check_output(out, (".csv",))
+    from forgetcast import plots, registry
+    from forgetcast.loading import load_target
+    from forgetcast.recipes import published
+    from forgetcast.unlearn.trace import trace
+
+    target = published(name).build() if name is not None else load_target(str(spec))
+    if target.heldout is None:
+        raise NotApplicableError(f"target {target.name!r} has no held-out data: collateral is measured on it")
+    wanted = (
+        [known for known in registry.load_unlearners() if known != "retraining"]
+        if unlearners is None
+        else [part.strip() for part in unlearners.split(",")]
+    )
+    points = trace(target, index, [registry.unlearner(known) for known in wanted], seed=seed)
+    if out is not None:
+        with whole_file(out) as draft:
+            points.to_csv(draft, index=False)
+        click.echo(f"wrote {out}", err=True)
+    if plot is not None:
+        with whole_file(plot) as draft:
+            plots.forgetting_paths(points).savefig(draft, dpi=150)
+        click.echo(f"wrote {plot}", err=True)
+    last = points.sort_values("step").groupby("unlearner").tail(1)
+    click.echo(last.to_string(index=False, float_format="{:.3g}".format))

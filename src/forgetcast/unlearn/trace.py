@@ -1,0 +1,81 @@
+"""One sample followed along whole paths, for pictures: labels come from the engine, which looks at crossings only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from forgetcast.target import Target
+from forgetcast.unlearn.base import Samples, Unlearner
+from forgetcast.unlearn.engine import Protocol, Workbench, margins, total_variation
+from forgetcast.unlearn.stack import Params, distance
+
+__all__ = ["trace"]
+
+
+def trace(
+    target: Target,
+    index: int,
+    unlearners: Sequence[Unlearner],
+    *,
+    seed: int = 0,
+    most_steps: int = 40,
+    protocol: Protocol | None = None,
+) -> pd.DataFrame:
+    """Forgetting and collateral damage at every step of one sample's path under several unlearners.
+
+    Unlike a measurement it evaluates utility at every step, so it is slow and meant for looking.
+
+    Args:
+        target: with held-out data; never changed.
+        index: the sample.
+        unlearners: which paths.
+        seed: of the paths.
+        most_steps: where a path is cut.
+        protocol: sizes of the retain and held-out samples and of the neighbourhood.
+
+    Returns:
+        unlearner, step (0 is the target itself), p (true-label probability), margin, shift (‖θ - θc‖), and mean total
+        variation to the control: tv_retain, tv_test, tv_neighbours. A path ends once the margin is below -2.
+
+    Raises:
+        IndexRangeError: no such sample.
+        NotApplicableError: no held-out data.
+    """
+    position = target.data.check_indices([index])
+    bench = Workbench(target, protocol or Protocol())
+    samples = Samples.of(target, position)
+    near = bench.neighbours(position)[0]
+    kept = bench.retain != index
+    records: list[dict[str, object]] = []
+
+    def record(name: str, step: int, params: Params, control: Params) -> float:
+        with torch.no_grad():
+            logits = target.call(params, samples.x).float().cpu()
+        after, reference = bench.utility(params, near), bench.utility(control, near)
+        margin = float(margins(logits, samples.y.cpu()))
+        one, other = ({n: value[None] for n, value in part.items()} for part in (params, control))
+        pairs: dict[str, tuple[Tensor, Tensor]] = {part: (after[part], reference[part]) for part in after}
+        pairs["retain"] = tuple(logits[kept] for logits in pairs["retain"])  # type: ignore[assignment]
+        records.append(
+            {
+                "unlearner": name,
+                "step": step,
+                "p": float(logits.softmax(1)[0, samples.y.cpu()]),
+                "margin": margin,
+                "shift": float(distance(one, other, target.params)),
+                **{f"tv_{part}": total_variation(*pair) for part, pair in pairs.items()},
+            }
+        )
+        return margin
+
+    for unlearner in unlearners:
+        record(unlearner.name, 0, target.params, target.params)
+        path = unlearner.path(target, unlearner.prepare(target), samples, seed)
+        for step, (params, control) in enumerate(path, 1):
+            if record(unlearner.name, step, params, control) < -2 or step >= most_steps:
+                break
+    return pd.DataFrame(records)
