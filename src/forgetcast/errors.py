@@ -17,6 +17,7 @@ __all__ = [
     "PluginError",
     "SchemaError",
     "UnknownNameError",
+    "first_line",
 ]
 
 
@@ -74,3 +75,12 @@ class SchemaError(FileFormatError):
 
 class PathError(ForgetcastError, OSError):
     """A path is missing, or is a file where a folder is expected, or the reverse."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message that says something, to be quoted within one of ours.
+
+    >>> first_line(ValueError("shapes differ:\\n  (3,) and (4,)"))
+    'shapes differ:'
+    """
+    return next(iter(str(error).strip().splitlines()), "")

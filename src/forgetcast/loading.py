@@ -16,6 +16,7 @@ from forgetcast.errors import (
     ModelError,
     PathError,
     UnknownNameError,
+    first_line,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def load_object(spec: str) -> Any:
             "run from the folder that holds it, or install its package"
         ) from error
     except Exception as error:
-        raise InputError(f"importing {module_name!r} raised {type(error).__name__}: {_line(error)}") from error
+        raise InputError(f"importing {module_name!r} raised {type(error).__name__}: {first_line(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [name for name in vars(found) if not name.startswith("_")]
@@ -78,13 +79,8 @@ def _make(spec: str, factory: Callable[[], Any]) -> Any:
         return factory()
     except Exception as error:
         raise InputError(
-            f"{spec} raised {type(error).__name__}: {_line(error)} (it is called without arguments)"
+            f"{spec} raised {type(error).__name__}: {first_line(error)} (it is called without arguments)"
         ) from error
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _file(path: str | Path, role: str) -> Path:
@@ -145,7 +141,7 @@ def _state_dict(path: Path) -> Mapping[str, Tensor]:
         try:
             return load_file(path)
         except Exception as error:  # a damaged file can raise nearly anything
-            raise FileFormatError(f"{path} is not a readable safetensors file: {_line(error)}") from error
+            raise FileFormatError(f"{path} is not a readable safetensors file: {first_line(error)}") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything
@@ -242,7 +238,7 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 return archive[names[0]], archive[names[1]]
             found = ", ".join(archive.files) or "none"
     except Exception as error:  # a damaged file can raise nearly anything
-        raise FileFormatError(f"{path} is not a readable .npz file: {_line(error)}") from error
+        raise FileFormatError(f"{path} is not a readable .npz file: {first_line(error)}") from error
     wanted = " or ".join(f"{x} and {y}" for x, y in ARRAY_NAMES)
     raise DatasetError(f"{path}: expected the arrays {wanted}; got {found}")
 
@@ -254,7 +250,7 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         frame: pd.DataFrame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     except Exception as error:  # a damaged file can raise nearly anything
-        raise FileFormatError(f"{path} is not a readable {path.suffix} table: {_line(error)}") from error
+        raise FileFormatError(f"{path} is not a readable {path.suffix} table: {first_line(error)}") from error
     label = next((name for name in LABEL_COLUMNS if name in frame.columns), None)
     if label is None:
         columns = _short([str(name) for name in frame.columns])
