@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from forgetcast.errors import DatasetError, IndexRangeError
+from forgetcast.errors import DatasetError, IndexRangeError, first_line
 
 __all__ = ["Data", "Inputs", "channels_last"]
 
@@ -19,6 +20,8 @@ Inputs = Any
 """A batch of inputs: a tensor, or a dict or tuple of tensors with the batch as first dimension."""
 
 CACHE_BYTES = 1 << 30
+PIECE = 512
+"""Items of a dataset that are read and checked at a time."""
 
 
 def leaves(x: Inputs) -> list[Tensor]:
@@ -62,12 +65,54 @@ def _join(parts: list[Inputs]) -> Inputs:
     return tuple(_join([part[k] for part in parts]) for k in range(len(first)))
 
 
+def _tensor(values: Any) -> Tensor:
+    """Numbers in any container (tensor, array, table, nested lists) as a tensor without history, on the CPU."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    array = np.asarray(values)
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")  # torch takes no other layout
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.as_tensor(array)
+
+
+def _holds_arrays(x: Any) -> bool:
+    """Whether a value is, or contains, a mapping or an array of at least one dimension."""
+    if isinstance(x, (tuple, list)):
+        return any(_holds_arrays(part) for part in x)
+    return isinstance(x, Mapping) or (hasattr(x, "__array__") and getattr(x, "ndim", 0) > 0)
+
+
+def _tensors(x: Any) -> Inputs:
+    """Inputs with every leaf a tensor. Tuples and lists of arrays are several inputs, nested numbers are one."""
+    if isinstance(x, Mapping):
+        return {name: _tensors(part) for name, part in x.items()}
+    if isinstance(x, (tuple, list)) and _holds_arrays(x):
+        return tuple(_tensors(part) for part in x)
+    return _tensor(x)
+
+
+def _named(x: Inputs, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with its place in the inputs (empty for a plain tensor), dicts in the order of their names."""
+    if isinstance(x, Tensor):
+        yield name, x
+        return
+    parts = sorted(x.items()) if isinstance(x, dict) else enumerate(x)
+    for key, part in parts:
+        yield from _named(part, f"{name}/{key}")
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    return " and ".join(str(shape) for shape in shapes)
+
+
 class Data:
     """Samples (x, y) behind one interface: in order, in batches, or by index.
 
     Accepts a pair of tensors or arrays, a map-style ``torch.utils.data.Dataset`` of (x, y), or a ``DataLoader``
     (its dataset and collate function are used, its sampling is not). Items of a dataset are read once and kept
-    while they take at most 1 GiB; beyond that they are read again whenever they are needed.
+    while they take at most 1 GiB; beyond that they are read again whenever they are needed. Reading leaves the
+    random state of torch as it was.
 
     Args:
         source: the samples.
@@ -91,16 +136,16 @@ class Data:
         self.role = role
         self._dataset: Any = None
         self._x: Inputs | None = None
+        self._items: list[Any] | None = None
         if isinstance(source, DataLoader):
-            collate_fn = collate_fn or source.collate_fn
+            if source.batch_sampler is not None:  # without one, its collate function is for single items
+                collate_fn = collate_fn or source.collate_fn
             source = source.dataset
         self._collate = collate_fn or default_collate
         if isinstance(source, (tuple, list)):
             self._from_pair(source)
         else:
             self._from_dataset(source)
-        if len(self.labels) == 0:
-            raise DatasetError(f"the {role} is empty: expected at least one sample (x, y)")
 
     def _from_pair(self, pair: Sequence[Any]) -> None:
         if len(pair) != 2:
@@ -109,13 +154,7 @@ class Data:
                 f"got a {type(pair).__name__} of {len(pair)} items"
             )
         x, y = pair
-        if not isinstance(x, (dict, tuple, list)):
-            try:
-                x = torch.as_tensor(x)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise DatasetError(f"the {self.role}: inputs are not numeric arrays: {error}") from error
-        else:
-            x = map_leaves(torch.as_tensor, x)
+        x = self._checked_inputs(x)
         self.labels = self._checked_labels(y)
         lengths = {len(leaf) for leaf in leaves(x)}
         if lengths != {len(self.labels)}:
@@ -123,46 +162,88 @@ class Data:
                 f"the {self.role}: expected as many inputs as labels; got {sorted(lengths)} inputs and "
                 f"{len(self.labels)} labels"
             )
-        self._check_finite(x, 0)
+        self._check_not_empty()
+        self._check_finite(x, range(len(self.labels)))
         self._x = x
 
     def _from_dataset(self, source: Any) -> None:
-        if isinstance(source, IterableDataset) or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        if (
+            isinstance(source, (IterableDataset, str, bytes))
+            or not hasattr(source, "__len__")
+            or not hasattr(source, "__getitem__")
+        ):
             raise DatasetError(
                 f"the {self.role}: expected a map-style dataset (with __len__ and __getitem__), a pair of tensors or "
                 f"a DataLoader over one; got {type(source).__name__}. Materialise an iterable dataset first."
             )
+        try:
+            n = len(source)
+        except Exception as error:
+            raise DatasetError(
+                f"the {self.role}: expected a dataset of known length; its __len__ raised {type(error).__name__}: "
+                f"{first_line(error)}"
+            ) from error
         self._dataset = source
-        n = len(source)
-        if n == 0:
-            self.labels = torch.empty(0, dtype=torch.long)
-            return
-        kept: list[Inputs] | None = []
+        # Batches of the default collate function can be joined. Any other may pad to the longest of its batch, so
+        # its items are what is kept.
+        joinable = self._collate is default_collate
+        kept: list[Any] | None = []
         size = 0
-        labels = []
-        for start in range(0, n, 512):
-            x, y = self._read(range(start, min(start + 512, n)))
-            labels.append(self._checked_labels(y))
-            size += sum(leaf.nbytes for leaf in leaves(x))
-            kept = None if kept is None or size > CACHE_BYTES else [*kept, x]
+        labels = [torch.empty(0, dtype=torch.long)]
+        with torch.random.fork_rng(devices=[]):
+            for start in range(0, n, PIECE):
+                indices = range(start, min(start + PIECE, n))
+                items = self._items_at(indices)
+                x, y = self._batch(items, indices)
+                shapes = [tuple(leaf.shape[1:]) for leaf in leaves(x)]
+                if start == 0:
+                    expected = shapes
+                if joinable and shapes != expected:
+                    raise DatasetError(
+                        f"the {self.role}: expected items of one shape; items from {start} on have inputs of "
+                        f"{_listed(shapes)}, those before of {_listed(expected)}. Bring them to one shape, or give a "
+                        "collate_fn that does."
+                    )
+                labels.append(y)
+                size += sum(leaf.nbytes for leaf in leaves(x))
+                if size > CACHE_BYTES:
+                    kept = None
+                elif kept is not None:
+                    kept += [x] if joinable else items
         self.labels = torch.cat(labels)
+        self._check_not_empty()
         if kept is not None:
-            self._x = _join(kept)
+            if joinable:
+                self._x = _join(kept)
+            else:
+                self._items = kept
 
-    def _read(self, indices: Sequence[int]) -> tuple[Inputs, Any]:
+    def _check_not_empty(self) -> None:
+        if len(self.labels) == 0:
+            raise DatasetError(f"the {self.role} is empty: expected at least one sample (x, y)")
+
+    def _items_at(self, indices: Sequence[int]) -> list[Any]:
+        if self._items is not None:
+            return [self._items[index] for index in indices]
         items = []
         for index in indices:
             try:
                 items.append(self._dataset[int(index)])
             except Exception as error:
-                raise DatasetError(f"the {self.role} raised {type(error).__name__} at item {index}: {error}") from error
+                raise DatasetError(
+                    f"the {self.role} raised {type(error).__name__} at item {index}: {first_line(error)}"
+                ) from error
+        return items
+
+    def _batch(self, items: list[Any], indices: Sequence[int]) -> tuple[Inputs, Tensor]:
+        """The items as one checked batch (x, y); ``indices`` is where they came from."""
         try:
             batch = self._collate(items)
         except Exception as error:
             raise DatasetError(
                 f"the {self.role}: items {indices[0]}-{indices[-1]} cannot be made into a batch "
-                f"({type(error).__name__}: {error}). Items must be tensors or arrays of one shape: add a transform "
-                "such as ToTensor, or give a collate_fn."
+                f"({type(error).__name__}: {first_line(error)}). Items must be tensors or arrays of one shape: add a "
+                "transform such as ToTensor, or give a collate_fn."
             ) from error
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise DatasetError(
@@ -170,45 +251,73 @@ class Data:
                 + (f" of {len(batch)}" if isinstance(batch, (tuple, list)) else "")
                 + ". Give a collate_fn that returns (x, y)."
             )
-        x, y = batch
-        x = map_leaves(torch.as_tensor, x)
-        self._check_finite(x, indices[0])
+        x, y = self._checked_inputs(batch[0]), self._checked_labels(batch[1], indices)
+        rows = {len(leaf) for leaf in (*leaves(x), y)}
+        if rows != {len(items)}:
+            raise DatasetError(
+                f"the {self.role}: expected {len(items)} inputs and labels from a batch of as many items; got "
+                f"{sorted(rows)}. Mend the collate_fn: it must keep every item, with samples as first dimension."
+            )
+        self._check_finite(x, indices)
         return x, y
 
-    def _checked_labels(self, y: Any) -> Tensor:
+    def _checked_inputs(self, x: Any) -> Inputs:
         try:
-            labels = torch.as_tensor(np.asarray(y) if not isinstance(y, Tensor) else y).detach().cpu()
+            x = _tensors(x)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DatasetError(
-                f"the {self.role}: labels must be class numbers (integers); got {type(y).__name__}: {error}"
+                f"the {self.role}: inputs must be numeric tensors or arrays of one shape; got {type(x).__name__}: "
+                f"{first_line(error)}. Turn text and categories into numbers first."
+            ) from error
+        if not leaves(x) or any(leaf.ndim == 0 for leaf in leaves(x)):
+            raise DatasetError(
+                f"the {self.role}: expected inputs with samples as first dimension; got "
+                f"{'a single number' if leaves(x) else 'none'}"
+            )
+        return x
+
+    def _checked_labels(self, y: Any, indices: Sequence[int] | None = None) -> Tensor:
+        try:
+            labels = _tensor(y)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DatasetError(
+                f"the {self.role}: labels must be class numbers (integers); got {type(y).__name__}: {first_line(error)}"
             ) from error
         if labels.ndim != 1:
+            hint = ""
+            if labels.ndim == 2:
+                hint = (
+                    ": pass labels.squeeze(1)" if labels.shape[1] == 1 else ": for one-hot labels pass labels.argmax(1)"
+                )
             raise DatasetError(
-                f"the {self.role}: expected labels of shape (n,); got {tuple(labels.shape)}. "
-                "For one-hot labels pass labels.argmax(1)."
+                f"the {self.role}: expected labels of shape (n,), one class number per sample; got "
+                f"{tuple(labels.shape)}{hint}"
             )
+        if len(labels) == 0:
+            return labels.long()
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise DatasetError(
                 f"the {self.role}: labels must be integers (class numbers from 0); got {labels.dtype}. "
                 "Convert with labels.long()."
             )
         labels = labels.long()
-        if len(labels) and int(labels.min()) < 0:
+        if int(labels.min()) < 0:
             where = int((labels < 0).nonzero()[0])
             raise DatasetError(
-                f"the {self.role}: labels must be class numbers from 0; item {where} has label {int(labels[where])}"
+                f"the {self.role}: labels must be class numbers from 0; item "
+                f"{where if indices is None else indices[where]} has label {int(labels[where])}"
             )
         return labels
 
-    def _check_finite(self, x: Inputs, offset: int) -> None:
+    def _check_finite(self, x: Inputs, indices: Sequence[int]) -> None:
         for leaf in leaves(x):
             if leaf.is_floating_point():
                 bad = ~torch.isfinite(leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]).all(1)
                 if bad.any():
-                    items = (bad.nonzero().flatten()[:5] + offset).tolist()
+                    items = [indices[row] for row in bad.nonzero().flatten()[:5].tolist()]
                     raise DatasetError(
-                        f"the {self.role} has NaN or infinite inputs in {int(bad.sum())} item(s), first {items}: "
-                        "clean or impute them first"
+                        f"the {self.role} has NaN or infinite inputs in {int(bad.sum())} item(s), the first at "
+                        f"{items}: clean or impute them first"
                     )
 
     def __len__(self) -> int:
@@ -220,7 +329,12 @@ class Data:
         Raises:
             IndexRangeError: not integers, repeated, or outside the dataset.
         """
-        array = np.atleast_1d(np.asarray(indices))
+        if isinstance(indices, Tensor):
+            indices = indices.detach().cpu()
+        try:
+            array = np.atleast_1d(np.asarray(indices))
+        except (TypeError, ValueError) as error:
+            raise IndexRangeError(f"sample indices must be integers; got {type(indices).__name__}") from error
         if array.size == 0:
             raise IndexRangeError("expected at least one sample index; got none")
         if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -241,7 +355,9 @@ class Data:
         index = torch.as_tensor(indices, dtype=torch.long)
         if self._x is not None:
             return map_leaves(lambda leaf: leaf[index], self._x), self.labels[index]
-        x, _ = self._read(index.tolist())
+        where = index.tolist()
+        with torch.random.fork_rng(devices=[]):
+            x, _ = self._batch(self._items_at(where), where)
         return x, self.labels[index]
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
@@ -254,7 +370,7 @@ class Data:
         """SHA-256 over labels and inputs (reads everything once), hexadecimal."""
         sha = hashlib.sha256(self.labels.numpy().tobytes())
         for _, x, _ in self.batches():
-            for leaf in leaves(x):
-                sha.update(str((leaf.dtype, tuple(leaf.shape[1:]))).encode())
-                sha.update(leaf.detach().cpu().contiguous().numpy().tobytes())
+            for name, leaf in _named(x):
+                sha.update(f"{name}{(leaf.dtype, tuple(leaf.shape[1:]))}".encode())
+                sha.update(leaf.contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
