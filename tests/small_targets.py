@@ -1,0 +1,65 @@
+"""Small trained targets on real digits, quick enough to unlearn and retrain many times in a test."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from forgetcast import datasets
+from forgetcast.target import Target
+from forgetcast.training import Trainer
+
+MISLABELLED = (5, 40, 77, 111)
+"""Training samples of every target here whose label is wrong."""
+
+
+@lru_cache(maxsize=1)
+def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """120 training samples, a few of them mislabelled, and 100 held-out ones."""
+    (x, y), (x_heldout, y_heldout) = datasets.load("digits")
+    x, y = x[:120].clone(), y[:120].clone()
+    for index in MISLABELLED:
+        y[index] = (y[index] + 3) % 10
+    return (x, y), (x_heldout[:100].clone(), y_heldout[:100].clone())
+
+
+def make_mlp(seed: int) -> nn.Module:
+    """One hidden layer of 24 units."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
+
+
+def make_cnn(seed: int) -> nn.Module:
+    """A convolution with batch normalisation, then dropout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2),
+            nn.Linear(54, 10),
+        )  # fmt: skip
+
+
+def mlp(name: str = "mlp", *, heldout: bool = True, train: bool = True, seed: int = 0) -> Target:
+    """A perceptron that has memorized its wrong labels."""
+    (x, y), held = digits()
+    trainer = Trainer(make_mlp, x, y, epochs=60, lr=0.02, batch_size=40)
+    model = trainer(np.arange(len(y)), seed)
+    return Target(model, (x, y), heldout=held if heldout else None, train=trainer if train else None, name=name)
+
+
+@lru_cache(maxsize=1)
+def shared_mlp() -> Target:
+    """The perceptron, trained once for all tests that leave it as it is."""
+    return mlp()
+
+
+@lru_cache(maxsize=1)
+def shared_cnn() -> Target:
+    """The convolutional network, trained once for all tests that leave it as it is."""
+    (x, y), held = digits()
+    trainer = Trainer(make_cnn, x, y, epochs=25, lr=0.02, batch_size=40)
+    return Target(trainer(np.arange(len(y)), 0), (x, y), heldout=held, train=trainer, name="cnn")
