@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from forgetcast.architectures import ARCHITECTURES, build
-from forgetcast.errors import NotApplicableError
+from forgetcast.errors import ModelError, NotApplicableError
 from forgetcast.probes import PROBES, Probes
 from forgetcast.target import Target
 
@@ -438,6 +438,41 @@ def test_a_model_without_a_last_linear_layer_has_no_features() -> None:
         _ = probes.features
     assert str(raised.value) == target.head_missing
     assert probes.gradient_norm.shape == probes.logits[:, 0].shape == (13,)
+
+
+def test_a_head_called_twice_by_keyword_has_the_features_of_its_last_call() -> None:
+    """An auxiliary output of the same layer does not shift the features, and hooks are told of keywords."""
+
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.hidden(x))
+            self.head(input=-h)
+            return self.head(input=h)
+
+    probes = Probes(Target(seeded(Auxiliary), data((5,)), batch_size=4))
+    logits = probes.features.double() @ probes.head.weight.T + probes.head.bias
+    assert torch.allclose(logits, probes.logits, atol=1e-6)
+
+
+def test_infinite_logits_are_an_error_and_no_quiet_nan() -> None:
+    """A model that overflows for one sample is refused; the sample is named."""
+
+    class Overflow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x).masked_fill(x[:, :1] > 50, torch.inf)
+
+    x, y = data((5,))
+    x[7, 0] = 99
+    with pytest.raises(ModelError, match="infinite logits for sample 7 of the dataset"):
+        _ = Probes(Target(seeded(Overflow), (x, y), batch_size=4)).loss
 
 
 def test_every_probe_is_described() -> None:

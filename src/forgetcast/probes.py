@@ -33,7 +33,7 @@ from forgetcast._rehearsal import (
 from forgetcast._surrogates import neighbour_vote, ridge_confidence
 from forgetcast.data import Data, Inputs, map_leaves
 from forgetcast.errors import NotApplicableError
-from forgetcast.target import Head, Target
+from forgetcast.target import Head, Target, check_finite
 
 __all__ = ["PROBES", "Centroids", "HeldOut", "Probes", "Rehearsal"]
 
@@ -432,6 +432,7 @@ class Probes:
                 if middle and isinstance(x, Tensor) and x.is_floating_point():
                     inputs.append(_narrow(x, self.seed + 1))
                 tap.features = tap.middle = None
+        check_finite(torch.cat(logits), data)
         return _Forward(torch.cat(logits), _joined(features), _joined(hidden), _joined(inputs))
 
     @probe
@@ -542,13 +543,13 @@ class _Tap:
     def __init__(self, target: Target, middle: Layer | None) -> None:
         self.features: Tensor | None = None
         self.middle: Tensor | None = None
-        self._head = None if target.head is None else target.module.get_submodule(target.head.name)
+        self._target = target
         self._middle = middle
         self._handles: list[Any] = []
 
     def __enter__(self) -> _Tap:
-        if self._head is not None:
-            self._handles.append(self._head.register_forward_hook(self._keep_features))
+        if self._target.head is not None:
+            self._handles.append(self._target.watch_head(self._keep_features))
         if self._middle is not None:
             self._handles.append(self._middle.module.register_forward_hook(self._keep_middle))
         return self
@@ -557,8 +558,8 @@ class _Tap:
         while self._handles:
             self._handles.pop().remove()
 
-    def _keep_features(self, _module: nn.Module, args: tuple[Tensor, ...], _out: Tensor) -> None:
-        self.features = args[0].detach().float().cpu()
+    def _keep_features(self, features: Tensor) -> None:
+        self.features = features.float().cpu()
 
     def _keep_middle(self, _module: nn.Module, _args: Any, out: Any) -> None:
         tensor = first_tensor(out)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
-from forgetcast.errors import DatasetError, ModelError, NotApplicableError
+from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
 
 __all__ = ["Head", "Target", "TrainFunction", "frozen_copy"]
 
@@ -47,17 +51,24 @@ def frozen_copy(model: nn.Module) -> nn.Module:
         copied = copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
-            f"the model cannot be copied ({type(error).__name__}: {error}); forgetcast works on a copy so that yours "
-            "stays untouched: remove non-leaf tensors, handles or locks kept as attributes"
+            f"the model cannot be copied ({type(error).__name__}: {first_line(error)}); forgetcast works on a copy so "
+            "that yours stays untouched: remove non-leaf tensors, handles or locks kept as attributes"
         ) from error
-    copied.eval().requires_grad_(False)
-    for parameter in copied.parameters():
-        parameter.grad = None
+    copied.eval()
+    for module in copied.modules():  # a model's own ``train`` may have left some parts in training mode
+        module.training = False
     if next(copied.parameters(), None) is None:
         raise ModelError("the model has no parameters: there is nothing to unlearn")
-    for name, value in copied.state_dict().items():
-        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    for name, parameter in copied.named_parameters():
+        if is_lazy(parameter):
+            raise ModelError(f"the model's {name} is not initialised yet: pass one batch through the model first")
+        parameter.requires_grad_(False)
+        parameter.grad = None
+        if not bool(torch.isfinite(parameter).all()):
             raise ModelError(f"the model's weights are not finite: {name} holds NaN or infinity")
+    for name, buffer in copied.named_buffers():
+        if bool(torch.isnan(buffer).any()):  # infinity is for masks
+            raise ModelError(f"the model's buffers are not finite: {name} holds NaN")
     return copied
 
 
@@ -102,6 +113,8 @@ class Target:
     ) -> None:
         self.name = name
         self.info = dict(info or {})
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise InputError(f"batch_size: expected a positive integer; got {batch_size!r}")
         self.batch_size = batch_size
         self.module = frozen_copy(model)
         self.params: dict[str, Tensor] = {k: v.detach() for k, v in self.module.named_parameters()}
@@ -113,8 +126,11 @@ class Target:
         self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
         self._train = train
         self._channels_last = False
-        self._inspect_model()
-        self._channels_last = self._takes_channels_last()
+        with self._random_state_kept():
+            self._inspect_model()
+            if self.heldout is not None:
+                self._first_logits(self.heldout, self.module)
+            self._channels_last = self._takes_channels_last()
         for data in (self.data, self.heldout):
             if data is not None:
                 self._check_classes(data)
@@ -148,13 +164,19 @@ class Target:
         """Logits (n, classes) of all samples of ``data`` (default: training data), on the CPU.
 
         ``module`` replaces the target's own model, for instance by a retrained one.
+
+        Raises:
+            ModelError: the target's own model returned NaN or infinity.
         """
         data = self.data if data is None else data
         own = self.module if module is None else frozen_copy(module)
         parts = []
-        for _, x, _ in data.batches(self.batch_size):
-            args, kwargs = _arguments(self.to_device(x))
-            parts.append(_logits(own(*args, **kwargs)).float().cpu())
+        with self._random_state_kept():
+            for index, x, _ in data.batches(self.batch_size):
+                args, kwargs = _arguments(self.to_device(x))
+                parts.append(_logits(own(*args, **kwargs)).float().cpu())
+                if module is None:
+                    check_finite(parts[-1], data, int(index[0]))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -167,15 +189,33 @@ class Target:
         if self.head is None:
             raise NotApplicableError(self.head_missing)
         data = self.data if data is None else data
+        latest: list[Tensor] = []
         parts: list[Tensor] = []
-        layer = self.module.get_submodule(self.head.name)
-        handle = layer.register_forward_pre_hook(lambda _module, args: parts.append(args[0].float().cpu()))
+        handle = self.watch_head(lambda features: latest.append(features.float().cpu()))
         try:
-            for _, x, _ in data.batches(self.batch_size):
-                self.forward(self.to_device(x))
+            with self._random_state_kept():
+                for _, x, _ in data.batches(self.batch_size):
+                    self.forward(self.to_device(x))
+                    if not latest:
+                        raise NotApplicableError("the last linear layer was not called when the whole data ran")
+                    parts.append(latest[-1])
+                    latest.clear()
         finally:
             handle.remove()
         return torch.cat(parts)
+
+    def watch_head(self, keep: Callable[[Tensor], None]) -> RemovableHandle:
+        """Call ``keep(features)`` whenever the last linear layer runs, until the handle is removed.
+
+        The features (b, d) are a copy. Where the layer runs several times in a pass, the last call is the one that
+        makes the logits.
+        """
+        assert self.head is not None, "only a target with a head can be watched"
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+            keep(_layer_input(args, kwargs).detach().clone())
+
+        return self.module.get_submodule(self.head.name).register_forward_hook(hook, with_kwargs=True)
 
     # -- retraining -------------------------------------------------------------------------------------------
 
@@ -189,14 +229,25 @@ class Target:
 
         Raises:
             NotApplicableError: the target has no ``train`` callable.
-            ModelError: the callable did not return a usable module.
+            IndexRangeError: indices that are not there, repeated, or none.
+            ModelError: the callable did not return a usable module for the same inputs and classes.
         """
         if self._train is None:
             raise NotApplicableError(
                 f"target {self.name!r} has no train callable: pass train=function(indices, seed) -> trained model "
                 "to Target for everything that must retrain"
             )
-        return frozen_copy(self._train(np.asarray(indices, dtype=np.int64), int(seed)))
+        made = self._train(self.data.check_indices(indices).numpy(), int(seed))
+        who = f"the train callable of target {self.name!r} returned an unusable model"
+        try:
+            module = frozen_copy(made)
+            with self._random_state_kept():
+                classes = self._first_logits(self.data, module).shape[1]
+        except InputError as error:
+            raise ModelError(f"{who}: {error}") from error
+        if classes != self.num_classes:
+            raise ModelError(f"{who}: it has {classes} classes; the target has {self.num_classes}")
+        return module
 
     # -- facts ------------------------------------------------------------------------------------------------
 
@@ -212,11 +263,12 @@ class Target:
     def model_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of the model's state, hexadecimal."""
         sha = hashlib.sha256()
-        for name, value in sorted(self.module.state_dict().items()):
+        state = {**dict(self.module.named_buffers()), **self.module.state_dict()}  # some buffers are in no state dict
+        for name, value in sorted(state.items()):
             if isinstance(value, Tensor):
                 sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
                 sha.update(
-                    value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                    value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
                     if value.ndim
                     else str(value.item()).encode()
                 )
@@ -229,32 +281,31 @@ class Target:
 
     # -- inspection -------------------------------------------------------------------------------------------
 
+    def _random_state_kept(self) -> AbstractContextManager[None]:
+        """A block in which the model may draw random numbers without a trace."""
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+
     @torch.no_grad()
-    def _inspect_model(self) -> None:
-        """One watched forward pass: the output's shape, the number of classes, the last linear layer."""
-        x, _ = self.data.fetch(torch.arange(min(4, len(self.data))))
-        x = self.to_device(x)
-        seen: list[tuple[str, nn.Linear, Tensor]] = []
-        handles = [
-            module.register_forward_hook(
-                lambda m, _args, out, name=name: seen.append((name, m, out)), always_call=False
-            )
-            for name, module in self.module.named_modules()
-            if isinstance(module, nn.Linear)
-        ]
+    def _first_logits(self, data: Data, module: nn.Module) -> Tensor:
+        """Logits of the first samples (at most 4), checked to be logits.
+
+        Raises:
+            ModelError: they are no finite logits of shape (n, classes).
+            DatasetError: the model raised.
+        """
+        x = self.to_device(data.fetch(torch.arange(min(4, len(data))))[0])
+        args, kwargs = _arguments(x)
         try:
-            output = self.forward(x)
+            output = _logits(module(*args, **kwargs))
         except ModelError:
             raise
         except Exception as error:
-            shapes = " and ".join(str(tuple(leaf.shape)) for leaf in leaves(x))
+            shapes = " and ".join(f"{tuple(leaf.shape)} of {leaf.dtype}" for leaf in leaves(x))
             raise DatasetError(
-                f"the model cannot take the dataset's inputs: a batch of shape {shapes} raised {type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else ''}"
+                f"the model cannot take the {data.role}'s inputs: a batch of shape {shapes} raised "
+                f"{type(error).__name__}: {first_line(error)}. Bring the {data.role} to the shape and type that "
+                "model(x) takes."
             ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
         rows = len(leaves(x)[0])
         if output.ndim != 2 or output.shape[0] != rows or output.shape[1] < 2 or not output.is_floating_point():
             raise ModelError(
@@ -262,27 +313,45 @@ class Target:
                 f"returned {tuple(output.shape)} of {output.dtype}"
             )
         if not bool(torch.isfinite(output).all()):
-            raise ModelError("the model returned NaN or infinite logits for the first samples of the dataset")
-        if rows > 1 and bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones_like(output[:, 0])):
+            raise ModelError(f"the model returned NaN or infinite logits for the first samples of the {data.role}")
+        tolerance = max(1e-5, 4 * torch.finfo(output.dtype).eps)
+        if rows > 1 and bool((output >= 0).all()) and float((output.double().sum(1) - 1).abs().max()) < tolerance:
             raise ModelError(
                 "the model's outputs are probabilities (each row sums to 1); logits are needed: "
                 "return the values before softmax, or their logarithm"
             )
+        return output
+
+    def _inspect_model(self) -> None:
+        """One watched forward pass: the output's shape, the number of classes, the last linear layer."""
+        seen: dict[str, tuple[nn.Linear, Any]] = {}
+
+        def watch(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any, *, name: str) -> None:
+            x = _layer_input(args, kwargs)
+            seen.pop(name, None)  # the last call counts, and the last layer called comes last
+            seen[name] = (module, x.detach().clone() if isinstance(x, Tensor) else None)
+
+        handles = [
+            module.register_forward_hook(partial(watch, name=name), with_kwargs=True)
+            for name, module in self.module.named_modules()
+            if isinstance(module, nn.Linear)
+        ]
+        try:
+            output = self._first_logits(self.data, self.module)
+        finally:
+            for handle in handles:
+                handle.remove()
         self.num_classes = int(output.shape[1])
         self.head: Head | None = None
         self.head_missing = ""
-        matches = [
-            (name, module)
-            for name, module, out in seen
-            if out.shape == output.shape
-            and (torch.equal(out, output) or torch.allclose(out.log_softmax(1), output, atol=1e-6))
-        ]
+        matches = [name for name, (module, x) in seen.items() if _makes(module, x, output)]
         if matches:
-            name, module = matches[-1]
-            self.head = Head(name, module.weight.detach(), None if module.bias is None else module.bias.detach())
+            module = seen[matches[-1]][0]
+            bias = None if module.bias is None else module.bias.detach()
+            self.head = Head(matches[-1], module.weight.detach(), bias)
         elif seen:
             self.head_missing = (
-                f"no linear layer's output is the model's output (the last one called is {seen[-1][0]!r}); "
+                f"no linear layer's output is the model's output (the last one called is {list(seen)[-1]!r}); "
                 "factors of the last layer do not apply"
             )
         else:
@@ -318,5 +387,46 @@ def _arguments(x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _logits(output: Any) -> Tensor:
     output = getattr(output, "logits", output)
     if not isinstance(output, Tensor):
-        raise ModelError(f"the model must return a tensor of logits (n, classes); it returned {type(output).__name__}")
+        raise ModelError(
+            f"the model must return a tensor of logits (n, classes); it returned {type(output).__name__}: wrap it in a "
+            "module that returns the logits alone"
+        )
     return output
+
+
+def check_finite(logits: Tensor, data: Data, first: int = 0) -> None:
+    """Refuse logits (b, classes) of the samples from ``first`` on that are not numbers.
+
+    Raises:
+        ModelError: NaN or infinity; the sample is named.
+    """
+    bad = ~torch.isfinite(logits).all(1)
+    if bad.any():
+        raise ModelError(
+            f"the model returned NaN or infinite logits for sample {first + int(bad.nonzero()[0])} of the {data.role}"
+        )
+
+
+def _layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs.get("input")
+
+
+@torch.no_grad()
+def _makes(layer: nn.Linear, x: Tensor | None, output: Tensor) -> bool:
+    """Whether x @ weight.T + bias is the model's output, or has it as log-softmax.
+
+    It is worked out again, for a subclass may compute something else and a model may go on to overwrite the result.
+    """
+    if x is None or x.ndim != 2:
+        return False
+    try:
+        made = F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias).double()
+    except (AttributeError, RuntimeError, TypeError):  # a subclass with weights of its own kind
+        return False
+    if made.shape != output.shape:
+        return False
+    tolerance = max(1e-5, 4 * torch.finfo(output.dtype).eps)
+    scale = tolerance * float(made.abs().max())
+    return any(
+        torch.allclose(version, output.double(), rtol=tolerance, atol=scale) for version in (made, made.log_softmax(1))
+    )
