@@ -206,7 +206,7 @@ class _IterativeWalk(Walk):
         seed: int,
     ) -> None:
         self.unlearner, self.target, self.samples, self.drawn = unlearner, target, samples, drawn
-        self.stacked = stackable(target.module)
+        self.stacked = stackable(target.module, batches=True)
         self.params = repeat(target.params, len(samples))
         self.control = repeat(target.params, 1)
         self.scale = float(norm(self.control))

@@ -199,6 +199,49 @@ def run_unlearner(
     return frame[list(OUTCOME_COLUMNS)]
 
 
+class _Best:
+    """The most that was forgotten of every sample so far, and where: for paths that never meet the goal."""
+
+    def __init__(self, value: Tensor, start: tuple[Stack, Stack]) -> None:
+        self.value = value
+        self.step = torch.zeros(len(value), dtype=torch.long)
+        self.points: Sequence[Stack] = start
+        """Parameters and control."""
+
+    def update(self, position: Tensor, value: Tensor, step: int, points: Sequence[Stack]) -> None:
+        pairs = list(zip(self.points, points, strict=True))
+        if not self.step.any():  # still the target's own parameters, one memory for all samples
+            pairs = [({name: part[name].clone() for name in new}, new) for part, new in pairs]
+            self.points = [part for part, _ in pairs]
+        for part, new in pairs:
+            for name, rows_of in new.items():
+                part[name][position] = rows_of
+        self.value[position], self.step[position] = value, step
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Some samples with the two points of their paths between which the goal is met."""
+
+    position: Tensor
+    step: Any
+    """Number of the later point, (m,)."""
+    params: tuple[Stack, Stack]
+    control: tuple[Stack, Stack]
+
+    @classmethod
+    def join(cls, spans: Sequence[_Span]) -> _Span:
+        def both(pairs: list[tuple[Stack, Stack]]) -> tuple[Stack, Stack]:
+            first, second = (
+                {name: torch.cat([pair[side][name] for pair in pairs]) for name in pairs[0][side]} for side in (0, 1)
+            )
+            return first, second
+
+        steps = torch.cat([torch.full((len(span.position),), float(span.step)) for span in spans])
+        position = torch.cat([span.position for span in spans])
+        return cls(position, steps, both([s.params for s in spans]), both([s.control for s in spans]))
+
+
 class _Crossings:
     """Follows the paths of some samples and records the crossing of every objective."""
 
@@ -251,26 +294,28 @@ class _Crossings:
             return
         walk = unlearner.walk(self.target, state, self.samples.take(active), seed)
         previous: tuple[Stack, Stack] | None = None
-        best = {o: self.before[o].clone() for o in self.objectives}
-        best_at: dict[tuple[str, int], tuple[int, Params, Params]] = {}
+        best: dict[str, _Best] = {}
+        spans: dict[str, list[_Span]] = {o: [] for o in self.objectives}
         t = 0
         while len(active) and (point := walk.step()) is not None:
             t += 1
             if previous is None:
                 previous = self._start(len(active), point)
+                start = self._start(len(self.samples), point)
+                best = {o: _Best(self.before[o].clone(), start) for o in self.objectives}
             logits = self._sample_logits(point[0], active)
             for objective in self.objectives:
                 value = self._forgotten(objective, logits, active)
                 waiting = open_goals[objective][active]
                 crossed = waiting & (value <= self.limits[objective][active])
                 if crossed.any():
-                    self._cross(objective, active, crossed, previous, point, t, walk.discrete)
+                    local = crossed.nonzero().flatten()
+                    pair = [(rows(start, local), rows(end, local)) for start, end in zip(previous, point, strict=True)]
+                    spans[objective].append(_Span(active[local], t, *pair))
                     open_goals[objective][active[crossed]] = False
-                better = waiting & ~crossed & (value < best[objective][active])
-                for k in better.nonzero().flatten().tolist():
-                    position = int(active[k])
-                    best[objective][position] = value[k]
-                    best_at[objective, position] = (t, _one(point[0], k), _one(point[1], k))
+                better = (waiting & ~crossed & (value < best[objective].value[active])).nonzero().flatten()
+                if len(better):
+                    best[objective].update(active[better], value[better], t, [rows(part, better) for part in point])
             keep = torch.stack([open_goals[o][active] for o in self.objectives]).any(0)
             previous = point
             if not keep.all():
@@ -279,10 +324,13 @@ class _Crossings:
                 active = active[kept]
                 previous = (rows(point[0], kept), rows(point[1], kept))
         for objective in self.objectives:
-            for k in open_goals[objective].nonzero().flatten().tolist():
-                steps, params, control = best_at.get((objective, k), (0, self.target.params, self.target.params))
-                again = self._relearn({name: value[None] for name, value in params.items()}, torch.tensor([k]))
-                self._record(objective, k, params, control, float(steps), relearn=int(again[0]), reached=False)
+            if spans[objective]:
+                self._cross(objective, _Span.join(spans[objective]), walk.discrete)
+            never = open_goals[objective].nonzero().flatten()
+            if len(never):
+                found = best[objective]
+                end, control = (rows(part, never) for part in found.points)
+                self._record_all(objective, never, end, control, found.step[never].float(), reached=False)
 
     def _start(self, m: int, like: tuple[Stack, Stack]) -> tuple[Stack, Stack]:
         """Strength 0: the target itself."""
@@ -290,35 +338,34 @@ class _Crossings:
         start = {name: state[name].expand(m, *state[name].shape) for name in like[0]}
         return start, start
 
-    def _cross(
-        self,
-        objective: str,
-        active: Tensor,
-        crossed: Tensor,
-        previous: tuple[Stack, Stack],
-        point: tuple[Stack, Stack],
-        t: int,
-        discrete: bool,
-    ) -> None:
-        """Bisect between the last two points of the samples that have just crossed, then record them."""
-        local = crossed.nonzero().flatten()
-        position = active[local]
-        (start, start_control), (end, end_control) = (
-            tuple(rows(part, local) for part in pair) for pair in (previous, point)
-        )
-        high = torch.ones(len(local))
+    def _cross(self, objective: str, span: _Span, discrete: bool) -> None:
+        """Bisect between the two points around every crossing, all samples together, then record them."""
+        high = torch.ones(len(span.position))
+        (start, end), (start_control, end_control) = span.params, span.control
         if not discrete:
-            low = torch.zeros(len(local))
+            low = torch.zeros(len(span.position))
             for _ in range(self.protocol.bisections):
                 middle = (low + high) / 2
-                value = self._forgotten(objective, self._sample_logits(mix(start, end, middle), position), position)
-                met = value <= self.limits[objective][position]
+                logits = self._sample_logits(mix(start, end, middle), span.position)
+                met = self._forgotten(objective, logits, span.position) <= self.limits[objective][span.position]
                 high, low = torch.where(met, middle, high), torch.where(met, low, middle)
             end, end_control = mix(start, end, high), mix(start_control, end_control, high)
-        again = self._relearn(end, position)
+        self._record_all(objective, span.position, end, end_control, span.step - 1 + high, reached=True)
+
+    def _record_all(
+        self, objective: str, position: Tensor, params: Stack, control: Stack, steps: Tensor, *, reached: bool
+    ) -> None:
+        again = self._relearn(params, position)
         for k, where in enumerate(position.tolist()):
-            steps = t - 1 + float(high[k])
-            self._record(objective, where, _one(end, k), _one(end_control, k), steps, relearn=int(again[k]))
+            self._record(
+                objective,
+                where,
+                _one(params, k),
+                _one(control, k),
+                float(steps[k]),
+                relearn=int(again[k]),
+                reached=reached,
+            )
 
     def _relearn(self, params: Stack, position: Tensor) -> Tensor:
         """Gradient steps on the sample itself until its true-label probability has regained half of its loss, (m,).
