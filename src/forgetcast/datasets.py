@@ -6,14 +6,14 @@ import gzip
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from forgetcast.errors import NotApplicableError, PathError, UnknownNameError
+from forgetcast.errors import FileFormatError, NotApplicableError, PathError, UnknownNameError, first_line
 
 __all__ = ["NAMES", "Split", "load"]
 
@@ -34,6 +34,8 @@ def load(name: str) -> Split:
     Raises:
         UnknownNameError: no such dataset.
         PathError: its files are not on this machine.
+        FileFormatError: its files are damaged.
+        NotApplicableError: it needs the ``mlbench`` extra, which is not installed.
 
     >>> (x, y), (x_heldout, y_heldout) = load("digits")
     >>> x.shape, len(y_heldout)
@@ -79,28 +81,43 @@ def _wine() -> Split:
     return _tabular(raw.data, raw.target, 130)
 
 
-def _find(variable: str, folders: tuple[str, ...], package: str) -> Path:
+def _find(variable: str, folders: tuple[str, ...], package: str, files: Sequence[str]) -> Path:
+    """The first of the places that is a folder, checked to hold the files.
+
+    Raises:
+        PathError: no such folder, or a file is not in it.
+    """
+    mend = f"Install the Debian package {package}, or set {variable} to the folder that holds its files"
     places = [os.environ[variable]] if variable in os.environ else list(folders)
-    for place in places:
-        if Path(place).is_dir():
-            return Path(place)
-    raise PathError(
-        f"expected a data folder at {' or '.join(places)}; none is there. Install the Debian package {package}, "
-        f"or set {variable} to the folder"
-    )
+    folder = next((Path(place) for place in places if Path(place).is_dir()), None)
+    if folder is None:
+        raise PathError(f"expected a data folder at {' or '.join(places)}; none is there. {mend}")
+    for file in files:
+        if not (folder / file).is_file():
+            raise PathError(f"expected the file {file} in {folder}; it is not there. {mend}")
+    return folder
 
 
 def _fashion_mnist() -> Split:
     from forgetcast._torchvision import torchvision
 
-    folder = _find("FORGETCAST_FASHION_MNIST", FASHION_MNIST_FOLDERS, "dataset-fashion-mnist")
+    files = [
+        f"{part}-ubyte.gz" for half in ("train", "t10k") for part in (f"{half}-images-idx3", f"{half}-labels-idx1")
+    ]
+    folder = _find("FORGETCAST_FASHION_MNIST", FASHION_MNIST_FOLDERS, "dataset-fashion-mnist", files)
     with tempfile.TemporaryDirectory() as root:
         raw = Path(root, "FashionMNIST", "raw")
         raw.mkdir(parents=True)
-        for packed in folder.glob("*-ubyte.gz"):
-            with gzip.open(packed) as source, (raw / packed.stem).open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-        parts = [torchvision().datasets.FashionMNIST(root, train=train) for train in (True, False)]
+        try:
+            for file in files:
+                with gzip.open(folder / file) as source, (raw / file).with_suffix("").open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+            parts = [torchvision().datasets.FashionMNIST(root, train=train) for train in (True, False)]
+        except Exception as error:  # a damaged file can raise nearly anything
+            raise FileFormatError(
+                f"{folder} does not hold readable Fashion-MNIST files ({type(error).__name__}: {first_line(error)}): "
+                "fetch them again"
+            ) from error
     (x, y), (x_heldout, y_heldout) = ((part.data, part.targets) for part in parts)
 
     def scale(images: Tensor) -> Tensor:
@@ -116,10 +133,17 @@ def _mlbench(table: str, label: str, train: int) -> Split:
         raise NotApplicableError(
             "reading mlbench data needs the package rdata: pip install 'forgetcast[mlbench]'"
         ) from error
-    path = _find("FORGETCAST_MLBENCH", MLBENCH_FOLDERS, "r-cran-mlbench") / f"{table}.rda"
-    frame = rdata.read_rda(str(path))[table]
-    codes = frame[label].astype("category").cat.codes.to_numpy(np.int64)
-    x = frame.drop(columns=label).to_numpy(np.float64)
+    file = f"{table}.rda"
+    path = _find("FORGETCAST_MLBENCH", MLBENCH_FOLDERS, "r-cran-mlbench", [file]) / file
+    try:
+        frame = rdata.read_rda(str(path), default_encoding="ascii")[table]
+        codes = frame[label].astype("category").cat.codes.to_numpy(np.int64)
+        x = frame.drop(columns=label).to_numpy(np.float64)
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise FileFormatError(
+            f"{path} does not hold the mlbench table {table} ({type(error).__name__}: {first_line(error)}): "
+            "install its package again"
+        ) from error
     return _tabular(x, codes, train)
 
 
