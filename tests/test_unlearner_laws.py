@@ -532,3 +532,44 @@ def test_relabelling_never_draws_the_true_label(name: str) -> None:
             assert bool((counts > 0.7 * counts.float().mean()).all()), "every other class is drawn about as often"
     if name in ("amnesiac", "boundary_shrink", "random_relabelling", "salun"):
         assert found
+
+
+# -- unusual models -------------------------------------------------------------------------------------------------
+
+
+class Tokens(nn.Module):
+    """Words and weights come as a dict; a single number, without a dimension, scales the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(12, 6)
+        self.head = nn.Linear(6, 3)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, words: Tensor, weights: Tensor) -> Tensor:
+        return self.scale * self.head((self.embed(words) * weights[..., None]).mean(1))
+
+
+@pytest.mark.parametrize("name", UNLEARNERS)
+def test_every_unlearner_takes_tokens_in_a_dict_and_parameters_without_dimension(name: str) -> None:
+    """Inputs need be neither a tensor nor numbers, and parameters need have no dimension."""
+    generator = torch.Generator().manual_seed(0)
+    x = {"words": torch.randint(12, (30, 5), generator=generator), "weights": torch.rand(30, 5, generator=generator)}
+
+    def train(indices: np.ndarray, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Tokens()
+
+    target = Target(train(np.arange(30), 0), (x, torch.arange(30) % 3), train=train)
+    unlearner = UNLEARNERS[name]()
+    if name == "certified_removal":
+        with pytest.raises(NotApplicableError, match="no linear layer's output is the model's output"):
+            unlearner.prepare(target)
+        return
+    walk = unlearner.walk(target, unlearner.prepare(target), Samples.of(target, torch.tensor([1, 8])), 0)
+    for _ in range(1 if walk.discrete else 2):
+        params, control = walk.step()
+        assert params["scale"].shape == control["scale"].shape == (2,)
+        assert all(bool(torch.isfinite(value).all()) for value in params.values())
+    assert (params["scale"] != target.params["scale"]).any() or walk.discrete or name == "ssd"

@@ -281,7 +281,9 @@ def _norm(params: Params) -> Tensor:
 
 def _moved(stack: Stack, target: Target) -> Tensor:
     """Distance of every model's parameters from the target's, (m,)."""
-    parts = [(stack[name] - value).flatten(1).square().sum(1) for name, value in target.params.items()]
+    parts = [
+        (stack[name] - value).reshape(len(stack[name]), -1).square().sum(1) for name, value in target.params.items()
+    ]
     return torch.stack(parts).sum(0).sqrt()
 
 

@@ -35,7 +35,7 @@ class SalUn(RandomRelabelling):
     @staticmethod
     def mask(gradients: Stack, share: float) -> Stack:
         """1 where a model's gradient is among its largest, else 0."""
-        size = torch.cat([g.abs().flatten(1) for g in gradients.values()], 1)
+        size = torch.cat([g.abs().reshape(len(g), -1) for g in gradients.values()], 1)
         kept = max(1, round(share * size.shape[1]))
         least = size.topk(kept, dim=1).values[:, -1]
         return {n: (g.abs() >= least.reshape(-1, *[1] * (g.ndim - 1))).to(g.dtype) for n, g in gradients.items()}

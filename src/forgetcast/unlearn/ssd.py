@@ -52,7 +52,8 @@ class SelectiveSynapticDampening(Unlearner):
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
         own = sample_gradients(target, samples.x, samples.y)
-        ratio = torch.cat([(own[name].square() / (f + 1e-12)).flatten(1) for name, f in state.items()], 1)
+        ratios = (own[name].square() / (f + 1e-12) for name, f in state.items())
+        ratio = torch.cat([part.reshape(len(part), -1) for part in ratios], 1)
         return _SsdWalk(self, target, ratio)
 
     def path(self, target: Target, state: Any, samples: Samples, seed: int) -> Iterator[tuple[Params, Params]]:

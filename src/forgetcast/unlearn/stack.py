@@ -57,7 +57,7 @@ def mix(a: Stack, b: Stack, fraction: Tensor) -> Stack:
 
 def norm(stack: Stack) -> Tensor:
     """Euclidean norm of every model's parameters, shape (m,)."""
-    return sum((value.flatten(1).square().sum(1) for value in stack.values()), torch.zeros(())).sqrt()
+    return sum((value.reshape(len(value), -1).square().sum(1) for value in stack.values()), torch.zeros(())).sqrt()
 
 
 def distance(a: Stack, b: Stack, names: Iterable[str]) -> Tensor:

@@ -61,4 +61,4 @@ class WoodFisher(GridUnlearner):
 
 
 def _flat(stack: Stack) -> Tensor:
-    return torch.cat([value.flatten(1) for value in stack.values()], 1)
+    return torch.cat([value.reshape(len(value), -1) for value in stack.values()], 1)
