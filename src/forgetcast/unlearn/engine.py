@@ -19,6 +19,7 @@ from torch.func import grad
 from torch.nn import functional as F
 
 from forgetcast.data import map_leaves
+from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.stack import Params, Stack, combine, distance, map_models, mix, rows, stackable
@@ -176,13 +177,16 @@ def run_unlearner(
 
     Raises:
         IndexRangeError: an index outside the data.
+        UnknownNameError: no such objective.
+        InputError: ``p_out`` is not one number per sample, or (for ``retrain``) not finite.
         NotApplicableError: held-out data or a ``train`` callable is missing.
     """
     protocol = protocol or Protocol()
     index = target.data.check_indices(indices)
+    answers = _checked(p_out, len(index), objectives)
     bench = workbench or Workbench(target, protocol)
     state = unlearner.prepare(target) if state is None else state
-    p_out_of = dict(zip(index.tolist(), np.asarray(p_out, dtype=float), strict=True))
+    p_out_of = dict(zip(index.tolist(), answers, strict=True))
     bytes_each = 8 * sum(value.nbytes for value in target.params.values())
     together = max(1, min(protocol.most_together, protocol.memory_bytes // bytes_each))
     frames = []
@@ -197,6 +201,22 @@ def run_unlearner(
     frame.insert(0, "target", target.name)
     frame["unlearner"], frame["seed"] = unlearner.name, seed
     return frame[list(OUTCOME_COLUMNS)]
+
+
+def _checked(p_out: np.ndarray, m: int, objectives: Sequence[str]) -> np.ndarray:
+    """``p_out`` as floats, (m,); a NaN would pass for a goal that is met."""
+    for objective in objectives:
+        if objective not in OBJECTIVES:
+            raise UnknownNameError.of("objective", objective, OBJECTIVES)
+    answers = np.asarray(p_out, dtype=float)
+    if answers.shape != (m,):
+        raise InputError(f"p_out: expected one probability for each of the {m} samples; got shape {answers.shape}")
+    if "retrain" in objectives and not np.isfinite(answers).all():
+        first = int(np.flatnonzero(~np.isfinite(answers))[0])
+        raise InputError(
+            f"p_out: expected finite numbers for the objective 'retrain'; entry {first} is {answers[first]}"
+        )
+    return answers
 
 
 class _Best:
