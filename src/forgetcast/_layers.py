@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forgetcast._random import seeded
 from forgetcast.data import map_leaves
 from forgetcast.target import Target
 
@@ -44,11 +45,9 @@ def reproducible(target: Target, seed: int) -> Iterator[None]:
 
     The fused inference kernel of transformer layers is off inside, for it skips the layers that hooks watch.
     """
-    devices = [target.device] if target.device.type == "cuda" else []
     fused = getattr(torch.backends, "mha", None)  # newer than the oldest torch supported
     enabled = fused is not None and fused.get_fastpath_enabled()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with seeded(seed, target.device):
         try:
             if fused is not None:
                 fused.set_fastpath_enabled(False)

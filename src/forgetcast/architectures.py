@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast.errors import UnknownNameError
+from forgetcast._random import seeded
+from forgetcast.errors import InputError, UnknownNameError
 
 __all__ = ["ARCHITECTURES", "AttentionNet", "ResidualNet", "build"]
 
@@ -139,15 +140,22 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 """Factories by name: ``factory(input_shape, classes, dropout=0.0)``."""
 
+_FOR_IMAGES = ("attention", "cnn", "resnet")
+
 
 def build(name: str, shape: Sequence[int], classes: int, *, dropout: float = 0.0, seed: int = 0) -> nn.Module:
     """A freshly initialised model; the global random state is left as it was.
 
     Raises:
         UnknownNameError: no such architecture.
+        InputError: the architecture is for images, and the shape is no image's.
     """
     if name not in ARCHITECTURES:
         raise UnknownNameError.of("architecture", name, ARCHITECTURES)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    if name in _FOR_IMAGES and (len(shape) != 3 or min(shape[1:]) < 4):
+        raise InputError(
+            f"architecture {name!r} takes images of shape (channels, height, width), at least 4 by 4; got inputs of "
+            f"shape {tuple(shape)}: take one of {', '.join(sorted(set(ARCHITECTURES) - set(_FOR_IMAGES)))}"
+        )
+    with seeded(seed):
         return ARCHITECTURES[name](shape, classes, dropout=dropout)

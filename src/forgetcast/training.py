@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from forgetcast._random import seeded
+
 __all__ = ["Trainer", "train_classifier"]
 
 
@@ -44,8 +46,7 @@ def train_classifier(
     steps = epochs * -(-len(y) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, next(model.parameters()).device):
         for _ in range(epochs):
             for batch in torch.randperm(len(y)).split(batch_size):
                 batch = batch[member[batch]]
