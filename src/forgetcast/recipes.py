@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -36,12 +36,22 @@ class Recipe:
     """Held-out samples at most."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("n", 1), ("heldout", 1), ("epochs", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"recipe {self.name!r}: {name}: expected at least {least}; got {getattr(self, name)}")
+        for name in ("dropout", "label_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"recipe {self.name!r}: {name}: expected a share from 0 to 1; got {getattr(self, name)}"
+                )
+
     def build(self) -> Target:
         """Draw the samples, train the model, wrap both; the target carries its ``train`` callable.
 
         Raises:
             UnknownNameError: no such dataset or architecture.
-            InputError: fewer samples than ``n``.
+            InputError: fewer samples than ``n``, or an architecture for other inputs.
         """
         (x, y), (x_heldout, y_heldout) = datasets.load(self.dataset)
         if self.n > len(y):
@@ -71,11 +81,18 @@ class Recipe:
 
         Raises:
             UnknownNameError: a setting that recipes do not have.
+            InputError: a setting is missing, or of no sensible value.
         """
         known = [field.name for field in fields(cls)]
         for name in settings:
             if name not in known:
                 raise UnknownNameError.of("recipe setting", name, known)
+        required = [field.name for field in fields(cls) if field.default is MISSING]
+        if missing := [name for name in required if name not in settings]:
+            raise InputError(
+                f"a recipe needs the settings that have no default, {', '.join(required)}; "
+                f"missing: {', '.join(missing)}"
+            )
         return cls(**settings)
 
 
