@@ -76,6 +76,17 @@ def _per_unlearner(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[
     return chosen.pivot_table(index=["target", "index"], columns="unlearner", values="difficulty", aggfunc="mean")
 
 
+def _complete(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str]) -> pd.DataFrame:
+    """The rows of ``_per_unlearner`` that every unlearner has."""
+    table = _per_unlearner(outcomes, objective, unlearners).dropna()
+    if table.empty:
+        raise InputError(
+            f"no sample was measured under all of {', '.join(unlearners)} for objective {objective!r}: "
+            "average fewer unlearners, or measure more"
+        )
+    return table
+
+
 def _ranks(table: pd.DataFrame, weights: pd.Series) -> pd.DataFrame:
     """Within-target weighted percentile of every column of a (target, index) table."""
     parts = []
@@ -111,9 +122,9 @@ def consensus(
 
     Raises:
         UnknownNameError: an unlearner without outcomes.
-        InputError: no outcomes for the objective.
+        InputError: no outcomes for the objective, or no sample with all unlearners.
     """
-    table = _per_unlearner(outcomes, objective, unlearners).dropna()
+    table = _complete(outcomes, objective, unlearners)
     weights = _weights(instances)
     rows = outcomes[(outcomes["objective"] == objective) & outcomes["unlearner"].isin(unlearners)]
     trivial = rows.groupby(["target", "index"])["trivial"].all()
@@ -130,10 +141,13 @@ def consensus(
 
 
 def agreement(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str] = CONSENSUS) -> pd.DataFrame:
-    """Spearman correlation of difficulty between unlearners, averaged over targets; a square table."""
+    """Spearman correlation of difficulty between unlearners, averaged over targets; a square table.
+
+    A target on which an unlearner says the same of all samples has no correlation and does not enter the average.
+    """
     table = _per_unlearner(outcomes, objective, unlearners)
     parts = [part.corr(method="spearman") for _, part in table.groupby(level="target")]
-    return sum(parts[1:], parts[0]) / len(parts)
+    return pd.concat(parts).groupby(level=0).mean()
 
 
 def spearman_brown(r: float) -> float:
@@ -169,7 +183,7 @@ def reliability(
     """
     weights = _weights(instances)
     records: list[tuple[object, str, float]] = []
-    ranks = _ranks(_per_unlearner(outcomes, objective, unlearners).dropna(), weights)
+    ranks = _ranks(_complete(outcomes, objective, unlearners), weights)
     for target, part in ranks.groupby(level="target", sort=False):
         names = list(part.columns)
         halves = [list(h) for h in combinations(names, len(names) // 2) if len(names) > 1]
