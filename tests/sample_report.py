@@ -11,7 +11,7 @@ import pandas as pd
 
 from forgetcast.explain import Explainer
 from forgetcast.factors import Factor, FactorTable
-from forgetcast.predict import DifficultyReport, tiers
+from forgetcast.predict import DifficultyReport, tier_bounds, tiers
 from forgetcast.predictor import DifficultyPredictor
 from synthetic import FEATURES, training_table
 
@@ -68,7 +68,8 @@ def sample_report(
         forecast.insert(0, "index", index)
         forecast.insert(1, "objective", objective)
         forecast.insert(2, "label", index % 3)
-        forecast["tier"] = tiers(forecast["percentile"].to_numpy(), forecast["p_trivial"].to_numpy())
+        percentile, p_trivial = forecast["percentile"].to_numpy(), forecast["p_trivial"].to_numpy()
+        forecast["tier"] = tiers(percentile, p_trivial, tier_bounds(percentile, p_trivial))
         forecast["reasons"] = explainer.sentences(index, objective)
         parts.append(forecast)
     provenance = {

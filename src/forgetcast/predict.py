@@ -19,7 +19,7 @@ from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
 
-__all__ = ["DifficultyReport", "predict_difficulty", "tiers"]
+__all__ = ["DifficultyReport", "predict_difficulty", "tier_bounds", "tiers"]
 
 TRIVIAL_FROM = 0.5
 MEASURED_COLUMNS = ("index", "objective", "difficulty", "percentile")
@@ -154,7 +154,7 @@ def predict_difficulty(
     Returns:
         The report; ``report.table`` has one row per objective and sample. Tiers: "trivial" where the goal is
         probably (p_trivial >= 0.5) met before any unlearning, else "easy", "medium" and "hard" by thirds of
-        the predicted percentile.
+        the model's samples that are not trivial, in the order of the predicted percentile.
 
     Raises:
         UnknownNameError: no such objective.
@@ -180,14 +180,15 @@ def predict_difficulty(
     index = np.arange(len(target)) if indices is None else target.data.check_indices(indices).numpy()
     factors = factor_table(target, names=names, seed=seed, progress=progress)
     explainer = Explainer(fitted, factors)
-    columns = factors.values[list(fitted.features)].iloc[index]
     parts = []
     for name in wanted:
-        forecast = fitted.predict(columns, name).reset_index(drop=True)
+        everyone = fitted.predict(factors.values[list(fitted.features)], name)
+        bounds = tier_bounds(everyone["percentile"].to_numpy(), everyone["p_trivial"].to_numpy())
+        forecast = everyone.iloc[index].reset_index(drop=True)
         forecast.insert(0, "index", index)
         forecast.insert(1, "objective", name)
         forecast.insert(2, "label", target.labels.numpy()[index])
-        forecast["tier"] = tiers(forecast["percentile"].to_numpy(), forecast["p_trivial"].to_numpy())
+        forecast["tier"] = tiers(forecast["percentile"].to_numpy(), forecast["p_trivial"].to_numpy(), bounds)
         forecast["reasons"] = explainer.sentences(index, name)
         parts.append(forecast)
     provenance = {
@@ -208,13 +209,29 @@ def predict_difficulty(
     return DifficultyReport(pd.concat(parts, ignore_index=True), factors, fitted, provenance, _explainer=explainer)
 
 
-def tiers(percentile: np.ndarray, p_trivial: np.ndarray) -> np.ndarray:
-    """Tier of each forecast, shape (m,): "trivial", or by thirds "easy", "medium", "hard".
+def tier_bounds(percentile: np.ndarray, p_trivial: np.ndarray) -> tuple[float, float]:
+    """The percentiles that part easy from medium and medium from hard: thirds of the samples that are not trivial.
 
-    >>> tiers(np.array([0.2, 0.5, 0.9, 0.9]), np.array([0.1, 0.1, 0.1, 0.8])).tolist()
+    Args:
+        percentile, p_trivial: forecasts for all samples of a model, shape (n,).
+
+    >>> tier_bounds(np.array([0.2, 0.7, 0.8, 0.9, 1.0]), np.array([0.9, 0.1, 0.1, 0.1, 0.1]))
+    (0.8, 0.9)
+    """
+    counted = percentile[p_trivial < TRIVIAL_FROM]
+    if not len(counted):
+        return 1 / 3, 2 / 3
+    low, high = np.quantile(counted, [1 / 3, 2 / 3])
+    return float(low), float(high)
+
+
+def tiers(percentile: np.ndarray, p_trivial: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Tier of each forecast, shape (m,): "trivial", or "easy", "medium", "hard" with ``bounds`` between them.
+
+    >>> tiers(np.array([0.2, 0.5, 0.9, 0.9]), np.array([0.1, 0.1, 0.1, 0.8]), (1 / 3, 2 / 3)).tolist()
     ['easy', 'medium', 'hard', 'trivial']
     """
-    by_third = np.select([percentile <= 1 / 3, percentile <= 2 / 3], ["easy", "medium"], "hard")
+    by_third = np.select([percentile <= bounds[0], percentile <= bounds[1]], ["easy", "medium"], "hard")
     return np.where(p_trivial >= TRIVIAL_FROM, "trivial", by_third).astype(object)
 
 

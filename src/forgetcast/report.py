@@ -45,9 +45,9 @@ OBJECTIVE_MEANINGS = {
 }
 TIER_MEANINGS = {
     "trivial": "goal probably met before any unlearning",
-    "easy": "predicted percentile up to 1/3",
-    "medium": "predicted percentile from 1/3 to 2/3",
-    "hard": "predicted percentile above 2/3",
+    "easy": "the easier third of the others",
+    "medium": "the third between",
+    "hard": "the harder third",
 }
 ENLARGED = 1.4
 """Pixels per point of a picture at its largest, so that its text is about as large as the page's."""
