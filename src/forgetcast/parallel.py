@@ -46,4 +46,5 @@ def run_tasks(
     if not getattr(pool._backend, "supports_return_generator", True):  # Ray's backend
         pool = Parallel(n_jobs=n_jobs)
     work = (delayed(_call)(function, task) for task in tasks)
-    return list(tqdm(pool(work), total=len(tasks), desc=title, disable=not progress, leave=False))
+    with _one_thread():  # once for all tasks that run as threads of this process: the count is common to them
+        return list(tqdm(pool(work), total=len(tasks), desc=title, disable=not progress, leave=False))
