@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -524,6 +525,16 @@ def test_the_model_hash_sees_every_weight_and_buffer(name: str) -> None:
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     named[name].data.view(-1)[-1:] += 1
     assert Target(model, data).model_hash != before
+
+
+def test_the_model_hash_keeps_its_definition() -> None:
+    """Corpora keep it: names, shapes, types and bytes of the state dict, numbers without dimension in words."""
+    model = user_model()
+    sha = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        sha.update(value.contiguous().numpy().tobytes() if value.ndim else str(value.item()).encode())
+    assert Target(model, samples(2, 6, 6)).model_hash == sha.hexdigest()
 
 
 def test_the_model_hash_does_not_see_data_mode_or_layout() -> None:
