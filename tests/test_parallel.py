@@ -11,7 +11,7 @@ from typing import Any
 import joblib
 import pytest
 import torch
-from joblib.parallel import BACKENDS, SequentialBackend
+from joblib.parallel import BACKENDS, ThreadingBackend
 
 from forgetcast.architectures import build
 from forgetcast.errors import DatasetError
@@ -120,12 +120,12 @@ def test_the_users_joblib_configuration_is_obeyed() -> None:
 def test_a_backend_that_cannot_give_results_one_by_one_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some (Ray's) only hand over everything at the end."""
 
-    class AllAtOnce(SequentialBackend):
+    class AllAtOnce(ThreadingBackend):
         supports_return_generator = False
 
     monkeypatch.setitem(BACKENDS, "all_at_once", AllAtOnce)
-    with joblib.parallel_config(backend="all_at_once"):
-        assert run_tasks(pow, [(2, 3), (3, 2)], progress=False) == [8, 9]
+    with joblib.parallel_config(backend="all_at_once", n_jobs=2):
+        assert run_tasks(pow, [(2, 3), (3, 2), (5, 1)], progress=False) == [8, 9, 5]
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

@@ -477,6 +477,7 @@ HEADLESS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "scaled in place": (lambda: Custom(scaled_in_place), (4,), "called is 'head'"),
     "cosine": (lambda: nn.Sequential(nn.Linear(4, 8), Cosine(8, CLASSES)), (4,), "called is '1'"),
     "called again": (lambda: Custom(then_again), (4,), "called is 'head'"),
+    "body last": (lambda: Custom(lambda m, h: (2 * m.head(h), m.body(h[:, :4]))[0]), (4,), "called is 'body'"),
     "pooled": (lambda: Custom(lambda m, h: m.head(h[:, None].repeat(1, 3, 1)).mean(1) * 2), (4,), "'head'"),
 }
 

@@ -42,8 +42,9 @@ def run_tasks(
     ``n_jobs=None`` obeys the caller's ``joblib.parallel_config(...)`` and else means 1, as in joblib. Every task runs
     on one torch thread, so results do not depend on the number of jobs.
     """
-    pool = Parallel(n_jobs=n_jobs, return_as="generator")
-    if not getattr(pool._backend, "supports_return_generator", True):  # Ray's backend
+    try:
+        pool = Parallel(n_jobs=n_jobs, return_as="generator")
+    except ValueError:  # a backend that gives all results at the end, as Ray's
         pool = Parallel(n_jobs=n_jobs)
     work = (delayed(_call)(function, task) for task in tasks)
     with _one_thread():  # once for all tasks that run as threads of this process: the count is common to them
