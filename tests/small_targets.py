@@ -1,8 +1,11 @@
-"""Small trained targets on real digits, quick enough to unlearn and retrain many times in a test."""
+"""Small trained targets, quick enough to unlearn and retrain many times in a test: on real digits, and on clouds."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +16,7 @@ from forgetcast.target import Target
 from forgetcast.training import Trainer
 
 MISLABELLED = (5, 40, 77, 111)
-"""Training samples of every target here whose label is wrong."""
+"""Training samples of the digits whose label is wrong."""
 
 
 @lru_cache(maxsize=1)
@@ -63,3 +66,44 @@ def shared_cnn() -> Target:
     (x, y), held = digits()
     trainer = Trainer(make_cnn, x, y, epochs=25, lr=0.02, batch_size=40)
     return Target(trainer(np.arange(len(y)), 0), (x, y), heldout=held, train=trainer, name="cnn")
+
+
+def clouds(name: str = "clouds", *, shift: float = 0.0, train: bool = True, heldout: bool = True) -> Target:
+    """Three clouds of points and a tiny perceptron: everything about it takes milliseconds."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(75) % 3
+    x = torch.randn(75, 4, generator=generator) + 2 * torch.randn(3, 4, generator=generator)[y] + shift
+    y[:45:11] = (y[:45:11] + 1) % 3
+    trainer = CloudTrainer(x[:45], y[:45])
+    return Target(
+        trainer(np.arange(45), 0),
+        (x[:45], y[:45]),
+        heldout=(x[45:], y[45:]) if heldout else None,
+        train=trainer if train else None,
+        name=name,
+        info={"dataset": "clouds", "architecture": "tiny"},
+    )
+
+
+@dataclass
+class CloudTrainer:
+    """Trains the perceptron of ``clouds``; ``log`` names a file that gets the process of every training."""
+
+    x: Tensor
+    y: Tensor
+    log: str | None = None
+
+    def __call__(self, indices: np.ndarray, seed: int) -> nn.Module:
+        if self.log is not None:
+            with Path(self.log).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 3))
+        chosen = torch.as_tensor(indices)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+        for _ in range(30):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(self.x[chosen]), self.y[chosen]).backward()
+            optimizer.step()
+        return model

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from forgetcast import labels
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
 
-__all__ = ["FORMAT", "Corpus", "feature_columns", "training_table", "write_parquet"]
+__all__ = ["FORMAT", "Corpus", "corpus_folder", "feature_columns", "training_table", "write_parquet"]
 
 FORMAT = 1
 TABLES = {
@@ -36,6 +36,21 @@ TABLES = {
     "factors": ("target", "index"),
 }
 """Tables of a corpus with the columns each must have."""
+
+
+def corpus_folder(folder: str | Path) -> Path:
+    """The path of a folder that is there or can be made; nothing is made yet.
+
+    Raises:
+        PathError: it is a file, or lies in one, or must not be written to.
+    """
+    folder = Path(folder)
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise PathError(f"expected a folder for the corpus at {folder}; {nearest} is a file")
+    if not os.access(nearest, os.W_OK):
+        raise PathError(f"expected a folder for the corpus at {folder}; {nearest} is not writable")
+    return folder
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> str:
@@ -97,11 +112,9 @@ class Corpus:
         """Write the tables, then the manifest that names their hashes.
 
         Raises:
-            PathError: ``folder`` is a file.
+            PathError: ``folder`` is a file, or cannot be written.
         """
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise PathError(f"expected a folder for the corpus; {folder} is a file")
+        folder = corpus_folder(folder)
         for name in TABLES:
             self.manifest["files"][f"{name}.parquet"] = write_parquet(getattr(self, name), folder / f"{name}.parquet")
         draft = folder / f".manifest.json.{os.getpid()}.part"

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 from torch.nn import functional as F
 
 from forgetcast import registry
-from forgetcast.corpus import FORMAT, Corpus, read_parquet, write_parquet
-from forgetcast.errors import InputError, NotApplicableError, PathError, UnknownNameError
+from forgetcast.corpus import FORMAT, Corpus, corpus_folder, read_parquet, write_parquet
+from forgetcast.errors import InputError, NotApplicableError, UnknownNameError
 from forgetcast.factors import factor_table
 from forgetcast.labels import CONSENSUS
 from forgetcast.oracle import deal_groups, leave_group_out, summarise
@@ -181,6 +182,13 @@ def _label(
     folder: Path | None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Oracle, then every unlearner on every instance of one target: (outcomes, instances)."""
+    for what, value, least in (
+        ("seeds", seeds, 1),
+        ("oracle_groups", oracle_groups, 2),
+        ("oracle_seeds", oracle_seeds, 1),
+    ):
+        if value < least:
+            raise InputError(f"{what}: expected at least {least}; got {value}")
     fingerprint = "" if folder is None else f"{target.model_hash}{target.data_hash}{instances['index'].tolist()}"
     if "retrain" in objectives:
         tasks = _oracle_tasks(target, instances["index"].to_numpy(), oracle_groups, oracle_seeds, seed)
@@ -204,6 +212,9 @@ def _checked(unlearners: Sequence[str] | None, objectives: Sequence[str]) -> tup
     for objective in objectives:
         if objective not in OBJECTIVES:
             raise UnknownNameError.of("objective", objective, OBJECTIVES)
+    for what, given in (("unlearner", names), ("objective", objectives)):
+        if not given:
+            raise InputError(f"expected at least one {what}; got none")
     return names
 
 
@@ -254,6 +265,7 @@ def measure(
     Raises:
         NotApplicableError: held-out data or the ``train`` callable is missing.
         UnknownNameError: unknown unlearner or objective.
+        InputError: no unlearner or no objective.
         IndexRangeError: a bad index.
     """
     names = _checked(unlearners, objectives)
@@ -308,22 +320,23 @@ def generate_corpus(
         The corpus, as written.
 
     Raises:
-        InputError: two targets of one name.
+        InputError: two targets of one name, or none, or no unlearner or objective.
         NotApplicableError, UnknownNameError: as in :func:`measure`.
-        PathError: ``folder`` is a file.
+        PathError: ``folder`` is a file, or cannot be written.
     """
     names = _checked((*CONSENSUS, RETRAINING) if unlearners is None else unlearners, objectives)
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise PathError(f"expected a folder for the corpus; {folder} is a file")
     if not targets:
         raise InputError("expected at least one target; got none")
+    _check_names([source.name for source in targets if isinstance(source, (Target, Recipe))])
+    for source in targets:
+        if isinstance(source, Target):
+            _ready(source, names, objectives)
+    folder = corpus_folder(folder)
     tables: dict[str, list[pd.DataFrame]] = {"outcomes": [], "instances": [], "factors": []}
     described: list[dict[str, Any]] = []
     for source in targets:
         target = _build(source)
-        if target.name in [known["target"] for known in described]:
-            raise InputError(f"two targets are named {target.name!r}: give Target(..., name=...) different names")
+        _check_names([*(known["target"] for known in described), target.name])
         _ready(target, names, objectives)
         chosen = draw_instances(target, min(instances, len(target)), seed)
         outcomes, labelled = _label(
@@ -371,8 +384,19 @@ def generate_corpus(
     return corpus
 
 
+def _check_names(names: Sequence[str]) -> None:
+    """Shards and rows of two targets of one name could not be told apart."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(f"two targets are named {repeated[0]!r}: give Target(..., name=...) different names")
+
+
 def _build(source: Target | Recipe | Callable[[], Target]) -> Target:
-    target = source if isinstance(source, Target) else source.build() if isinstance(source, Recipe) else source()
-    if not isinstance(target, Target):
-        raise InputError(f"expected a Target, a Recipe or a function returning a Target; got {type(target).__name__}")
-    return target
+    made: Any = source
+    if isinstance(source, Recipe):
+        made = source.build()
+    elif callable(source) and not isinstance(source, nn.Module):
+        made = source()
+    if not isinstance(made, Target):
+        raise InputError(f"expected a Target, a Recipe or a function returning a Target; got {type(made).__name__}")
+    return made
