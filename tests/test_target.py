@@ -698,10 +698,11 @@ def test_infinite_logits_of_a_later_sample_are_found_when_it_is_asked() -> None:
         lambda: Custom(lambda m, h: torch.relu(m.head(h))),
         lambda: Custom(lambda m, h: m.head(h).sigmoid()),
         lambda: Custom(lambda m, h: m.head(h).log_softmax(1)),
+        lambda: Custom(lambda m, h: m.head(h) - m.head(h).mean(1, keepdim=True) + 1 / CLASSES),
     ],
 )
 def test_outputs_that_only_look_like_probabilities_pass(make: Callable[[], nn.Module]) -> None:
-    """Not negative, or summing to one only after exp: these are used as logits."""
+    """Not negative, or rows that sum to one, but not both: these are used as logits."""
     assert Target(seeded(make), samples(4)).num_classes == CLASSES
 
 
