@@ -264,6 +264,21 @@ def test_membership_evidence_compares_with_held_out_samples_of_the_class(held: i
         assert row.mia_after <= row.mia_before + 1e-6, "unlearning takes membership evidence away"
 
 
+def test_an_equal_loss_is_half_an_evidence() -> None:
+    """A held-out copy of the sample says nothing about whether it was trained on."""
+    (x, y), (x_test, y_test) = digits()
+    chosen = [3, 30]
+    copies = (torch.cat([x[chosen].repeat(4, 1, 1, 1), x_test[:2]]), torch.cat([y[chosen].repeat(4), y_test[:2]]))
+    target = Target(shared_mlp().module, (x, y), heldout=copies)
+    with torch.no_grad():
+        losses = F.cross_entropy(target.module(copies[0]), copies[1], reduction="none")
+    frame = run(target, GradientAscent(steps=1), chosen, [1.0, 1.0], objectives=("retrain",))
+    for row in frame.itertuples():
+        own = losses[chosen.index(row.index)]
+        expected = float(((losses > own + 1e-7).float() + 0.5 * ((losses - own).abs() < 1e-7).float()).mean())
+        assert row.mia_before == pytest.approx(expected, abs=1e-6)
+
+
 def test_relearning_is_counted_in_plain_gradient_steps() -> None:
     """Steps on the sample alone until its probability has regained half of what it lost."""
     target = shared_mlp()

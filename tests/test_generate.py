@@ -37,13 +37,14 @@ from small_targets import CloudTrainer, clouds
 QUICK: dict[str, Any] = {
     "instances": 6,
     "unlearners": ["gradient_ascent", "random_relabelling", "retraining"],
-    "seeds": 1,
+    "seeds": 2,
     "oracle_groups": 6,
     "oracle_seeds": 2,
     "retraining_instances": 3,
     "progress": False,
 }
-"""Settings of every corpus here: 4 oracle shards, and 1 + 4 + 1 of outcomes, per target."""
+"""Settings of every corpus here. Shards per target: 4 of the oracle, and of outcomes 1 (no random numbers: one run), 4
+(its own number of runs) and 1."""
 
 
 @pytest.fixture
@@ -158,7 +159,14 @@ def test_erasing_needs_no_training(tmp_path: Path) -> None:
 
 def test_all_names_all_unlearners(tmp_path: Path) -> None:
     """Every registered one runs through the same protocol."""
-    settings = {**QUICK, "unlearners": ["all"], "instances": 2, "oracle_seeds": 1, "retraining_instances": 1}
+    settings = {
+        **QUICK,
+        "unlearners": ["all"],
+        "seeds": 1,
+        "instances": 2,
+        "oracle_seeds": 1,
+        "retraining_instances": 1,
+    }
     corpus = generate_corpus([clouds()], tmp_path, **settings)
     assert set(corpus.outcomes["unlearner"]) == set(load_unlearners())
     assert set(corpus.manifest["settings"]["unlearners"]) == set(load_unlearners())
@@ -259,7 +267,7 @@ def test_a_damaged_shard_is_made_again_and_no_other(
 
 def test_shards_belong_to_a_model_and_to_settings(tmp_path: Path, calls: Counter[str]) -> None:
     """More seeds add runs; another model, and another choice of samples, share nothing."""
-    settings = {**QUICK, "unlearners": ["neggrad_plus"], "objectives": ["erase"]}
+    settings = {**QUICK, "unlearners": ["neggrad_plus"], "objectives": ["erase"], "seeds": 1}
     generate_corpus([clouds()], tmp_path, **settings)
     assert calls == {"outcome": 1}
     generate_corpus([clouds()], tmp_path, **{**settings, "seeds": 3})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from forgetcast.errors import NotApplicableError
 from forgetcast.registry import load_unlearners
 from forgetcast.target import Target
 from forgetcast.testing import check_unlearner
-from forgetcast.unlearn.base import IterativeUnlearner, Samples, Unlearner, Walk, path_of_walk
+from forgetcast.unlearn.base import GridUnlearner, IterativeUnlearner, Samples, Unlearner, Walk, path_of_walk
 from forgetcast.unlearn.gradient_ascent import GradientAscent
 from forgetcast.unlearn.stack import Params, Stack, rows
 from small_targets import shared_cnn, shared_mlp
@@ -412,6 +412,33 @@ def test_a_target_that_cannot_retrain_is_said_so() -> None:
     """Retraining on a target without a train callable is not a broken law."""
     with pytest.raises(NotApplicableError, match="no train callable"):
         check_unlearner(UNLEARNERS["retraining"](), fresh())
+
+
+# -- strength -------------------------------------------------------------------------------------------------------
+
+
+def test_gradient_steps_have_the_planned_length() -> None:
+    """Whatever the gradient's own length, step t is first_step * growth**(t-1) long, in lengths of the parameters."""
+    target = shared_mlp()
+    unlearner = GradientAscent(first_step=0.01, growth=1.5, steps=6)
+    points = [target.params]
+    points += [params for params, _ in unlearner.path(target, None, Samples.of(target, torch.tensor([3])), 0)]
+    whole = float(flat(target.params).norm())
+    lengths = [float((flat(b) - flat(a)).norm()) for a, b in pairwise(points)]
+    np.testing.assert_allclose(lengths, [0.01 * 1.5**t * whole for t in range(6)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n, made in UNLEARNERS.items() if issubclass(made, GridUnlearner)])
+def test_grids_lie_on_a_line_at_the_planned_distances(name: str) -> None:
+    """One-shot methods move along one direction, from the target on."""
+    target = shared_mlp()
+    unlearner = replace(UNLEARNERS[name](), first_step=0.01, growth=1.5, steps=5)
+    path = unlearner.path(target, unlearner.prepare(target), Samples.of(target, torch.tensor([3])), 0)
+    moved = torch.stack([flat(params) - flat(target.params) for params, _ in path])
+    whole = float(flat(target.params).norm())
+    np.testing.assert_allclose(moved.norm(dim=1), [0.01 * 1.5**t * whole for t in range(5)], rtol=1e-3)
+    directions = moved / moved.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose(directions @ directions[-1], 1, rtol=1e-3)
 
 
 # -- exact retraining as the measure --------------------------------------------------------------------------------
