@@ -1,0 +1,171 @@
+"""How fast labels are made: the engine against a plain loop and against itself one sample at a time, in one run.
+
+    python benchmarks/label_speed.py                # about 10 minutes on 2 cores
+
+The plain loop is what public unlearning code does, kept to the same protocol so that the labels can be compared: per
+sample it deep-copies the model and a control, takes every step with autograd, and evaluates utility (400 retained and
+400 held-out samples, 20 neighbours; unlearned and control) after every step. It and "one at a time" get all cores as
+torch threads; the engine gets as many processes with one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch.nn import functional as F
+
+from forgetcast import registry
+from forgetcast.generate import BLOCK
+from forgetcast.labels import difficulty
+from forgetcast.parallel import run_tasks
+from forgetcast.recipes import published
+from forgetcast.sampling import draw_instances
+from forgetcast.target import Target
+from forgetcast.unlearn.engine import Protocol, Workbench, margins, run_unlearner, total_variation
+
+UNLEARNERS = ("gradient_ascent", "neggrad_plus", "random_relabelling")
+OBJECTIVES = ("retrain", "erase")
+
+
+def plain(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
+    """The protocol as a plain loop over samples; ``name`` is one of UNLEARNERS."""
+    protocol, method = Protocol(), registry.unlearner(name)
+    bench = Workbench(target, protocol)
+    scale = float(torch.cat([value.flatten() for value in target.params.values()]).norm())
+    records = []
+    for index, p in zip(indices.tolist(), p_out.tolist(), strict=True):
+        x, y = target.data.fetch([index])
+        model, control = copy.deepcopy(target.module), copy.deepcopy(target.module)
+        for network in (model, control):
+            network.requires_grad_(True)
+        near, _ = target.data.fetch(bench.neighbours(torch.tensor([index]))[0])
+        drawn = torch.Generator().manual_seed((0 * 1_000_003 + index * 7919 + 17) % (2**63))
+        wrong = (y + int(torch.randint(1, target.num_classes, (), generator=drawn))) % target.num_classes
+        batches = torch.Generator().manual_seed(0)
+        limit = {"retrain": p + protocol.slack, "erase": 0.0}
+
+        def value(objective: str, network: torch.nn.Module, x=x, y=y) -> float:
+            with torch.no_grad():
+                logits = network(x)
+            return float(logits.softmax(1)[0, y]) if objective == "retrain" else float(margins(logits, y))
+
+        @torch.no_grad()
+        def damage(one: torch.nn.Module, other: torch.nn.Module, near=near) -> list[float]:
+            parts = (bench.retain_x, bench.test_x, near)
+            return [total_variation(one(part), other(part)) for part in parts]
+
+        waiting = {o for o in OBJECTIVES if value(o, model) > limit[o]}
+        records += [(index, o, 0.0, 0.0) for o in OBJECTIVES if o not in waiting]
+        for t in range(method.steps):
+            if not waiting:
+                break
+            before = [copy.deepcopy(network.state_dict()) for network in (model, control)]
+            loss = F.cross_entropy(model(x), wrong) if name == "random_relabelling" else -F.cross_entropy(model(x), y)
+            _step(model, loss, method.first_step * method.growth**t * scale, True)
+            if method.retains:
+                chosen = torch.randint(len(target), (method.batch_size,), generator=batches)
+                kept_x, kept_y = target.data.fetch(chosen)
+                mine = chosen != index
+                _step(model, F.cross_entropy(model(kept_x)[mine], kept_y[mine]), method.retain_lr, False)
+                _step(control, F.cross_entropy(control(kept_x), kept_y), method.retain_lr, False)
+            damage(model, control)  # after every step, whether or not the goal is met
+            for objective in sorted(waiting):
+                if value(objective, model) <= limit[objective]:
+                    low, high = 0.0, 1.0
+                    probe, other = copy.deepcopy(model), copy.deepcopy(control)
+                    for _ in range(protocol.bisections):
+                        middle = (low + high) / 2
+                        _mix(probe, before[0], model.state_dict(), middle)
+                        low, high = (low, middle) if value(objective, probe) <= limit[objective] else (middle, high)
+                    _mix(probe, before[0], model.state_dict(), high)
+                    _mix(other, before[1], control.state_dict(), high)
+                    retain, test, _ = damage(probe, other)
+                    records.append((index, objective, retain, test))
+                    waiting.discard(objective)
+    frame = pd.DataFrame(records, columns=["index", "objective", "tv_retain", "tv_test"])
+    return frame.assign(forgetting=1.0, unlearner=name)
+
+
+def _step(network: torch.nn.Module, loss: torch.Tensor, length: float, normalised: bool) -> None:
+    parameters = list(network.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    if normalised:
+        length /= float(torch.cat([g.flatten() for g in gradients]).norm().clamp_min(1e-20))
+    with torch.no_grad():
+        for parameter, g in zip(parameters, gradients, strict=True):
+            parameter -= length * g
+
+
+def _mix(network: torch.nn.Module, start: dict, end: dict, fraction: float) -> None:
+    network.load_state_dict({k: torch.lerp(start[k], end[k], fraction) for k in start})
+
+
+def one_at_a_time(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
+    """The engine's own protocol, one sample per call; what is shared by all samples is prepared once."""
+    method, bench = registry.unlearner(name), Workbench(target, Protocol())
+    state = method.prepare(target)
+    parts = [
+        run_unlearner(target, method, [i], [p], workbench=bench, state=state)
+        for i, p in zip(indices.tolist(), p_out.tolist(), strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def together(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
+    """The engine as the generator calls it: blocks of samples, spread over processes."""
+    size = min(BLOCK, -(-len(indices) // (os.cpu_count() or 1)))
+    blocks = [
+        (target, registry.unlearner(name), indices[at : at + size], p_out[at : at + size])
+        for at in range(0, len(indices), size)
+    ]
+    return pd.concat(run_tasks(run_unlearner, blocks, n_jobs=-1, progress=False), ignore_index=True)
+
+
+def agreement(a: pd.DataFrame, b: pd.DataFrame) -> float:
+    """Least Spearman correlation of difficulty over the objectives."""
+    tables = []
+    for frame in (a, b):
+        tables.append(frame.assign(d=difficulty(frame)).set_index(["objective", "index"])["d"])
+    both = pd.concat(tables, axis=1, keys=["a", "b"])
+    return min(float(spearmanr(rows["a"], rows["b"]).statistic) for _, rows in both.groupby(level="objective"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instances", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("label_speed.csv"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    records = []
+    for recipe in ("digits-mlp", "fashion-cnn"):
+        target = published(recipe).build()
+        indices = draw_instances(target, arguments.instances, 0)["index"].to_numpy()
+        p_out = np.full(len(indices), 0.3)
+        together(target, UNLEARNERS[0], indices[:4], p_out[:4])  # start the processes
+        for name in UNLEARNERS:
+            seconds, frames = {}, {}
+            for way in (plain, one_at_a_time, together):
+                began = time.perf_counter()
+                frames[way] = way(target, name, indices, p_out)
+                seconds[way] = time.perf_counter() - began
+            record = {"target": recipe, "unlearner": name, "instances": len(indices)}
+            record |= {f"{way.__name__}_per_s": len(indices) / seconds[way] for way in seconds}
+            record |= {f"times_{way.__name__}": seconds[way] / seconds[together] for way in (plain, one_at_a_time)}
+            record |= {
+                f"rho_{way.__name__}": agreement(frames[way], frames[together]) for way in (plain, one_at_a_time)
+            }
+            records.append(record)
+            print(record, flush=True)
+    pd.DataFrame(records).to_csv(arguments.out, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()
