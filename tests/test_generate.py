@@ -227,6 +227,32 @@ def test_a_run_that_was_killed_is_taken_up_where_it_stopped(
     assert contents(tmp_path) == whole
 
 
+def test_an_interrupted_run_leaves_a_corpus_marked_as_partial(tmp_path: Path) -> None:
+    """The targets that are done can be read, and the manifest says that they are not all; going on ends the mark."""
+    first, second = clouds(name="first"), clouds(name="second")
+
+    def interrupted() -> Target:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_corpus([first, interrupted], tmp_path / "corpus", **QUICK)
+    partial_corpus = Corpus.read(tmp_path / "corpus")
+    assert partial_corpus.manifest["partial"] == "1 of 2 targets"
+    assert partial_corpus.instances["target"].unique().tolist() == ["first"]
+    generate_corpus([first, second], tmp_path / "corpus", **QUICK)
+    done = Corpus.read(tmp_path / "corpus")
+    assert "partial" not in done.manifest
+    assert done.instances["target"].unique().tolist() == ["first", "second"]
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", ".hidden", "", "a\\b"])
+def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> None:
+    """Shards live in a folder of the target's name; none may lie elsewhere."""
+    with pytest.raises(InputError, match="name of a folder"):
+        generate_corpus([clouds(name=name)], tmp_path / "corpus", **QUICK)
+    assert not (tmp_path / "corpus").exists()
+
+
 def test_a_finished_run_is_not_done_again(tmp_path: Path, whole: dict[str, bytes], calls: Counter[str]) -> None:
     """The same call computes no block, and writes the same bytes."""
     generate_corpus([clouds()], tmp_path, **QUICK)

@@ -7,7 +7,9 @@ repeats only what is missing or damaged, and ends with the same corpus.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +308,8 @@ def generate_corpus(
     """Label many targets and write a corpus that :class:`forgetcast.DifficultyPredictor` learns from.
 
     Resumable: shards live in ``folder/shards`` and are reused where they are whole and belong to the same model, data
-    and settings.
+    and settings. After every target the corpus of all targets so far is written, marked ``partial`` in its manifest
+    until the last one is done: whatever interrupts the run leaves something to work with.
 
     Args:
         targets: targets, recipes, or functions that return a target (built one at a time).
@@ -332,6 +335,21 @@ def generate_corpus(
         if isinstance(source, Target):
             _ready(source, names, objectives)
     folder = corpus_folder(folder)
+    manifest = {
+        "format": FORMAT,
+        "forgetcast": version("forgetcast"),
+        "settings": {
+            "instances": instances,
+            "unlearners": {name: repr(registry.unlearner(name)) for name in names},
+            "seeds": {name: _runs(name, seeds) for name in names},
+            "objectives": list(objectives),
+            "oracle_groups": oracle_groups,
+            "oracle_seeds": oracle_seeds,
+            "retraining_instances": retraining_instances,
+            "protocol": repr(Protocol()),
+            "seed": seed,
+        },
+    }
     tables: dict[str, list[pd.DataFrame]] = {"outcomes": [], "instances": [], "factors": []}
     described: list[dict[str, Any]] = []
     for source in targets:
@@ -360,32 +378,24 @@ def generate_corpus(
         for name, frame in (("outcomes", outcomes), ("instances", labelled), ("factors", factors)):
             tables[name].append(frame)
         described.append(_describe(target))
-    import forgetcast
-
-    manifest = {
-        "format": FORMAT,
-        "forgetcast": forgetcast.__version__,
-        "settings": {
-            "instances": instances,
-            "unlearners": {name: repr(registry.unlearner(name)) for name in names},
-            "seeds": {name: _runs(name, seeds) for name in names},
-            "objectives": list(objectives),
-            "oracle_groups": oracle_groups,
-            "oracle_seeds": oracle_seeds,
-            "retraining_instances": retraining_instances,
-            "protocol": repr(Protocol()),
-            "seed": seed,
-        },
-        "targets": described,
-        "files": {},
-    }
-    corpus = Corpus(**{name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}, manifest=manifest)
-    corpus.write(folder)
+        corpus = Corpus(
+            **{name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()},
+            manifest=manifest | {"targets": list(described), "files": {}},
+        )
+        if len(described) < len(targets):
+            corpus.manifest["partial"] = f"{len(described)} of {len(targets)} targets"
+        corpus.write(folder)
     return corpus
 
 
 def _check_names(names: Sequence[str]) -> None:
-    """Shards and rows of two targets of one name could not be told apart."""
+    """Shards and rows of two targets of one name could not be told apart; a name is also the name of a folder."""
+    for name in names:
+        if not re.fullmatch(r"[\w+-][\w .+-]*", name):
+            raise InputError(
+                f"a target's name becomes the name of a folder: expected letters, digits, space, '_', '.', '+' or '-', "
+                f"not beginning with '.'; got {name!r}"
+            )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"two targets are named {repeated[0]!r}: give Target(..., name=...) different names")

@@ -40,6 +40,8 @@ def train(folders: tuple[Path, ...], out: Path, seed: int) -> None:
     corpora = [Corpus.read(folder) for folder in folders]
     features = feature_columns(corpora[0])
     for folder, corpus in zip(folders, corpora, strict=True):
+        if "partial" in corpus.manifest:
+            click.echo(f"note: {folder} is partial, {corpus.manifest['partial']}", err=True)
         others = feature_columns(corpus)
         if set(others) != set(features):
             missing, extra = sorted(set(features) - set(others)), sorted(set(others) - set(features))
