@@ -31,16 +31,16 @@ __all__ = ["generate"]
     help="A target of the published corpus, trained afresh; may be repeated. 'published': all.",
 )
 @click.option("--out", type=FOLDER, required=True, help="The corpus folder; finished parts in it are not done again.")
-@click.option("--instances", type=click.IntRange(min=1), default=150, show_default=True, help="Samples per target.")
+@click.option("--instances", type=click.IntRange(min=1), default=180, show_default=True, help="Samples per target.")
 @click.option(
     "--unlearners",
     metavar="A,B",
     help="Names, comma between, or all; default: those that agree with each other, and exact retraining.",
 )
 @click.option("--objective", type=OBJECTIVES, default="both", show_default=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every unlearner.")
+@click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Runs of every unlearner.")
 @click.option("--oracle-groups", type=click.IntRange(min=2), default=20, show_default=True)
-@click.option("--oracle-seeds", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--oracle-seeds", type=click.IntRange(min=1), default=6, show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Parallel processes.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @quiet_option
@@ -68,7 +68,7 @@ def generate(
     EXAMPLES
       forgetcast generate --target mytargets:resnet --out my-corpus --jobs 4
       forgetcast generate --recipe digits-mlp --recipe digits-cnn --instances 60 --out small-corpus
-      forgetcast generate --recipe published --out corpus --jobs 8
+      forgetcast generate --recipe published --out training_data/published --jobs 2
     """
     if not specs and not names:
         raise InputError("nothing to measure: give --target module:factory or --recipe name")
