@@ -27,7 +27,7 @@ from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.engine import OUTCOME_COLUMNS, Workbench, margins
 from forgetcast.unlearn.gradient_ascent import GradientAscent
 from forgetcast.unlearn.stack import Params, combine, distance, map_models, mix, norm, repeat, rows, size
-from small_targets import MISLABELLED, digits, mlp, shared_cnn, shared_mlp
+from small_targets import MISLABELLED, clouds, digits, mlp, shared_cnn, shared_mlp
 
 SMALL = Protocol(utility_samples=60, neighbours=7, relearn_most=4)
 INDICES = [3, 5, 17, 30, 77]
@@ -643,3 +643,26 @@ def test_repeated_parameters_are_copies() -> None:
     stack["w"][1] += 1
     assert params["w"].sum() == 4
     assert stack["w"][0].sum() == 4
+
+
+def test_a_retain_rate_that_tears_the_network_apart_is_lowered() -> None:
+    """Scaled inputs make the usual rate too long: steps at the rate chosen leave the control's loss low, and a
+    network that survives the usual one keeps it."""
+    calm = clouds()
+    method = registered("neggrad_plus")
+    assert method.prepare(calm) == method.retain_lr
+    x, y = calm.data.fetch(torch.arange(len(calm)))
+    model = copy.deepcopy(calm.module)
+    first = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Linear))
+    with torch.no_grad():
+        first.weight /= 100
+    steep = Target(model, (100 * x, y))
+    rate = method.prepare(steep)
+    assert rate < method.retain_lr
+    walk = method.walk(steep, rate, Samples.of(steep, torch.tensor([0])), 0)
+    for _ in range(method.steps):
+        _, control = walk.step()
+    params = {name: value[0] for name, value in control.items()}
+    with torch.no_grad():
+        losses = [float(torch.nn.functional.cross_entropy(steep.call(p, 100 * x), y)) for p in (steep.params, params)]
+    assert losses[1] < 2 * losses[0] + 0.2
