@@ -112,7 +112,8 @@ class Evaluation:
         for objective, rows in self.per_target[self.per_target["group"] == "target"].groupby("objective"):
             ordered = rows.sort_values("rho", ascending=False)
             names.append(_save(plots.evaluation_bars(ordered), folder / f"unseen-targets-{objective}.png"))
-            predicted = self.predictions[self.predictions["held_out"] == "target"]
+            scored = (self.predictions["held_out"] == "target") & self.predictions["target"].isin(ordered["target"])
+            predicted = self.predictions.loc[scored, ["objective", "percentile", "percentile_measured"]]
             axes = plots.measured_scatter(predicted, str(objective))
             names.append(_save(axes, folder / f"forecast-and-measured-{objective}.png"))
         return names
