@@ -434,3 +434,17 @@ def test_measuring_refuses_the_same() -> None:
     for target, indices, changes, error, message in cases:
         with pytest.raises(error, match=message):
             measure(target, indices, progress=False, **changes)
+
+
+def test_drafts_of_dead_processes_are_swept_away(tmp_path: Path) -> None:
+    """A process killed while it wrote leaves a draft; the next run removes it, but not that of a living process."""
+    folder = tmp_path / "shards" / "clouds"
+    folder.mkdir(parents=True)
+    dead, living = folder / ".oracle-0.parquet.4194305.part", folder / f".oracle-0.parquet.{os.getpid()}.part"
+    root = tmp_path / ".manifest.json.4194305.part"
+    for draft in (dead, living, root):
+        draft.write_bytes(b"half")
+    generate_corpus([clouds()], tmp_path, **QUICK)
+    assert not dead.exists()
+    assert not root.exists()
+    assert living.exists()

@@ -7,6 +7,7 @@ repeats only what is missing or damaged, and ends with the same corpus.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -143,6 +144,17 @@ def _shard(path: Path, function: Callable[..., pd.DataFrame], arguments: tuple[A
     return path
 
 
+def _sweep(folder: Path) -> None:
+    """Remove the drafts of processes that were killed while they wrote; a living one's are left alone."""
+    for draft in folder.glob(".*.part"):
+        try:
+            os.kill(int(draft.suffixes[-2][1:]), 0)
+        except ProcessLookupError:
+            draft.unlink(missing_ok=True)
+        except (OSError, ValueError, IndexError):
+            continue
+
+
 def _whole(path: Path) -> bool:
     checksum = path.with_suffix(".sha256")
     if not (path.is_file() and checksum.is_file()):
@@ -162,6 +174,7 @@ def _run(
     for key, function, arguments in tasks:
         digest = hashlib.sha256(f"{fingerprint}|{key}".encode()).hexdigest()[:16]
         shards.append((folder / f"{key.split('-')[0]}-{digest}.parquet", function, arguments))
+    _sweep(folder)
     missing = [shard for shard in shards if not _whole(shard[0])]
     if missing:
         run_tasks(_shard, missing, n_jobs=n_jobs, title=title, progress=progress)
@@ -335,6 +348,7 @@ def generate_corpus(
         if isinstance(source, Target):
             _ready(source, names, objectives)
     folder = corpus_folder(folder)
+    _sweep(folder)
     manifest = {
         "format": FORMAT,
         "forgetcast": version("forgetcast"),
