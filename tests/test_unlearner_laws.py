@@ -19,6 +19,7 @@ from forgetcast.registry import load_unlearners
 from forgetcast.target import Target
 from forgetcast.testing import check_unlearner
 from forgetcast.unlearn.base import GridUnlearner, IterativeUnlearner, Samples, Unlearner, Walk, path_of_walk
+from forgetcast.unlearn.fisher import sample_gradients
 from forgetcast.unlearn.gradient_ascent import GradientAscent
 from forgetcast.unlearn.stack import Params, Stack, rows
 from small_targets import shared_cnn, shared_mlp
@@ -524,8 +525,21 @@ def test_certified_removal_takes_the_newton_step(convex: Target) -> None:
         start = torch.cat([convex.params["weight"].flatten(), convex.params["bias"]])
         curvature = hessian(lambda v, x=x, y=y: F.cross_entropy(logits(v, x), y, reduction="sum"))(start)
         slope = grad(lambda v, x=own_x, y=own_y: F.cross_entropy(logits(v, x), y))(start)
-        newton = torch.linalg.solve(curvature + state[3] * torch.eye(15), slope)
+        newton = torch.linalg.solve(curvature + state[-1] * torch.eye(15), slope)
         torch.testing.assert_close(flat({n: v[k] for n, v in steps.items()}), newton, rtol=1e-4, atol=1e-6)
+
+
+def test_certified_removal_of_a_sample_outside_the_hessian(convex: Target) -> None:
+    """A sample that the Hessian's draw missed is not taken out of it: the curvature stays positive."""
+    unlearner = UNLEARNERS["certified_removal"](most_samples=20)
+    state = unlearner.prepare(convex)
+    outside = next(i for i in range(len(convex)) if i not in state[0].tolist())
+    samples = Samples.of(convex, torch.tensor([outside, int(state[0][0])]))
+    steps = unlearner.displacement(convex, state, samples, 0)
+    gradient = sample_gradients(convex, samples.x, samples.y)
+    for k in range(2):
+        along = flat({n: v[k] for n, v in steps.items()}) @ flat({n: v[k] for n, v in gradient.items()})
+        assert along > 0
 
 
 def flat(params: Params) -> Tensor:

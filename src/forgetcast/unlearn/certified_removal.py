@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from forgetcast._last_layer import augmented
+from forgetcast.data import Data
 from forgetcast.errors import NotApplicableError
 from forgetcast.target import Target
 from forgetcast.unlearn.base import GridUnlearner, Samples
@@ -40,8 +42,9 @@ class CertifiedRemoval(GridUnlearner):
     """Training samples in H at most (the first ones of a fixed permutation), scaled up to all."""
     iterations: int = 100
 
-    def prepare(self, target: Target) -> tuple[Tensor, Tensor, float, float]:
-        """Features with a constant (n, d+1), probabilities (n, C), scale of H, λ; all float64.
+    def prepare(self, target: Target) -> tuple[Tensor, Tensor, Tensor, float, float]:
+        """Numbers of the samples in H (n,), their features with a constant (n, d+1) and probabilities (n, C), both
+        float64, scale of H, λ.
 
         Raises:
             NotApplicableError: the model has no last linear layer.
@@ -49,17 +52,17 @@ class CertifiedRemoval(GridUnlearner):
         if target.head is None:
             raise NotApplicableError(target.head_missing)
         chosen = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))[: self.most_samples]
-        features, logits = target.features().double(), target.logits().double()
-        z = _augmented(features[chosen], target.head.bias is not None)
-        p = logits[chosen].softmax(1)
+        z = augmented(target.features()[chosen], target.head.bias is not None)
+        p = target.logits()[chosen].double().softmax(1)
         scale = len(target) / len(chosen)
         diagonal = scale * float(((p - p.square()).mean(1) * z.square().mean(1)).sum())
-        return z, p, scale, self.damping * max(diagonal, 1e-30)
+        return chosen, z, p, scale, self.damping * max(diagonal, 1e-30)
 
     def displacement(self, target: Target, state: Any, samples: Samples, seed: int) -> Stack:
         assert target.head is not None
-        z, p, scale, damping = state
-        own = _augmented(_features(target, samples).double(), target.head.bias is not None)
+        chosen, z, p, scale, damping = state
+        own = augmented(target.features(Data(target.data.fetch(samples.index))), target.head.bias is not None)
+        counted = torch.isin(samples.index, chosen).double()[:, None]
         residual = samples.logits.cpu().double().softmax(1)
         own_p = residual.clone()
         residual[torch.arange(len(residual)), samples.y.cpu()] -= 1
@@ -70,7 +73,7 @@ class CertifiedRemoval(GridUnlearner):
             moved = torch.einsum("nd,mcd->mnc", z, v)
             curved = p * (moved - (p * moved).sum(2, keepdim=True))
             alone = torch.einsum("md,mcd->mc", own, v)
-            bent = own_p * (alone - (own_p * alone).sum(1, keepdim=True))
+            bent = counted * own_p * (alone - (own_p * alone).sum(1, keepdim=True))
             total = scale * torch.einsum("mnc,nd->mcd", curved, z) - bent[:, :, None] * own[:, None]
             return total + damping * v
 
@@ -84,17 +87,6 @@ class CertifiedRemoval(GridUnlearner):
             bias = names[id(layer.bias)]
             out[bias] = step[:, :, -1].to(out[bias])
         return out
-
-
-def _augmented(features: Tensor, bias: bool) -> Tensor:
-    return torch.cat([features, torch.ones_like(features[:, :1])], 1) if bias else features
-
-
-def _features(target: Target, samples: Samples) -> Tensor:
-    from forgetcast.data import Data
-
-    x, y = target.data.fetch(samples.index)
-    return target.features(Data((x, y)))
 
 
 def _conjugate_gradients(apply: Any, b: Tensor, iterations: int, tolerance: float = 1e-8) -> Tensor:

@@ -13,7 +13,7 @@ from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
 from forgetcast.unlearn.stack import Params, Stack, map_models, stackable
 
-__all__ = ["drawn_gradients", "fisher_diagonal", "sample_gradients"]
+__all__ = ["damped", "drawn_gradients", "fisher_diagonal", "sample_gradients"]
 
 
 def sample_gradients(target: Target, x: Inputs, y: Tensor) -> Stack:
@@ -45,3 +45,9 @@ def fisher_diagonal(target: Target, count: int) -> Params:
         for name, g in gradients.items():
             total[name] += g.square().sum(0)
     return {name: value / min(count, len(target)) for name, value in total.items()}
+
+
+def damped(fisher: Params, damping: float) -> Params:
+    """F + λ with λ = ``damping`` times the mean of F over all parameters."""
+    mean = sum(float(value.sum()) for value in fisher.values()) / sum(value.numel() for value in fisher.values())
+    return {name: value + damping * max(mean, 1e-30) for name, value in fisher.items()}

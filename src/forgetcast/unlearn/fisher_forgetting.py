@@ -9,7 +9,7 @@ import torch
 
 from forgetcast.target import Target
 from forgetcast.unlearn.base import GridUnlearner, Samples, sample_generator
-from forgetcast.unlearn.fisher import fisher_diagonal
+from forgetcast.unlearn.fisher import damped, fisher_diagonal
 from forgetcast.unlearn.stack import Params, Stack
 
 __all__ = ["FisherForgetting"]
@@ -37,9 +37,8 @@ class FisherForgetting(GridUnlearner):
 
     def prepare(self, target: Target) -> Params:
         """F^(-1/4) per parameter."""
-        fisher = fisher_diagonal(target, self.fisher_samples)
-        mean = sum(float(value.sum()) for value in fisher.values()) / sum(value.numel() for value in fisher.values())
-        return {name: (value + self.damping * max(mean, 1e-30)) ** -0.25 for name, value in fisher.items()}
+        fisher = damped(fisher_diagonal(target, self.fisher_samples), self.damping)
+        return {name: value**-0.25 for name, value in fisher.items()}
 
     def displacement(self, target: Target, state: Any, samples: Samples, seed: int) -> Stack:
         generators = [sample_generator(seed, index) for index in samples.index.tolist()]

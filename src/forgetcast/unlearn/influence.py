@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from forgetcast.target import Target
 from forgetcast.unlearn.base import GridUnlearner, Samples
-from forgetcast.unlearn.fisher import fisher_diagonal, sample_gradients
+from forgetcast.unlearn.fisher import damped, fisher_diagonal, sample_gradients
 from forgetcast.unlearn.stack import Params, Stack, repeat
 
 __all__ = ["Influence"]
@@ -37,9 +37,7 @@ class Influence(GridUnlearner):
 
     def prepare(self, target: Target) -> Params:
         """Diagonal of the empirical Fisher information plus damping, per parameter."""
-        fisher = fisher_diagonal(target, self.fisher_samples)
-        mean = sum(float(value.sum()) for value in fisher.values()) / sum(v.numel() for v in fisher.values())
-        return {name: value + self.damping * max(mean, 1e-30) for name, value in fisher.items()}
+        return damped(fisher_diagonal(target, self.fisher_samples), self.damping)
 
     def displacement(self, target: Target, state: Any, samples: Samples, seed: int) -> Stack:
         gradients = sample_gradients(target, samples.x, samples.y)
