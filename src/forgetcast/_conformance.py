@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from forgetcast._random import seeded
 from forgetcast.target import Target
 
 __all__ = ["example_target", "module_state", "same_state"]
@@ -49,8 +50,7 @@ def example_target() -> Target:
 
 
 def _fit(x: Tensor, y: Tensor, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(40):

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from forgetcast._random import seeded
 from forgetcast.agreement import RankAgreement, spearman_interval
 from forgetcast.generate import measure
 from forgetcast.labels import consensus, reliability
@@ -43,8 +44,7 @@ class DemoResult:
 
 def make_model(seed: int) -> nn.Module:
     """Layers of 80 and 40 units, GELU, one layer normalisation: not in the published corpus."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return nn.Sequential(
             nn.Flatten(),
             nn.Linear(64, 80),

@@ -57,19 +57,17 @@ def unlearners_table(corpus: Corpus) -> pd.DataFrame:
                 "shift": own["shift"].median(),
             }
             record |= {column: own[column].mean() for column in ("tv_retain", "tv_test", "tv_neighbours")}
-            records.append(record | {"rho": _with_others(moved, str(name))})
+            records.append(record | {"rho": _with_others(moved, str(objective), str(name))})
     return pd.DataFrame(records)
 
 
-def _with_others(outcomes: pd.DataFrame, name: str) -> float:
+def _with_others(outcomes: pd.DataFrame, objective: str, name: str) -> float:
     """Mean over targets of the rank correlation between one unlearner and the consensus of the others."""
     present = set(outcomes["unlearner"])
     others = [other for other in labels.CONSENSUS if other != name and other in present]
     if not others or name not in present:
         return np.nan
-    difficulty = outcomes.assign(difficulty=labels.difficulty(outcomes))
-    table = difficulty.pivot_table(index=["target", "index"], columns="unlearner", values="difficulty")
-    table = table[[name, *others]].dropna()
+    table = labels.per_unlearner(outcomes, objective, [name, *others]).dropna()
     rhos = []
     for _, rows in table.groupby(level="target"):
         if len(rows) >= 8:

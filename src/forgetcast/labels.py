@@ -17,6 +17,7 @@ __all__ = [
     "consensus",
     "difficulty",
     "harmonic_score",
+    "per_unlearner",
     "reliability",
     "weighted_percentile",
 ]
@@ -63,7 +64,7 @@ def weighted_percentile(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return ((np.cumsum(mass) - mass / 2) / mass.sum())[inverse]
 
 
-def _per_unlearner(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str]) -> pd.DataFrame:
+def per_unlearner(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str]) -> pd.DataFrame:
     """Difficulty averaged over seeds: rows (target, index), one column per unlearner."""
     known = sorted(outcomes["unlearner"].unique())
     missing = [name for name in unlearners if name not in known]
@@ -77,8 +78,8 @@ def _per_unlearner(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[
 
 
 def _complete(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str]) -> pd.DataFrame:
-    """The rows of ``_per_unlearner`` that every unlearner has."""
-    table = _per_unlearner(outcomes, objective, unlearners).dropna()
+    """The rows of ``per_unlearner`` that every unlearner has."""
+    table = per_unlearner(outcomes, objective, unlearners).dropna()
     if table.empty:
         raise InputError(
             f"no sample was measured under all of {', '.join(unlearners)} for objective {objective!r}: "
@@ -145,7 +146,7 @@ def agreement(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str] 
 
     A target on which an unlearner says the same of all samples has no correlation and does not enter the average.
     """
-    table = _per_unlearner(outcomes, objective, unlearners)
+    table = per_unlearner(outcomes, objective, unlearners)
     parts = [part.corr(method="spearman") for _, part in table.groupby(level="target")]
     return pd.concat(parts).groupby(level=0).mean()
 
@@ -199,7 +200,7 @@ def reliability(
     runs = outcomes.groupby(["target", "unlearner"])["seed"].transform("nunique")
     if (runs > 1).any():
         parts = [outcomes[(seed_rank % 2 == k) | (runs == 1)] for k in (0, 1)]
-        tables = [_per_unlearner(part, objective, unlearners).dropna() for part in parts]
+        tables = [per_unlearner(part, objective, unlearners).dropna() for part in parts]
         means = pd.concat([_ranks(table, weights).mean(axis=1) for table in tables], axis=1, join="inner")
         for target, both in means.groupby(level="target", sort=False):
             records.append((target, "seeds", spearman_brown(_correlation(*both.to_numpy().T))))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from forgetcast._random import seeded
 from forgetcast.target import Target, frozen_copy
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
 
@@ -48,8 +49,7 @@ class BadTeaching(IterativeUnlearner):
 def _fresh(target: Target, seed: int) -> nn.Module | None:
     """The target's architecture with new random weights; None where a layer with parameters cannot be reset."""
     module = frozen_copy(target.module)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, target.device):
         for layer in module.modules():
             if any(True for _ in layer.parameters(recurse=False)):
                 reset = getattr(layer, "reset_parameters", None)

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.func import grad
 from torch.nn import functional as F
 
 from forgetcast.data import map_leaves
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
+from forgetcast.unlearn.fisher import sample_gradients
 from forgetcast.unlearn.stack import Params, Stack, combine, distance, map_models, mix, rows, stackable
 
 __all__ = ["OUTCOME_COLUMNS", "Protocol", "Workbench", "margins", "run_unlearner", "total_variation"]
@@ -404,22 +404,11 @@ class _Crossings:
             if len(left) == 0 or step == self.protocol.relearn_most:
                 break
             counts[left] += 1
-            gradient = self._sample_gradients(params, position[left])
+            own = self.samples.take(position[left])
+            gradient = sample_gradients(self.target, own.x, own.y, params)
             weights = combine({name: params[name] for name in gradient}, gradient, -self.protocol.relearn_lr)
             params = {**params, **weights}
         return counts
-
-    def _sample_gradients(self, params: Stack, position: Tensor) -> Stack:
-        """Every model's gradient of its own sample's loss in the parameters (a retrained model has buffers too)."""
-        x, y = map_leaves(lambda leaf: leaf[position], self.samples.x), self.samples.y[position]
-        weights = {name: params[name] for name in self.target.params}
-        buffers = {name: value for name, value in params.items() if name not in weights}
-
-        def loss(p: Params, rest: Params, one: Any, label: Tensor) -> Tensor:
-            logits = self.target.call({**rest, **p}, map_leaves(lambda leaf: leaf[None], one))
-            return F.cross_entropy(logits, label[None])
-
-        return map_models(grad(loss), weights, buffers, x, y, stacked=self.stacked)
 
     def _record_trivial(self, objective: str, k: int) -> None:
         params = self.target.params

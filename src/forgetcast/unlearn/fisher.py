@@ -16,14 +16,24 @@ from forgetcast.unlearn.stack import Params, Stack, map_models, stackable
 __all__ = ["damped", "drawn_gradients", "fisher_diagonal", "sample_gradients"]
 
 
-def sample_gradients(target: Target, x: Inputs, y: Tensor) -> Stack:
-    """Gradient of every sample's own loss at the target's parameters, a stack of b models."""
+def sample_gradients(target: Target, x: Inputs, y: Tensor, at: Stack | None = None) -> Stack:
+    """Gradient of every sample's own loss in the parameters, a stack of b models.
 
-    def loss(params: Params, x: Inputs, y: Tensor) -> Tensor:
-        return F.cross_entropy(target.call(params, map_leaves(lambda leaf: leaf[None], x)), y[None])
+    Args:
+        target: whose model it is.
+        x, y: b samples on the model's device.
+        at: parameters of b models, each for its sample, with buffers of their own if they have any; default: the
+            target's own.
+    """
+    if at is None:
+        at = {name: value.expand(len(y), *value.shape) for name, value in target.params.items()}
+    weights = {name: at[name] for name in target.params}
+    buffers = {name: value for name, value in at.items() if name not in weights}
 
-    stack = {name: value.expand(len(y), *value.shape) for name, value in target.params.items()}
-    return map_models(grad(loss), stack, x, y, stacked=stackable(target.module))
+    def loss(params: Params, buffers: Params, x: Inputs, y: Tensor) -> Tensor:
+        return F.cross_entropy(target.call({**buffers, **params}, map_leaves(lambda leaf: leaf[None], x)), y[None])
+
+    return map_models(grad(loss), weights, buffers, x, y, stacked=stackable(target.module))
 
 
 def drawn_gradients(target: Target, count: int) -> Iterator[Stack]:
