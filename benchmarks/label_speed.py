@@ -23,13 +23,15 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from forgetcast import registry
-from forgetcast.generate import BLOCK
+from forgetcast.generate import BLOCK, outcome_block
 from forgetcast.labels import difficulty
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import published
 from forgetcast.sampling import draw_instances
 from forgetcast.target import Target
-from forgetcast.unlearn.engine import Protocol, Workbench, margins, run_unlearner, total_variation
+from forgetcast.unlearn import Protocol, run_unlearner
+from forgetcast.unlearn.outcome import margins, total_variation
+from forgetcast.unlearn.workbench import Workbench
 
 UNLEARNERS = ("gradient_ascent", "neggrad_plus", "random_relabelling")
 OBJECTIVES = ("retrain", "erase")
@@ -60,7 +62,7 @@ def plain(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> 
         @torch.no_grad()
         def damage(one: torch.nn.Module, other: torch.nn.Module, near=near) -> list[float]:
             parts = (bench.retain_x, bench.test_x, near)
-            return [total_variation(one(part), other(part)) for part in parts]
+            return [float(total_variation(one(part), other(part))) for part in parts]
 
         waiting = {o for o in OBJECTIVES if value(o, model) > limit[o]}
         records += [(index, o, 0.0, 0.0) for o in OBJECTIVES if o not in waiting]
@@ -128,10 +130,10 @@ def together(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) 
     """The engine as the generator calls it: blocks of samples, spread over processes."""
     size = min(BLOCK, -(-len(indices) // (os.cpu_count() or 1)))
     blocks = [
-        (target, registry.unlearner(name), indices[at : at + size], p_out[at : at + size])
+        (target, name, indices[at : at + size], p_out[at : at + size], 0, OBJECTIVES)
         for at in range(0, len(indices), size)
     ]
-    return pd.concat(run_tasks(run_unlearner, blocks, n_jobs=-1, progress=False), ignore_index=True)
+    return pd.concat(run_tasks(outcome_block, blocks, n_jobs=-1, progress=False), ignore_index=True)
 
 
 def agreement(a: pd.DataFrame, b: pd.DataFrame) -> float:
@@ -145,7 +147,7 @@ def agreement(a: pd.DataFrame, b: pd.DataFrame) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--instances", type=int, default=64)
+    parser.add_argument("--instances", type=int, default=128)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("label_speed.csv"))
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)

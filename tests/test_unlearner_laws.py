@@ -610,6 +610,7 @@ def test_every_unlearner_takes_tokens_in_a_dict_and_parameters_without_dimension
     walk = unlearner.walk(target, unlearner.prepare(target), Samples.of(target, torch.tensor([1, 8])), 0)
     for _ in range(1 if walk.discrete else 2):
         params, control = walk.step()
-        assert params["scale"].shape == control["scale"].shape == (2,)
+        assert params["scale"].shape == (2,)
+        assert control["scale"].shape == ()
         assert all(bool(torch.isfinite(value).all()) for value in params.values())
     assert (params["scale"] != target.params["scale"]).any() or walk.discrete or name == "ssd"

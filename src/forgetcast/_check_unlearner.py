@@ -113,7 +113,11 @@ class _Together:
             self.walk.keep(self.chosen)
             self.walking = self.chosen
         self.t += 1
-        return self.walk.step()
+        point = self.walk.step()
+        if point is None:
+            return None
+        params, control = point
+        return params, {name: value.expand(len(self.walking), *value.shape) for name, value in control.items()}
 
 
 class _Alone:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,9 @@ from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
 from forgetcast.sampling import draw_instances
 from forgetcast.target import Target
-from forgetcast.unlearn.engine import OBJECTIVES, Protocol, run_unlearner
+from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
+from forgetcast.unlearn.protocol import OBJECTIVES
+from forgetcast.unlearn.workbench import Workbench
 
 __all__ = ["SEEDS", "generate_corpus", "measure"]
 
@@ -39,7 +41,7 @@ direction a sample is pushed (one run agrees with another at 0.7-0.8 only), and 
 
 RETRAINING = "retraining"
 ALL = ("all",)
-BLOCK = 50
+BLOCK = 64
 ORACLE_BLOCK = 5
 
 Task = tuple[str, Callable[..., pd.DataFrame], tuple[Any, ...]]
@@ -75,17 +77,34 @@ def _oracle_block(
     return pd.concat(parts, ignore_index=True)
 
 
-def _outcome_block(
+class _Prepared:
+    """What blocks of one target share, kept by every process for the latest target it worked on."""
+
+    latest: ClassVar[tuple[str, ...]] = ()
+    workbench: ClassVar[Workbench]
+    states: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def of(cls, target: Target, unlearner: Unlearner) -> tuple[Workbench, Any]:
+        """The workbench, and what ``unlearner.prepare`` returns."""
+        hashes = (target.model_hash, target.data_hash, target.heldout_hash)
+        if cls.latest != hashes:
+            cls.workbench, cls.states, cls.latest = Workbench(target, Protocol()), {}, hashes
+        key = repr(unlearner)
+        if key not in cls.states:
+            cls.states.clear()  # one at a time: a Hessian can be large
+            cls.states[key] = unlearner.prepare(target)
+        return cls.workbench, cls.states[key]
+
+
+def outcome_block(
     target: Target, name: str, indices: np.ndarray, p_out: np.ndarray, seed: int, objectives: Sequence[str]
 ) -> pd.DataFrame:
+    """Outcomes of some samples under one unlearner, as :func:`forgetcast.unlearn.run_unlearner` gives them."""
+    unlearner = registry.unlearner(name)
+    workbench, state = _Prepared.of(target, unlearner)
     return run_unlearner(
-        target,
-        registry.unlearner(name),
-        indices,
-        p_out,
-        seed=seed,
-        objectives=objectives,
-        protocol=Protocol(),
+        target, unlearner, indices, p_out, seed=seed, objectives=objectives, workbench=workbench, state=state
     )
 
 
@@ -132,7 +151,7 @@ def _outcome_tasks(
                     seed,
                     objectives,
                 )
-                tasks.append((f"{name}-{seed}-{start}-{settings}", _outcome_block, arguments))
+                tasks.append((f"{name}-{seed}-{start}-{settings}", outcome_block, arguments))
     return tasks
 
 

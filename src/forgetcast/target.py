@@ -279,6 +279,11 @@ class Target:
         """SHA-256 over the training data, hexadecimal."""
         return self.data.digest()
 
+    @cached_property
+    def heldout_hash(self) -> str:
+        """SHA-256 over the held-out data, hexadecimal; empty where there is none."""
+        return "" if self.heldout is None else self.heldout.digest()
+
     # -- inspection -------------------------------------------------------------------------------------------
 
     def _random_state_kept(self) -> AbstractContextManager[None]:

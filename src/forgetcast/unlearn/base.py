@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import grad
 from torch.nn import functional as F
 
 from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
-from forgetcast.unlearn.stack import Params, Stack, combine, map_models, norm, repeat, rows, size, stackable
+from forgetcast.unlearn.stack import Params, Stack, combine, gradients, norm, repeat, rows, size, stackable
 
 __all__ = [
     "GridUnlearner",
@@ -69,8 +68,8 @@ class Walk(ABC):
     """Whether points between two steps mean nothing (retraining); then the engine does not bisect."""
 
     @abstractmethod
-    def step(self) -> tuple[Stack, Stack] | None:
-        """The next points: parameters and control, both stacks of m models; None at the end of the path."""
+    def step(self) -> tuple[Stack, Params] | None:
+        """The next point: a stack of m models and the control common to them; None at the end of the path."""
 
     @abstractmethod
     def keep(self, chosen: Tensor) -> None:
@@ -116,15 +115,13 @@ class PathWalk(Walk):
     def __init__(self, paths: list[Iterator[tuple[Params, Params]]]) -> None:
         self.paths = paths
 
-    def step(self) -> tuple[Stack, Stack] | None:
+    def step(self) -> tuple[Stack, Params] | None:
         points = [next(path, None) for path in self.paths]
         known = [point for point in points if point is not None]
         if len(known) < len(points):  # paths of one unlearner have one length
             return None
-        params, controls = zip(*known, strict=True)
-        return tuple(  # type: ignore[return-value]
-            {name: torch.stack([p[name] for p in part]) for name in part[0]} for part in (params, controls)
-        )
+        params = [point[0] for point in known]
+        return {name: torch.stack([p[name] for p in params]) for name in params[0]}, known[0][1]
 
     def keep(self, chosen: Tensor) -> None:
         self.paths = [self.paths[k] for k in chosen.tolist()]
@@ -133,7 +130,8 @@ class PathWalk(Walk):
 def path_of_walk(walk: Walk) -> Iterator[tuple[Params, Params]]:
     """The path of a walk with one sample."""
     while (point := walk.step()) is not None:
-        yield tuple({name: value[0] for name, value in part.items()} for part in point)  # type: ignore[misc]
+        params, control = point
+        yield {name: value[0] for name, value in params.items()}, control
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ class IterativeUnlearner(Unlearner):
         on training samples below twice its first value + 0.1; where that was needed, once more, for the unlearned
         models are less stable still.
         """
-        return _stable_rate(self, target) if self.retains else None
+        return _stable_rate(target, self.retain_lr, self.steps, self.batch_size) if self.retains else None
 
     def draw(self, target: Target, state: Any, samples: Samples, seed: int) -> dict[str, Tensor]:
         """Constants of the forget loss per sample (wrong labels, a teacher's logits); tensors of shape (m, ...)."""
@@ -189,12 +187,11 @@ class IterativeUnlearner(Unlearner):
         Default: the gradient of ``forget_loss``.
         """
 
-        def loss(params: Params, x: Inputs, y: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+        def loss(params: Params, x: Inputs, y: Tensor, drawn: dict[str, Tensor]) -> tuple[Tensor, tuple[()]]:
             logits = target.call(params, map_leaves(lambda leaf: leaf[None], x))
-            return self.forget_loss(logits[0], y, drawn)
+            return self.forget_loss(logits[0], y, drawn), ()
 
-        stacked = stackable(target.module)
-        return map_models(grad(loss), params, samples.x, samples.y, drawn, stacked=stacked)
+        return gradients(loss, params, samples.x, samples.y, drawn, stacked=stackable(target.module))[0]
 
     def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """Losses of a retain batch, (b,); ``reference`` are the target's own logits (b, classes)."""
@@ -222,8 +219,8 @@ class _IterativeWalk(Walk):
         self.rate = rate
         self.stacked = stackable(target.module, batches=True)
         self.params = repeat(target.params, len(samples))
-        self.control = repeat(target.params, 1)
-        self.scale = float(norm(self.control))
+        self.control = target.params
+        self.scale = float(norm({name: value[None] for name, value in target.params.items()}))
         self.seed = seed
         self.batches = torch.Generator().manual_seed(seed)
         self.t = 0
@@ -233,16 +230,14 @@ class _IterativeWalk(Walk):
         self.samples = self.samples.take(chosen)
         self.drawn = {name: value[chosen] for name, value in self.drawn.items()}
 
-    def step(self) -> tuple[Stack, Stack] | None:
+    def step(self) -> tuple[Stack, Params] | None:
         if self.t >= self.unlearner.steps:
             return None
         self.t += 1
         self._forget()
         if self.unlearner.retains:
             self._retain()
-        m = len(self.samples)
-        control = {name: value.expand(m, *value.shape[1:]) for name, value in self.control.items()}
-        return self.params, control
+        return self.params, self.control
 
     def _forget(self) -> None:
         strength = self.t - self.unlearner.warm_up
@@ -266,24 +261,32 @@ class _IterativeWalk(Walk):
         with torch.no_grad():
             reference = self.target.forward(x)
 
-        def loss(params: Params, weight: Tensor) -> Tensor:
+        def loss(params: Params, weight: Tensor) -> tuple[Tensor, tuple[()]]:
             losses = self.unlearner.retain_loss(self.target.call(params, x), y, reference)
-            return (losses * weight).sum() / weight.sum().clamp_min(1)
+            return (losses * weight).sum() / weight.sum().clamp_min(1), ()
 
         # The sample itself never counts as retained, should the batch contain it.
         weight = (chosen[None] != self.samples.index[:, None]).to(self.target.device, self.target.dtype)
-        gradient = map_models(grad(loss), self.params, weight, stacked=self.stacked)
+        gradient, _ = gradients(loss, self.params, weight, stacked=self.stacked)
         self.params = combine(self.params, gradient, -self.rate)
-        gradient = map_models(grad(loss), self.control, torch.ones_like(weight[:1]), stacked=self.stacked)
-        self.control = combine(self.control, gradient, -self.rate)
+        control = {name: value[None] for name, value in self.control.items()}
+        gradient, _ = gradients(loss, control, torch.ones_like(weight[:1]), stacked=False)
+        self.control = {name: value - self.rate * gradient[name][0] for name, value in self.control.items()}
 
 
 PROBED = 512
 """Training samples on which a control's loss is watched."""
 
 
-def _stable_rate(unlearner: IterativeUnlearner, target: Target) -> float:
+_RATES: dict[tuple[object, ...], float] = {}
+"""Rates found in this process, by model, data and path: they are the same for all methods."""
+
+
+def _stable_rate(target: Target, rate: float, steps: int, batch_size: int) -> float:
     """See :meth:`IterativeUnlearner.prepare`."""
+    key = (target.model_hash, target.data_hash, rate, steps, batch_size)
+    if key in _RATES:
+        return _RATES[key]
 
     def loss(params: Params, chosen: Tensor) -> Tensor:
         x, y = target.data.fetch(chosen)
@@ -297,20 +300,22 @@ def _stable_rate(unlearner: IterativeUnlearner, target: Target) -> float:
     def survives(rate: float) -> bool:
         batches = torch.Generator().manual_seed(0)
         params = dict(target.params)
-        for step in range(unlearner.steps):
-            chosen = torch.randint(len(target), (unlearner.batch_size,), generator=batches)
-            gradient = grad(loss)(params, chosen)
-            params = {name: value - rate * gradient[name] for name, value in params.items()}
-            if step % 5 == 4 or step == unlearner.steps - 1:
+        for step in range(steps):
+            chosen = torch.randint(len(target), (batch_size,), generator=batches)
+            stack = {name: value[None] for name, value in params.items()}
+            gradient, _ = gradients(lambda p, chosen: (loss(p, chosen), ()), stack, chosen[None], stacked=False)
+            params = {name: value - rate * gradient[name][0] for name, value in params.items()}
+            if step % 5 == 4 or step == steps - 1:
                 with torch.no_grad():
                     if not loss(params, watched) <= bound:  # NaN is no survival
                         return False
         return True
 
-    rate = unlearner.retain_lr
-    while not survives(rate) and rate > 1e-6:
-        rate /= 2
-    return rate if rate == unlearner.retain_lr else rate / 2
+    found = rate
+    while not survives(found) and found > 1e-6:
+        found /= 2
+    _RATES[key] = found if found == rate else found / 2
+    return _RATES[key]
 
 
 @dataclass(frozen=True)
@@ -341,13 +346,13 @@ class _GridWalk(Walk):
     def __init__(self, unlearner: GridUnlearner, target: Target, displacement: Stack) -> None:
         self.unlearner, self.displacement = unlearner, displacement
         self.params = target.params
-        self.scale = float(norm(repeat(target.params, 1)))
+        self.scale = float(norm({name: value[None] for name, value in target.params.items()}))
         self.t = 0
 
     def keep(self, chosen: Tensor) -> None:
         self.displacement = rows(self.displacement, chosen)
 
-    def step(self) -> tuple[Stack, Stack] | None:
+    def step(self) -> tuple[Stack, Params] | None:
         if self.t >= self.unlearner.steps:
             return None
         self.t += 1
@@ -356,4 +361,4 @@ class _GridWalk(Walk):
         length = norm(self.displacement)
         planned = self.unlearner.first_step * self.unlearner.growth ** (self.t - 1) * self.scale
         move = torch.where(length > 1e-20, planned / length.clamp_min(1e-20), torch.zeros_like(length))
-        return combine(start, self.displacement, move), start
+        return combine(start, self.displacement, move), self.params

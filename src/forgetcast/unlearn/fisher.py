@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.func import grad
 from torch.nn import functional as F
 
 from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
-from forgetcast.unlearn.stack import Params, Stack, map_models, stackable
+from forgetcast.unlearn.stack import Params, Stack, gradients, stackable
 
 __all__ = ["damped", "drawn_gradients", "fisher_diagonal", "sample_gradients"]
 
@@ -30,10 +29,11 @@ def sample_gradients(target: Target, x: Inputs, y: Tensor, at: Stack | None = No
     weights = {name: at[name] for name in target.params}
     buffers = {name: value for name, value in at.items() if name not in weights}
 
-    def loss(params: Params, buffers: Params, x: Inputs, y: Tensor) -> Tensor:
-        return F.cross_entropy(target.call({**buffers, **params}, map_leaves(lambda leaf: leaf[None], x)), y[None])
+    def loss(params: Params, buffers: Params, x: Inputs, y: Tensor) -> tuple[Tensor, tuple[()]]:
+        logits = target.call({**buffers, **params}, map_leaves(lambda leaf: leaf[None], x))
+        return F.cross_entropy(logits, y[None]), ()
 
-    return map_models(grad(loss), weights, buffers, x, y, stacked=stackable(target.module))
+    return gradients(loss, weights, buffers, x, y, stacked=stackable(target.module))[0]
 
 
 def drawn_gradients(target: Target, count: int) -> Iterator[Stack]:
@@ -51,8 +51,8 @@ def fisher_diagonal(target: Target, count: int) -> Params:
     something else for the one sample to forget than for the others.
     """
     total = {name: torch.zeros_like(value) for name, value in target.params.items()}
-    for gradients in drawn_gradients(target, count):
-        for name, g in gradients.items():
+    for found in drawn_gradients(target, count):
+        for name, g in found.items():
             total[name] += g.square().sum(0)
     return {name: value / min(count, len(target)) for name, value in total.items()}
 

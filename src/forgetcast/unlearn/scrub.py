@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,13 +20,19 @@ class Scrub(IterativeUnlearner):
     """max KL(teacher ‖ student) on x_i in turn with min α KL(teacher ‖ student) + γ ℓ on retained samples.
 
     The teacher is the target, which is also where the student starts: there the forget term has no gradient, and a
-    norm-controlled step would follow rounding noise. So it begins with retain steps (``warm_up``).
+    norm-controlled step would follow rounding noise. So it begins with retain steps (``warm_up``). They leave the
+    student on either side of its teacher, and from the wrong side the divergence grows by *learning* x_i better. While
+    the student is surer of y_i than the teacher, the forget step therefore goes down the divergence: back to the
+    teacher and, being of given length, past it.
 
     >>> import torch
     >>> drawn = {"teacher": torch.tensor([2.0, 0.0])}
     >>> loss = Scrub().forget_loss(torch.zeros(2), torch.tensor(0), drawn)
     >>> round(loss.item(), 4)  # minus KL(softmax([2, 0]) ‖ [.5, .5])
     -0.3278
+    >>> surer = Scrub().forget_loss(torch.tensor([3.0, 0.0]), torch.tensor(0), drawn)
+    >>> round(surer.item(), 4)  # plus the divergence: first back to the teacher
+    0.0409
     """
 
     name: ClassVar[str] = "scrub"
@@ -38,7 +45,10 @@ class Scrub(IterativeUnlearner):
         return {"teacher": samples.logits}
 
     def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        return -F.kl_div(logits.log_softmax(-1), drawn["teacher"].log_softmax(-1), reduction="sum", log_target=True)
+        student, teacher = logits.log_softmax(-1), drawn["teacher"].log_softmax(-1)
+        divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
+        surer = (student - teacher).gather(-1, label[None])[0] > 0
+        return torch.where(surer, divergence, -divergence)
 
     def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         distance = F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True)

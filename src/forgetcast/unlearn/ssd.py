@@ -67,7 +67,7 @@ class _SsdWalk(Walk):
     def keep(self, chosen: Tensor) -> None:
         self.ratio = self.ratio[chosen]
 
-    def step(self) -> tuple[Stack, Stack] | None:
+    def step(self) -> tuple[Stack, Params] | None:
         if self.t >= self.unlearner.steps:
             return None
         self.t += 1
@@ -75,4 +75,4 @@ class _SsdWalk(Walk):
         parts = beta.split([value.numel() for value in self.params.values()], dim=1)
         start = {name: value.expand(len(beta), *value.shape) for name, value in self.params.items()}
         damped = {n: v * part.reshape(v.shape) for (n, v), part in zip(start.items(), parts, strict=True)}
-        return damped, start
+        return damped, self.params

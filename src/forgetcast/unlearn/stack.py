@@ -14,6 +14,7 @@ __all__ = [
     "Stack",
     "combine",
     "distance",
+    "gradients",
     "map_models",
     "mix",
     "norm",
@@ -91,6 +92,39 @@ def map_models(function: Callable[..., Any], *arguments: Any, stacked: bool) -> 
             return vmap(function, randomness="error")(*arguments)
         except RuntimeError:
             pass  # the loop raises what is wrong with the model itself
+    return _looped(function, *arguments)
+
+
+def gradients(loss: Callable[..., Any], params: Stack, *arguments: Any, stacked: bool) -> tuple[Stack, Any]:
+    """Gradients of m losses, each in its own model's parameters; ``arguments`` are as in :func:`map_models`.
+
+    ``loss(params, ...)`` returns a scalar and a tree of tensors that is handed through (() for none). Stacked,
+    the losses are summed and differentiated in one backward pass: half the time of ``torch.func.grad`` under ``vmap``
+    on few small models. Parameters that a loss does not use have gradient 0.
+
+    Returns:
+        (gradients (m, ...), what the losses handed through (m, ...)).
+    """
+
+    def one(params: Stack, *arguments: Any) -> tuple[Stack, Any]:
+        weights = {name: value.detach().requires_grad_() for name, value in params.items()}
+        value, kept = loss(weights, *arguments)
+        return _differentiated(value, weights), torch.utils._pytree.tree_map(torch.detach, kept)
+
+    with torch.enable_grad():
+        if not stacked:
+            return _looped(one, params, *arguments)
+        weights = {name: value.detach().requires_grad_() for name, value in params.items()}
+        values, kept = map_models(loss, weights, *arguments, stacked=True)
+        return _differentiated(values.sum(), weights), torch.utils._pytree.tree_map(torch.detach, kept)
+
+
+def _differentiated(value: Tensor, weights: Stack) -> Stack:
+    found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(weights, found, strict=True))
+
+
+def _looped(function: Callable[..., Any], *arguments: Any) -> Any:
     leaves, spec = torch.utils._pytree.tree_flatten(arguments)
     outputs = []
     for k in range(len(leaves[0])):

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
-from forgetcast.unlearn.engine import Protocol, Workbench, margins, total_variation
+from forgetcast.unlearn.outcome import margins, total_variation
+from forgetcast.unlearn.protocol import Protocol
 from forgetcast.unlearn.stack import Params, distance
+from forgetcast.unlearn.workbench import Workbench
 
 __all__ = ["trace"]
 
@@ -48,18 +49,19 @@ def trace(
     position = target.data.check_indices([index])
     bench = Workbench(target, protocol or Protocol())
     samples = Samples.of(target, position)
-    near = bench.neighbours(position)[0]
-    kept = bench.retain != index
+    near = bench.neighbours(position)
+    kept = (bench.retain != index).float()
+    sizes = [len(bench.retain), len(bench.test)]
     records: list[dict[str, object]] = []
 
     def record(name: str, step: int, params: Params, control: Params) -> float:
         with torch.no_grad():
             logits = target.call(params, samples.x).float().cpu()
-        after, reference = bench.utility(params, near), bench.utility(control, near)
+        after, reference = (
+            (*bench.utility(part).split(sizes), bench.neighbour_logits_of_one(part, near)) for part in (params, control)
+        )
         margin = float(margins(logits, samples.y.cpu()))
         one, other = ({n: value[None] for n, value in part.items()} for part in (params, control))
-        pairs: dict[str, tuple[Tensor, Tensor]] = {part: (after[part], reference[part]) for part in after}
-        pairs["retain"] = tuple(logits[kept] for logits in pairs["retain"])  # type: ignore[assignment]
         records.append(
             {
                 "unlearner": name,
@@ -67,7 +69,9 @@ def trace(
                 "p": float(logits.softmax(1)[0, samples.y.cpu()]),
                 "margin": margin,
                 "shift": float(distance(one, other, target.params)),
-                **{f"tv_{part}": total_variation(*pair) for part, pair in pairs.items()},
+                "tv_retain": float(total_variation(after[0], reference[0], kept)),
+                "tv_test": float(total_variation(after[1], reference[1])),
+                "tv_neighbours": float(total_variation(after[2], reference[2])),
             }
         )
         return margin
