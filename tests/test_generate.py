@@ -51,14 +51,14 @@ QUICK: dict[str, Any] = {
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often blocks of either kind are computed."""
     counted: Counter[str] = Counter()
-    for kind in ("oracle", "outcome"):
-        inner = getattr(generate, f"_{kind}_block")
+    for kind, name in (("oracle", "leave_groups_out"), ("outcome", "outcome_block")):
+        inner = getattr(generate, name)
 
         def counting(*arguments: Any, kind: str = kind, inner: Any = inner) -> pd.DataFrame:
             counted[kind] += 1
             return inner(*arguments)
 
-        monkeypatch.setattr(generate, f"_{kind}_block", counting)
+        monkeypatch.setattr(generate, name, counting)
     return counted
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from forgetcast.errors import NotApplicableError
-from forgetcast.oracle import deal_groups, leave_group_out, summarise
+from forgetcast.errors import InputError, NotApplicableError
+from forgetcast.oracle import deal_groups, leave_groups_out, subset_screen, summarise
 from forgetcast.target import Target
 from small_targets import MISLABELLED, shared_mlp
 
@@ -63,7 +63,7 @@ def test_every_model_misses_exactly_its_group() -> None:
     instances = np.array([20, 3, 5, 11, 14, 7])
     group = deal_groups(target.labels.numpy()[instances], 3)
     for left_out in range(3):
-        answers = leave_group_out(target, instances, group, left_out, seed=2)
+        answers = leave_groups_out(target, instances, group, [left_out], [2])
         missing = set(instances[group == left_out].tolist())
         trained, seed = calls[-1]
         assert set(trained) == set(range(24)) - missing
@@ -84,7 +84,7 @@ def test_a_target_that_cannot_retrain_has_no_oracle() -> None:
     """The error says what to pass."""
     target = Target(nn.Linear(2, 2), (torch.eye(2), torch.tensor([0, 1])))
     with pytest.raises(NotApplicableError, match="pass train=function"):
-        leave_group_out(target, [0, 1], np.array([0, 1]), 0, 0)
+        leave_groups_out(target, [0, 1], np.array([0, 1]), [0], [0])
 
 
 def test_answers_are_averaged_by_whether_the_sample_was_seen() -> None:
@@ -128,7 +128,7 @@ def test_a_wrong_label_is_memorized_and_a_typical_sample_is_not() -> None:
     typical = [int(index) for index in p.argsort(descending=True)[:8] if int(index) not in MISLABELLED]
     instances = np.array([*MISLABELLED, *typical])
     group = deal_groups(target.labels.numpy()[instances], 3)
-    answers = [leave_group_out(target, instances, group, g, seed) for g in range(3) for seed in (0, 1)]
+    answers = [leave_groups_out(target, instances, group, range(3), [seed] * 3) for seed in (0, 1)]
     table = summarise(pd.concat(answers, ignore_index=True)).set_index("index")
     wrong, sure = table.loc[list(MISLABELLED)], table.loc[typical]
     assert (wrong["p_out"] < 0.5).all()
@@ -137,3 +137,34 @@ def test_a_wrong_label_is_memorized_and_a_typical_sample_is_not() -> None:
     assert sure["memorization"].abs().max() < 0.2
     assert (table["memorization"] == table["p_in"] - table["p_out"]).all()
     assert np.corrcoef(table["p_out_half_a"], table["p_out_half_b"])[0, 1] > 0.9
+
+
+# -- the screen ------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_of_the_screen_sees_its_share() -> None:
+    """Each is trained on 70 % of the data drawn for it, and every sample is asked of every model."""
+    target, calls = recording(30)
+    table = subset_screen(target, models=24, share=0.7, seed=3)
+    assert table["index"].tolist() == list(range(30))
+    assert len(calls) == 24
+    assert {len(set(trained)) for trained, _ in calls} == {21}
+    assert len({seed for _, seed in calls}) == 24
+    assert len({trained for trained, _ in calls}) == 24
+    again = subset_screen(recording(30)[0], models=24, share=0.7, seed=3)
+    pd.testing.assert_frame_equal(table, again)
+    assert (table["memorization"] == table["p_in"] - table["p_out"]).all()
+
+
+def test_the_screen_finds_wrong_labels() -> None:
+    """Wrong labels are among the most suspected, though no sample was singled out."""
+    table = subset_screen(shared_mlp(), models=12)
+    rank = table.set_index("index")["memorization"].rank(ascending=False)
+    assert rank.loc[list(MISLABELLED)].median() <= 15, "of 120 samples"
+
+
+@pytest.mark.parametrize(("models", "share"), [(1, 0.7), (4, 0.0), (4, 1.0)])
+def test_a_screen_that_says_nothing_is_refused(models: int, share: float) -> None:
+    """One model, or all of the data, compares nothing."""
+    with pytest.raises(InputError, match="at least 2 models and a share between 0 and 1"):
+        subset_screen(shared_mlp(), models=models, share=share)

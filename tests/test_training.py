@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from forgetcast import datasets
 from forgetcast.architectures import build
-from forgetcast.training import Trainer, train_classifier
+from forgetcast.training import STACK, Trainer, train_classifier, train_stacked, trains_stacked
 
 
 def clouds(n: int = 90) -> tuple[Tensor, Tensor]:
@@ -217,3 +217,48 @@ def test_a_trainer_makes_a_fresh_model_each_time() -> None:
     assert torch.equal(weights(again), weights(first))
     assert not torch.equal(weights(run(everyone, 2)), weights(first))
     assert not torch.equal(weights(run(everyone[1:], 1)), weights(first))
+
+
+# -- many at once -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["logistic", "mlp", "wide_mlp", "deep_mlp"])
+@pytest.mark.parametrize("n", [90, 66])
+def test_models_trained_side_by_side_are_those_trained_alone(architecture: str, n: int) -> None:
+    """Other samples, other seeds, weight decay and a last short batch: the same parameters up to rounding.
+
+    Of 66 samples the last batch has two; a model that leaves one of them out skips that step, and the others do not.
+    """
+    x, y = clouds(n)
+    kept = [np.setdiff1d(np.arange(n), [k, 2 * k + 1]) for k in range(5)]
+    seeds = [7, 8, 7, 9, 8]
+    settings: dict[str, Any] = {"epochs": 4, "lr": 5e-3, "weight_decay": 0.1}
+    models = [build(architecture, (4,), 3, seed=seed) for seed in seeds]
+    together = train_stacked(models, x, y, indices=kept, seeds=seeds, **settings)
+    for model, part, seed in zip(together, kept, seeds, strict=True):
+        alone = train_classifier(build(architecture, (4,), 3, seed=seed), x, y, indices=part, seed=seed, **settings)
+        torch.testing.assert_close(weights(model), weights(alone), rtol=1e-3, atol=1e-4)
+        assert not model.training
+
+
+def test_many_models_come_in_the_order_asked_for() -> None:
+    """Stacked from so many on, one after the other below: the same models, and the random state is left alone."""
+    x, y = clouds()
+    trainer = Trainer(lambda seed: build("mlp", (4,), 3, seed=seed), x, y, epochs=2)
+    kept = [np.setdiff1d(np.arange(90), [k]) for k in range(STACK)]
+    state = torch.random.get_rng_state()
+    made = trainer.many(kept, range(STACK))
+    assert torch.equal(state, torch.random.get_rng_state())
+    for k, few in enumerate(trainer.many(kept[:2], [0, 1])):
+        assert torch.equal(weights(few), weights(trainer(kept[k], k)))
+    for k, model in enumerate(made):
+        torch.testing.assert_close(weights(model), weights(trainer(kept[k], k)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dropout", "together"),
+    [("mlp", 0.0, True), ("mlp", 0.2, False), ("logistic", 0.0, True), ("cnn", 0.0, False), ("resnet", 0.0, False)],
+)
+def test_what_copies_would_share_is_trained_alone(architecture: str, dropout: float, together: bool) -> None:
+    """Dropout draws and batch statistics belong to one model; grouped convolutions are slow."""
+    assert trains_stacked(build(architecture, (1, 8, 8), 3, dropout=dropout)) == together

@@ -24,7 +24,7 @@ from forgetcast.corpus import FORMAT, Corpus, corpus_folder, read_parquet, write
 from forgetcast.errors import InputError, NotApplicableError, UnknownNameError
 from forgetcast.factors import factor_table
 from forgetcast.labels import CONSENSUS
-from forgetcast.oracle import deal_groups, leave_group_out, summarise
+from forgetcast.oracle import TOGETHER, deal_groups, leave_groups_out, subset_answers, summarise
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
 from forgetcast.sampling import draw_instances
@@ -43,6 +43,7 @@ RETRAINING = "retraining"
 ALL = ("all",)
 BLOCK = 64
 ORACLE_BLOCK = 5
+SCREEN_SHARE = 0.7
 
 Task = tuple[str, Callable[..., pd.DataFrame], tuple[Any, ...]]
 """Key of the shard, function, arguments."""
@@ -70,13 +71,6 @@ def _describe(target: Target) -> dict[str, Any]:
     }
 
 
-def _oracle_block(
-    target: Target, indices: np.ndarray, group: np.ndarray, left_out: Sequence[int], seed: int
-) -> pd.DataFrame:
-    parts: list[pd.DataFrame] = [leave_group_out(target, indices, group, g, seed) for g in left_out]
-    return pd.concat(parts, ignore_index=True)
-
-
 class _Prepared:
     """What blocks of one target share, kept by every process for the latest target it worked on."""
 
@@ -87,9 +81,9 @@ class _Prepared:
     @classmethod
     def of(cls, target: Target, unlearner: Unlearner) -> tuple[Workbench, Any]:
         """The workbench, and what ``unlearner.prepare`` returns."""
-        hashes = (target.model_hash, target.data_hash, target.heldout_hash)
-        if cls.latest != hashes:
-            cls.workbench, cls.states, cls.latest = Workbench(target, Protocol()), {}, hashes
+        latest = (target.model_hash, target.data_hash, target.heldout_hash, repr(Protocol()))
+        if cls.latest != latest:
+            cls.workbench, cls.states, cls.latest = Workbench(target, Protocol()), {}, latest
         key = repr(unlearner)
         if key not in cls.states:
             cls.states.clear()  # one at a time: a Hessian can be large
@@ -110,13 +104,27 @@ def outcome_block(
 
 def _oracle_tasks(target: Target, indices: np.ndarray, groups: int, seeds: int, seed: int) -> list[Task]:
     group = deal_groups(target.labels.numpy()[indices], groups, seed)
+    block = TOGETHER if target.trains_together else ORACLE_BLOCK
     tasks: list[Task] = []
     for s in range(seeds):
-        for start in range(0, int(group.max()) + 1, ORACLE_BLOCK):
-            left_out = [g for g in range(start, start + ORACLE_BLOCK) if g <= group.max()]
-            key = f"oracle-{groups}-{s}-{start}-{seed}"
-            tasks.append((key, _oracle_block, (target, indices, group, left_out, 1000 + s)))
+        for start in range(0, int(group.max()) + 1, block):
+            left_out = [g for g in range(start, start + block) if g <= group.max()]
+            key = f"oracle-{groups}-{s}-{start}-{block}-{seed}"
+            arguments = (target, indices, group, left_out, [1000 + s] * len(left_out))
+            tasks.append((key, leave_groups_out, arguments))
     return tasks
+
+
+def _suspicion(target: Target, models: int, seed: int, run: Callable[[list[Task], str], pd.DataFrame]) -> np.ndarray:
+    """How much models on subsets of the data suspect each sample of being memorized, (n,)."""
+    block = TOGETHER if target.trains_together else ORACLE_BLOCK
+    tasks: list[Task] = [
+        (f"screen-{start}-{block}-{models}-{seed}", subset_answers, (target, numbers, SCREEN_SHARE, seed))
+        for start in range(0, models, block)
+        if (numbers := range(start, min(start + block, models)))
+    ]
+    table = summarise(run(tasks, f"{target.name}: screen"))
+    return table.set_index("index")["memorization"].reindex(range(len(target))).to_numpy()
 
 
 def _runs(name: str, seeds: int) -> int:
@@ -330,8 +338,9 @@ def generate_corpus(
     unlearners: Sequence[str] | None = None,
     seeds: int = 2,
     objectives: Sequence[str] = OBJECTIVES,
-    oracle_groups: int = 20,
-    oracle_seeds: int = 6,
+    oracle_groups: int = 40,
+    oracle_seeds: int = 4,
+    screen_models: int = 0,
     retraining_instances: int = 12,
     n_jobs: int | None = None,
     progress: bool = True,
@@ -348,6 +357,9 @@ def generate_corpus(
         folder: where the corpus goes.
         instances: samples per target (fewer where a target has fewer).
         retraining_instances: samples per target that exact retraining serves, spread over the instances.
+        screen_models: half of the instances are drawn from those suspected of being memorized. 0: suspect those whose
+            neighbours have other labels; else train so many models on random 70 % of the data and suspect those that
+            only models that saw them get right (:func:`forgetcast.oracle.subset_screen`).
         unlearners, seeds, objectives, oracle_groups, oracle_seeds, n_jobs, progress, seed: as in :func:`measure`,
             with exact retraining beside the default unlearners.
 
@@ -378,6 +390,7 @@ def generate_corpus(
             "objectives": list(objectives),
             "oracle_groups": oracle_groups,
             "oracle_seeds": oracle_seeds,
+            "screen_models": screen_models,
             "retraining_instances": retraining_instances,
             "protocol": repr(Protocol()),
             "seed": seed,
@@ -389,7 +402,16 @@ def generate_corpus(
         target = _build(source)
         _check_names([*(known["target"] for known in described), target.name])
         _ready(target, names, objectives)
-        chosen = draw_instances(target, min(instances, len(target)), seed)
+        suspicion = None
+        if screen_models:
+            shards, model = folder / "shards" / target.name, f"{target.model_hash}{target.data_hash}"
+            suspicion = _suspicion(
+                target,
+                screen_models,
+                seed,
+                lambda tasks, title, shards=shards, model=model: _run(tasks, shards, model, title, n_jobs, progress),  # type: ignore[misc]
+            )
+        chosen = draw_instances(target, min(instances, len(target)), seed, suspicion=suspicion)
         outcomes, labelled = _label(
             target,
             chosen,

@@ -3,7 +3,8 @@
 The instances of a target are dealt into groups spread over the classes; for every group and seed one model is trained
 on everything but that group. Averaging a sample's true-label probability over the models that did not see it gives
 ``p_out``, over the others ``p_in``; memorization is their difference (Feldman & Zhang 2020, arXiv 2008.03703, with
-small groups in place of their 70 % subsets, which remove a sample's neighbours along with it).
+small groups in place of their 70 % subsets, which remove a sample's neighbours along with it). The subsets remain as a
+cheap screen: few models say something about every sample of the data, enough to choose which ones to measure.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from forgetcast.data import Data
+from forgetcast.errors import InputError
 from forgetcast.target import Target
 
-__all__ = ["deal_groups", "leave_group_out", "summarise"]
+__all__ = ["deal_groups", "leave_groups_out", "subset_answers", "subset_screen", "summarise"]
 
 
 def deal_groups(labels: np.ndarray, groups: int, seed: int = 0) -> np.ndarray:
@@ -33,39 +36,91 @@ def deal_groups(labels: np.ndarray, groups: int, seed: int = 0) -> np.ndarray:
     return group
 
 
-def leave_group_out(
-    target: Target, instances: Sequence[int] | np.ndarray, group: np.ndarray, left_out: int, seed: int
+def leave_groups_out(
+    target: Target,
+    instances: Sequence[int] | np.ndarray,
+    group: np.ndarray,
+    left_out: Sequence[int],
+    seeds: Sequence[int],
 ) -> pd.DataFrame:
-    """Train one model without a group and ask it about every instance.
+    """Train one model without each of some groups and ask it about every instance.
 
     Args:
-        target: must carry a ``train`` callable.
+        target: must carry a ``train`` callable; one that trains many models at once is asked for all together.
         instances: labelled samples, (m,).
         group: group of each instance, (m,).
-        left_out: the group to leave out.
-        seed: of the training run.
+        left_out: the groups to leave out, one model each.
+        seeds: of their training runs.
 
     Returns:
-        One row per instance: index, group, left_out, seed, p (true-label probability), seen.
+        One row per model and instance: index, group, left_out, seed, p (true-label probability), seen.
 
     Raises:
         NotApplicableError: the target cannot retrain.
     """
     index = np.array(instances, dtype=np.int64)
-    kept = np.setdiff1d(np.arange(len(target)), index[group == left_out])
-    model = target.train(kept, seed)
+    everything = np.arange(len(target))
+    kept = [np.setdiff1d(everything, index[group == g]) for g in left_out]
+    frames = []
+    for g, seed, model in zip(left_out, seeds, target.train_many(kept, seeds), strict=True):
+        p = _true_label_probability(target, model, index)
+        frame = {"index": index, "group": group, "left_out": g, "seed": seed, "p": p, "seen": group != g}
+        frames.append(pd.DataFrame(frame))
+    return pd.concat(frames, ignore_index=True)
+
+
+def subset_screen(target: Target, *, models: int = 20, share: float = 0.7, seed: int = 0) -> pd.DataFrame:
+    """A first estimate for **every** sample, from models on random subsets of the data (Feldman & Zhang 2020).
+
+    Cheap and reliable, and biased for the question at hand: with ``share`` = 0.7 almost a third of a sample's
+    neighbours are missing too (``benchmarks/oracle_check.py``). It is for choosing samples, never for their labels.
+
+    Args:
+        target: must carry a ``train`` callable.
+        models: how many are trained.
+        share: of the data that each sees.
+        seed: of the subsets and the training runs.
+
+    Returns:
+        One row per sample: index, p_out, p_in, memorization, p_out_half_a, p_out_half_b; NaN where every model, or
+        none, saw the sample.
+
+    Raises:
+        NotApplicableError: the target cannot retrain.
+        InputError: fewer than two models, or a share that is not between 0 and 1.
+    """
+    if models < 2 or not 0 < share < 1:
+        raise InputError(f"expected at least 2 models and a share between 0 and 1; got {models} and {share}")
+    parts = [
+        subset_answers(target, range(start, min(start + TOGETHER, models)), share, seed)
+        for start in range(0, models, TOGETHER)
+    ]
+    return summarise(pd.concat(parts, ignore_index=True))
+
+
+def subset_answers(target: Target, numbers: Sequence[int], share: float, seed: int) -> pd.DataFrame:
+    """Some models of a :func:`subset_screen`, by number: one row per model and sample, for :func:`summarise`."""
+    n = len(target)
+    kept = [
+        np.sort(np.random.default_rng([seed, k]).choice(n, max(1, round(share * n)), replace=False)) for k in numbers
+    ]
+    seeds = [seed * 100_003 + k for k in numbers]
+    index = np.arange(n)
+    frames = []
+    for part, number, model in zip(kept, seeds, target.train_many(kept, seeds), strict=True):
+        p = _true_label_probability(target, model, index)
+        frames.append(pd.DataFrame({"index": index, "seed": number, "p": p, "seen": np.isin(index, part)}))
+    return pd.concat(frames, ignore_index=True)
+
+
+TOGETHER = 20
+"""Models that are trained at once."""
+
+
+def _true_label_probability(target: Target, model: nn.Module, index: np.ndarray) -> np.ndarray:
     x, y = target.data.fetch(torch.as_tensor(index))
     p = target.logits(Data((x, y)), module=model).softmax(1).gather(1, y[:, None])[:, 0]
-    return pd.DataFrame(
-        {
-            "index": index,
-            "group": group,
-            "left_out": left_out,
-            "seed": seed,
-            "p": p.numpy().astype(np.float64),
-            "seen": group != left_out,
-        }
-    )
+    return p.numpy().astype(np.float64)
 
 
 def summarise(answers: pd.DataFrame) -> pd.DataFrame:

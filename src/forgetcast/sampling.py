@@ -32,20 +32,31 @@ def neighbour_support(target: Target, k: int = 10) -> np.ndarray:
     return (labels[found[others].reshape(len(target), k)] == labels[:, None]).mean(1)
 
 
-def draw_instances(target: Target, m: int, seed: int = 0) -> pd.DataFrame:
-    """Draw m samples in two strata: the suspects (lowest 15 % of the screen) and all others, half from each.
+def draw_instances(target: Target, m: int, seed: int = 0, *, suspicion: np.ndarray | None = None) -> pd.DataFrame:
+    """Draw m samples in two strata: the most suspected 15 % and all others, half from each.
+
+    Args:
+        target: whose samples.
+        m: how many.
+        seed: of the draw.
+        suspicion: how much a screen suspects each sample of being memorized, (n,), such as the ``memorization`` of
+            :func:`forgetcast.oracle.subset_screen`; default: the share of neighbours with another label. NaN counts as
+            no suspicion.
 
     Returns:
         Columns index, label, weight (inverse sampling probability), sorted by index.
 
     Raises:
-        InputError: m is not between 2 and n.
+        InputError: m is not between 2 and n, or ``suspicion`` is not one number per sample.
     """
     n = len(target)
     if not 2 <= m <= n:
         raise InputError(f"expected between 2 and {n} instances (the size of target {target.name!r}); got {m}")
     rng = np.random.default_rng(seed)
-    order = np.lexsort((rng.random(n), neighbour_support(target)))
+    suspicion = -neighbour_support(target) if suspicion is None else np.asarray(suspicion, dtype=float)
+    if suspicion.shape != (n,):
+        raise InputError(f"suspicion: expected one number for each of the {n} samples; got shape {suspicion.shape}")
+    order = np.lexsort((rng.random(n), -np.nan_to_num(suspicion, nan=-np.inf)))
     cut = max(min(round(SUSPECT_SHARE * n), n - m // 2), 1)
     parts = []
     half = min(m - m // 2, cut)

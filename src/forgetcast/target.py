@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -232,12 +232,40 @@ class Target:
             IndexRangeError: indices that are not there, repeated, or none.
             ModelError: the callable did not return a usable module for the same inputs and classes.
         """
+        return self.train_many([indices], [seed])[0]
+
+    @property
+    def trains_together(self) -> bool:
+        """Whether the ``train`` callable can train many models at once."""
+        return callable(getattr(self._train, "many", None))
+
+    def train_many(self, indices: Sequence[Any], seeds: Sequence[int]) -> list[nn.Module]:
+        """One frozen model per set of samples and its seed, as :meth:`train` returns; at once if the callable can.
+
+        A ``train`` callable that can has a method ``many(indices, seeds)``, which returns a list of models.
+
+        Raises:
+            NotApplicableError, IndexRangeError, ModelError: as in :meth:`train`.
+        """
         if self._train is None:
             raise NotApplicableError(
                 f"target {self.name!r} has no train callable: pass train=function(indices, seed) -> trained model "
                 "to Target for everything that must retrain"
             )
-        made = self._train(self.data.check_indices(indices).numpy(), int(seed))
+        parts = [self.data.check_indices(part).numpy() for part in indices]
+        numbers = [int(seed) for seed in seeds]
+        if self.trains_together and len(parts) > 1:
+            made = self._train.many(parts, numbers)  # type: ignore[attr-defined]
+            if len(made) != len(parts):
+                raise ModelError(
+                    f"the train callable of target {self.name!r}: many() was asked for {len(parts)} models and "
+                    f"returned {len(made)}"
+                )
+        else:
+            made = [self._train(part, seed) for part, seed in zip(parts, numbers, strict=True)]
+        return [self._trained(module) for module in made]
+
+    def _trained(self, made: nn.Module) -> nn.Module:
         who = f"the train callable of target {self.name!r} returned an unusable model"
         try:
             module = frozen_copy(made)

@@ -39,8 +39,15 @@ __all__ = ["generate"]
 )
 @click.option("--objective", type=OBJECTIVES, default="both", show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Runs of every unlearner.")
-@click.option("--oracle-groups", type=click.IntRange(min=2), default=20, show_default=True)
-@click.option("--oracle-seeds", type=click.IntRange(min=1), default=6, show_default=True)
+@click.option("--oracle-groups", type=click.IntRange(min=2), default=40, show_default=True)
+@click.option("--oracle-seeds", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option(
+    "--screen-models",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Models on random 70 % of the data that choose half of the samples; 0: their neighbours' labels do.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Parallel processes.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @quiet_option
@@ -54,6 +61,7 @@ def generate(
     seeds: int,
     oracle_groups: int,
     oracle_seeds: int,
+    screen_models: int,
     jobs: int,
     seed: int,
     quiet: bool,
@@ -92,6 +100,7 @@ def generate(
             seeds=seeds,
             oracle_groups=oracle_groups,
             oracle_seeds=oracle_seeds,
+            screen_models=screen_models,
             n_jobs=jobs,
             progress=not quiet,
             seed=seed,

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from forgetcast._random import seeded
 from forgetcast.target import Target, frozen_copy
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
+from forgetcast.unlearn.divergence import divergence
 
 __all__ = ["BadTeaching"]
 
@@ -40,10 +40,10 @@ class BadTeaching(IterativeUnlearner):
             return {"teacher": target.call(dict(teacher.named_parameters()), samples.x)}
 
     def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        return F.kl_div(logits.log_softmax(-1), drawn["teacher"].log_softmax(-1), reduction="sum", log_target=True)
+        return divergence(drawn["teacher"], logits)
 
     def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
-        return F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True).sum(1)
+        return divergence(reference, logits)
 
 
 def _fresh(target: Target, seed: int) -> nn.Module | None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from forgetcast.target import Target
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
+from forgetcast.unlearn.divergence import divergence
 
 __all__ = ["Scrub"]
 
@@ -45,11 +46,10 @@ class Scrub(IterativeUnlearner):
         return {"teacher": samples.logits}
 
     def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        student, teacher = logits.log_softmax(-1), drawn["teacher"].log_softmax(-1)
-        divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
-        surer = (student - teacher).gather(-1, label[None])[0] > 0
-        return torch.where(surer, divergence, -divergence)
+        apart = divergence(drawn["teacher"], logits)
+        gain = (logits.log_softmax(-1) - drawn["teacher"].log_softmax(-1)).gather(-1, label[None])[0]
+        return torch.where(gain > 0, apart, -apart)
 
     def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
-        distance = F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True)
-        return self.alpha * distance.sum(1) + self.gamma * F.cross_entropy(logits, labels, reduction="none")
+        taught = divergence(reference, logits)
+        return self.alpha * taught + self.gamma * F.cross_entropy(logits, labels, reduction="none")
