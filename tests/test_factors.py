@@ -21,7 +21,16 @@ from forgetcast.probes import HeldOut, Probes
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
 
-FAMILIES = ("confidence", "gradients", "boundary", "neighbours", "rehearsal", "surrogates", "context")
+FAMILIES = (
+    "confidence",
+    "gradients",
+    "boundary",
+    "neighbours",
+    "stein",
+    "rehearsal",
+    "surrogates",
+    "context",
+)
 
 
 def clouds(n: int = 40, classes: int = 3, width: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -161,7 +170,7 @@ def test_a_wrong_shape_is_an_error_of_the_plugin() -> None:
 
 
 def test_every_built_in_factor_reads_well() -> None:
-    """Seven families; titles end with a full stop; sentences are plain clauses without one."""
+    """Every family is there; titles end with a full stop; sentences are plain clauses without one."""
     factors = load_factors()
     assert {item.family for item in factors.values()} == set(FAMILIES)
     for item in factors.values():
@@ -235,7 +244,13 @@ def test_without_a_last_linear_layer_the_other_families_are_there() -> None:
     target = Target(model, (x.reshape(30, 1, 8, 8), y), heldout=(x.reshape(30, 1, 8, 8), y))
     table = factor_table(target)
     families = {name: table.factors[name].family for name in table.not_applicable}
-    assert set(families.values()) == {"gradients", "boundary", "neighbours", "rehearsal", "surrogates"}
+    assert set(families.values()) == {
+        "gradients",
+        "boundary",
+        "neighbours",
+            "rehearsal",
+        "surrogates",
+    }
     assert {name for name, family in families.items() if family == "rehearsal"} == {
         name for name, item in table.factors.items() if item.family == "rehearsal"
     }
@@ -271,6 +286,11 @@ def test_token_numbers_in_a_dict_work_without_the_input_families() -> None:
         "input_same_label_share",
         "input_similarity_gap",
         "margin_input_gradient_norm",
+        "stein_entropy_weighted_mean",
+        "stein_expansion",
+        "stein_mean",
+        "stein_normalised_mean",
+        "stein_score_norm",
         "surrogate_input_ridge",
         "surrogate_input_vote",
     }

@@ -30,6 +30,7 @@ from forgetcast._rehearsal import (
     retrain_move,
     runner_up,
 )
+from forgetcast._stein import SteinRows, stein_rows
 from forgetcast._surrogates import neighbour_vote, ridge_confidence
 from forgetcast.data import Data, Inputs, map_leaves
 from forgetcast.errors import NotApplicableError
@@ -138,6 +139,9 @@ class _Backward:
     gradient_norm: Tensor | None
     gradient_reason: str
     input_norm: Tensor | None
+    score: Tensor | None
+    """∇x log p_y, sketched like the inputs, float32, shape (n, <= 512)."""
+    score_norm: Tensor | None
     input_reason: str
 
 
@@ -276,6 +280,23 @@ class Probes:
         if self._backward.input_norm is None:
             raise NotApplicableError(self._backward.input_reason)
         return self._backward.input_norm
+
+    @probe
+    def stein(self) -> SteinRows:
+        """Stein kernel with the reference sample: score norm, row means, effective number (fields of shape (n,))."""
+        forward, backward = self._forward, self._backward
+        if forward.inputs is None or backward.score is None or backward.score_norm is None:
+            raise NotApplicableError(backward.input_reason)
+        return stein_rows(
+            forward.inputs,
+            backward.score,
+            backward.score_norm,
+            self.labels,
+            self.probabilities,
+            self.reference,
+            width=self.target.data.fetch([0])[0].numel(),
+            device=self._device,
+        )
 
     # -- neighbours -------------------------------------------------------------------------------------------
 
@@ -443,6 +464,8 @@ class Probes:
         batch_size = max(1, min(target.batch_size, ACTIVATION_BUDGET // max(1, self._layout.activations)))
         gradients: list[Tensor] = []
         inputs: list[Tensor] = []
+        scores: list[Tensor] = []
+        score_norms: list[Tensor] = []
         gradient_reason = input_reason = ""
         if not measured:
             gradient_reason = f"no layer's gradients can be measured sample by sample ({', '.join(left_out[:5])})"
@@ -455,24 +478,28 @@ class Probes:
             for _, x, y in self._batches(target.data, batch_size, "gradients"):
                 x, y = target.to_device(x), y.to(target.device)
                 try:
-                    square, norm = _sample_gradients(target, [] if gradient_reason else measured, x, y)
+                    square, norm, score = _sample_gradients(target, [] if gradient_reason else measured, x, y)
                 except (RuntimeError, NotImplementedError) as error:
                     reason = f"the model cannot be differentiated: {str(error).splitlines()[0]}"
-                    return _Backward(None, reason, None, reason)
+                    return _Backward(None, reason, None, None, None, reason)
                 if square is not None:
                     if not gradients:
                         gradient_reason = _check(target, measured, x, y, square)
                     gradients.append(square.sqrt().cpu().double())
-                if norm is None:
+                if norm is None or score is None:
                     input_reason = "the inputs are not one tensor of real numbers per sample"
                 else:
                     inputs.append(norm.cpu().double())
+                    scores.append(_narrow(score, self.seed + 1))
+                    score_norms.append(score.norm(dim=1).cpu().double())
                 if gradient_reason and input_reason:
                     break
         return _Backward(
             None if gradient_reason else torch.cat(gradients),
             gradient_reason,
-            None if input_reason else torch.cat(inputs),
+            _joined(inputs),
+            _joined(scores),
+            _joined(score_norms),
             input_reason,
         )
 
@@ -492,9 +519,13 @@ class Probes:
             return torch.arange(size)
         return torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))[:m].sort().values
 
+    @property
+    def _device(self) -> torch.device | str:
+        """Where large matrix products are taken."""
+        return self.target.device if self.target.device.type == "cuda" else "cpu"
+
     def _nearest(self, z: Tensor) -> Neighbours:
-        device = self.target.device if self.target.device.type == "cuda" else "cpu"
-        return nearest_neighbours(z, self.labels, k=100, device=device)
+        return nearest_neighbours(z, self.labels, k=100, device=self._device)
 
     def _ridge(self, z: Tensor) -> Tensor:
         if len(z) < 2:
@@ -631,9 +662,13 @@ def _centroids(z: Tensor, labels: Tensor, classes: int) -> Centroids:
 
 def _sample_gradients(
     target: Target, measured: list[Measured], x: Inputs, y: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """Squared parameter-gradient norms of the loss, and input-gradient norms of the margin, each (b,) or None."""
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Squared parameter-gradient norms of the loss (b,), input-gradient norms of the margin (b,), and ∇x log p_y
+    (b, D); None where there are none. The loss goes back once, for parameters and inputs alike.
+    """
     real = isinstance(x, Tensor) and x.is_floating_point()
+    if not real and not measured:
+        return None, None, None
     leaf = x.detach().requires_grad_() if real else None
     norms = GradientNorms(measured, len(y))
     with norms:
@@ -642,13 +677,12 @@ def _sample_gradients(
     if leaf is not None:
         rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
         margin = (logits.gather(1, y[:, None]) - logits.gather(1, rival)).sum()
-        (gradient,) = torch.autograd.grad(margin, leaf, retain_graph=bool(measured))
-        input_norm = gradient.flatten(1).float().norm(dim=1)
-    if not measured:
-        return None, input_norm
+        (gradient,) = torch.autograd.grad(margin, leaf, retain_graph=True)
+        input_norm = gradient.reshape(len(y), -1).float().norm(dim=1)
     norms.active = True
     F.cross_entropy(logits, y, reduction="sum").backward()
-    return norms.squares(), input_norm
+    score = None if leaf is None or leaf.grad is None else -leaf.grad.reshape(len(y), -1).float()
+    return norms.squares() if measured else None, input_norm, score
 
 
 def _check(target: Target, measured: list[Measured], x: Inputs, y: Tensor, square: Tensor) -> str:
