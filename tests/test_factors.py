@@ -17,6 +17,7 @@ from forgetcast._surrogates import leave_one_out_ridge, neighbour_vote, random_f
 from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError
 from forgetcast.factors import Factor, factor, factor_table, quantile_column
 from forgetcast.factors.confidence import mia_resistance
+from forgetcast.factors.entanglement import class_entanglement, entanglement, other_class_entanglement
 from forgetcast.probes import HeldOut, Probes
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
@@ -26,6 +27,7 @@ FAMILIES = (
     "gradients",
     "boundary",
     "neighbours",
+    "entanglement",
     "stein",
     "rehearsal",
     "surrogates",
@@ -248,7 +250,8 @@ def test_without_a_last_linear_layer_the_other_families_are_there() -> None:
         "gradients",
         "boundary",
         "neighbours",
-            "rehearsal",
+        "entanglement",
+        "rehearsal",
         "surrogates",
     }
     assert {name for name, family in families.items() if family == "rehearsal"} == {
@@ -517,6 +520,49 @@ def test_local_outlier_ratio_stands_out_for_an_outlier() -> None:
     assert int(ratio.argmax()) == 17
     assert float(ratio[17]) > 3
     assert 0.8 < float(ratio.median()) < 1.2
+
+
+# -- entanglement ---------------------------------------------------------------------------------------------------
+
+
+def entanglement_score(r: Tensor, s: Tensor) -> float:
+    """The Entanglement Score of two sets in feature space, as its authors define it."""
+    means = [part.mean(0) for part in (r, s)]
+    both = torch.cat([r, s]).mean(0)
+    within = sum((part - mean).square().sum(1).mean() for part, mean in zip((r, s), means, strict=True))
+    return float(within / (sum((mean - both).square().sum() for mean in means) / 2))
+
+
+def test_entanglement_is_the_score_of_a_forget_set_of_one() -> None:
+    """Against all others, the rest of its class, and the other class that it is most entangled with."""
+    probes = Probes(small_target())
+    z, y = probes.features.double(), probes.labels
+    whole, own, other = (value(f"{part}entanglement", probes) for part in ("", "class_", "other_class_"))
+    for i in range(40):
+        rest, single = torch.arange(40) != i, z[i : i + 1]
+        assert float(whole[i]) == pytest.approx(entanglement_score(z[rest], single))
+        assert float(own[i]) == pytest.approx(entanglement_score(z[rest & (y == y[i])], single))
+        scores = [entanglement_score(z[y == c], single) for c in range(3) if c != y[i]]
+        assert float(other[i]) == pytest.approx(max(scores))
+
+
+def test_entanglement_of_lone_samples_and_of_a_single_class_is_with_all_others() -> None:
+    """An only sample has no class to be entangled with, and a single class has no other."""
+    z = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    lone = torch.tensor([0, 0, 0, 0, 2, 2, 2, 2, 4])
+    assert float(class_entanglement(z, lone)[8]) == float(entanglement(z)[8])
+    assert float(class_entanglement(z, lone)[0]) != float(entanglement(z)[0])
+    assert (other_class_entanglement(z, lone) > 0).all()
+    assert torch.equal(other_class_entanglement(z, torch.full((9,), 3)), entanglement(z))
+
+
+def test_entanglement_in_the_very_middle_is_large_and_finite() -> None:
+    """A sample at the mean of the others has a finite score, and copies of one point have none."""
+    z = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1], [0, 0]])
+    score = entanglement(z)
+    assert score.isfinite().all()
+    assert int(score.argmax()) == 4
+    assert (entanglement(torch.ones(5, 2)) == 0).all()
 
 
 # -- rehearsal ------------------------------------------------------------------------------------------------------
