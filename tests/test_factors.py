@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,7 @@ from forgetcast._rehearsal import Pool, damage, erase_move
 from forgetcast._surrogates import leave_one_out_ridge, neighbour_vote, random_features, ridge_confidence
 from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError
 from forgetcast.factors import Factor, factor, factor_table, quantile_column
-from forgetcast.factors.confidence import mia_resistance
+from forgetcast.factors.confidence import mia_likelihood_ratio, mia_resistance
 from forgetcast.factors.entanglement import class_entanglement, entanglement, other_class_entanglement
 from forgetcast.probes import HeldOut, Probes
 from forgetcast.registry import load_factors
@@ -226,6 +227,7 @@ def test_without_held_out_data_only_what_needs_it_does_not_apply() -> None:
     assert set(table.not_applicable) == {
         "accuracy_gap",
         "heldout_accuracy",
+        "mia_likelihood_ratio",
         "mia_resistance",
         "rehearsed_ascent_heldout_damage",
         "rehearsed_erase_heldout_damage",
@@ -401,6 +403,57 @@ def test_mia_resistance_counts_unseen_losses_of_its_class() -> None:
     loss = torch.tensor([0.0, float(unseen[1]), 9.0, float(unseen[1]) + 1e-3], dtype=torch.float64)
     labels = torch.tensor([0, 0, 0, 1])
     assert torch.allclose(mia_resistance(loss, labels, held), torch.tensor([0, 0.5, 1, 2 / 3], dtype=torch.float64))
+
+
+def scaled_logit(logits: Tensor, y: int) -> float:
+    """log(p/(1 - p)) of one label, from the softmax."""
+    p = float(logits.softmax(0)[y])
+    return float(np.log(p / (1 - p)))
+
+
+def test_mia_likelihood_ratio_equals_gaussians_fitted_one_sample_at_a_time() -> None:
+    """Training samples leave themselves out; every fit has ten more samples that look like all classes together."""
+    probes = Probes(small_target())
+    seen = np.array([scaled_logit(probes.logits[i], int(probes.labels[i])) for i in range(40)])
+    held = probes.heldout
+    unseen = np.array([scaled_logit(held.logits[i].double(), int(held.labels[i])) for i in range(30)])
+    found = value("mia_likelihood_ratio", probes)
+    for i in range(40):
+        others = np.arange(40) != i
+        densities = []
+        for values, classes in ((seen[others], probes.labels.numpy()[others]), (unseen, held.labels.numpy())):
+            own = values[classes == int(probes.labels[i])]
+            total = len(own) + 10
+            mean = (own.sum() + 10 * values.mean()) / total
+            square = ((own**2).sum() + 10 * (values.var() + values.mean() ** 2)) / total
+            densities.append(norm(mean, max(0.1, (square - mean**2) ** 0.5)).logpdf(seen[i]))
+        assert float(found[i]) == pytest.approx(densities[0] - densities[1], rel=1e-6, abs=1e-8)
+
+
+def test_mia_likelihood_ratio_tells_members_from_strangers() -> None:
+    """Confidence like that of training samples speaks for membership, also in a class without held-out samples."""
+    generator = torch.Generator().manual_seed(0)
+    trained = 6 + torch.randn(300, generator=generator, dtype=torch.float64)
+    trained[::50] = 0.0
+    strange = 1 + torch.randn(200, generator=generator, dtype=torch.float64)
+    held = HeldOut(torch.stack([strange, torch.zeros(200, dtype=torch.float64)], 1), torch.zeros(200).long(), None)
+    labels = torch.zeros(300, dtype=torch.long)
+    labels[1::50] = 1
+    logits = torch.zeros(300, 2, dtype=torch.float64).scatter(1, labels[:, None], trained[:, None])
+    ratio = mia_likelihood_ratio(logits, labels, held)
+    assert (ratio[::50] < 0).all()
+    assert (ratio[trained > 5] > 1).all()
+    assert ratio[1::50].isfinite().all()
+
+
+def test_mia_likelihood_ratio_does_not_apply_without_others() -> None:
+    """One training sample cannot be left out of its own Gaussian, and no held-out samples make no second one."""
+    held = HeldOut(torch.zeros(2, 2), torch.tensor([0, 1]), None)
+    logits, labels = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([0, 1, 0])
+    with pytest.raises(NotApplicableError, match="at least two samples"):
+        mia_likelihood_ratio(logits[:1], labels[:1], held)
+    with pytest.raises(NotApplicableError, match="held-out data is empty"):
+        mia_likelihood_ratio(logits, labels, HeldOut(torch.zeros(0, 2), torch.zeros(0).long(), None))
 
 
 def last_layer_gradients(target: Target) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcast.errors import NotApplicableError
@@ -108,12 +109,7 @@ def mia_resistance(loss: Tensor, labels: Tensor, heldout: HeldOut) -> Tensor:
     Ties count half. Low: the sample stands out as a training member. For a class without held-out samples all
     held-out samples are taken.
     """
-    if len(heldout.labels) == 0:
-        raise NotApplicableError("the held-out data is empty")
-    own = heldout.labels[:, None]
-    logits = heldout.logits.double()
-    rest = logits.scatter(1, own, -torch.inf).logsumexp(1)
-    unseen = torch.nn.functional.softplus(rest - logits.gather(1, own)[:, 0])
+    unseen = F.softplus(-_unseen(heldout))
     values = torch.empty_like(loss)
     for label in labels.unique():
         rows = labels == label
@@ -125,4 +121,68 @@ def mia_resistance(loss: Tensor, labels: Tensor, heldout: HeldOut) -> Tensor:
     return values
 
 
-FACTORS = (true_probability, loss, margin, entropy, el2n, top_confidence, correct, mia_resistance)
+@factor(
+    family="confidence",
+    source="ours; LiRA, Carlini et al. 2022, arXiv 2112.03570, with the classes of one model for shadow models",
+    unit="nats",
+    high="the model's confidence gives it away as a training sample more than usual here ({value:+.2f} nats)",
+    low="the model's confidence gives it away as a training sample less than usual here ({value:+.2f} nats)",
+)
+def mia_likelihood_ratio(
+    logits: Tensor, labels: Tensor, heldout: HeldOut, *, prior: float = 10.0, spread: float = 0.1
+) -> Tensor:
+    """Log-likelihood ratio of its confidence: training samples against unseen ones of its class. Shape (n,), in nats.
+
+    log N(φ; training) - log N(φ; held-out) for φ = log(p_y/(1 - p_y)), by Gaussians fitted to the other training
+    samples and to the held-out samples of its class. Every fit counts ``prior`` more samples with the mean and the
+    variance of all classes together, so that a class with few or no samples is pooled; standard deviations are at
+    least ``spread``. LiRA fits them to models trained with and without the sample; there is one model here.
+    """
+    if len(labels) < 2:
+        raise NotApplicableError("leaving one out needs at least two samples")
+    phi, unseen = _scaled_logit(logits, labels), _unseen(heldout)
+    middle = phi.mean()
+    phi, unseen = phi - middle, unseen - middle
+
+    def log_density(values: Tensor, classes: Tensor, without: Tensor | float) -> Tensor:
+        """log N(φ) up to a constant; ``without`` takes the powers of every sample itself out of its fit."""
+        powers = _powers(values)
+        sums = torch.zeros(logits.shape[1], 3, dtype=values.dtype).index_add_(0, classes, powers)[labels] - without
+        pool = powers.sum(0) - without
+        count, first, second = (sums + prior * pool / pool[..., :1]).unbind(1)
+        mean = first / count
+        variance = (second / count - mean.square()).clamp(min=spread**2)
+        return -((phi - mean).square() / variance + variance.log()) / 2
+
+    return log_density(phi, labels, _powers(phi)) - log_density(unseen, heldout.labels, 0.0)
+
+
+def _powers(values: Tensor) -> Tensor:
+    """1, v and v² of every value, shape (n, 3)."""
+    return torch.stack([torch.ones_like(values), values, values.square()], 1)
+
+
+def _scaled_logit(logits: Tensor, labels: Tensor) -> Tensor:
+    """log(p_y/(1 - p_y)) without cancellation for sure predictions, shape (n,)."""
+    own = labels[:, None]
+    return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).logsumexp(1)
+
+
+def _unseen(heldout: HeldOut) -> Tensor:
+    """Scaled logits of the held-out samples, float64, shape (m,)."""
+    if len(heldout.labels) == 0:
+        raise NotApplicableError("the held-out data is empty")
+    return _scaled_logit(heldout.logits.double(), heldout.labels)
+
+
+FACTORS = (
+    true_probability,
+    loss,
+    margin,
+    entropy,
+    el2n,
+    top_confidence,
+    correct,
+    mia_resistance,
+    mia_likelihood_ratio,
+)
