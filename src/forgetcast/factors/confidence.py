@@ -137,6 +137,7 @@ def mia_likelihood_ratio(
     samples and to the held-out samples of its class. Every fit counts ``prior`` more samples with the mean and the
     variance of all classes together, so that a class with few or no samples is pooled; standard deviations are at
     least ``spread``. LiRA fits them to models trained with and without the sample; there is one model here.
+    Where the two standard deviations differ, the ratio is no monotone function of the confidence.
     """
     if len(labels) < 2:
         raise NotApplicableError("leaving one out needs at least two samples")
