@@ -142,6 +142,8 @@ class _Backward:
     score: Tensor | None
     """∇x log p_y, sketched like the inputs, float32, shape (n, <= 512)."""
     score_norm: Tensor | None
+    input_width: int
+    """Numbers in one input, before the sketch."""
     input_reason: str
 
 
@@ -294,7 +296,7 @@ class Probes:
             self.labels,
             self.probabilities,
             self.reference,
-            width=self.target.data.fetch([0])[0].numel(),
+            width=backward.input_width,
             device=self._device,
         )
 
@@ -466,6 +468,7 @@ class Probes:
         inputs: list[Tensor] = []
         scores: list[Tensor] = []
         score_norms: list[Tensor] = []
+        width = 0
         gradient_reason = input_reason = ""
         if not measured:
             gradient_reason = f"no layer's gradients can be measured sample by sample ({', '.join(left_out[:5])})"
@@ -481,7 +484,7 @@ class Probes:
                     square, norm, score = _sample_gradients(target, [] if gradient_reason else measured, x, y)
                 except (RuntimeError, NotImplementedError) as error:
                     reason = f"the model cannot be differentiated: {str(error).splitlines()[0]}"
-                    return _Backward(None, reason, None, None, None, reason)
+                    return _Backward(None, reason, None, None, None, 0, reason)
                 if square is not None:
                     if not gradients:
                         gradient_reason = _check(target, measured, x, y, square)
@@ -492,6 +495,7 @@ class Probes:
                     inputs.append(norm.cpu().double())
                     scores.append(_narrow(score, self.seed + 1))
                     score_norms.append(score.norm(dim=1).cpu().double())
+                    width = score.shape[1]
                 if gradient_reason and input_reason:
                     break
         return _Backward(
@@ -500,6 +504,7 @@ class Probes:
             _joined(inputs),
             _joined(scores),
             _joined(score_norms),
+            width,
             input_reason,
         )
 
