@@ -365,7 +365,7 @@ def test_a_sample_that_nothing_is_forgotten_of_is_measured_at_the_target(order: 
     frame = run(shared_mlp(), script, order, [0.0, 0.0]).set_index("index")
     taught = frame.loc[3]
     assert not taught["reached"].any()
-    assert (taught[["forgetting", *STILL]] == 0).all(axis=None)
+    assert taught[["forgetting", *STILL]].abs().max(axis=None) < 1e-6
     np.testing.assert_allclose(taught["p_after"], taught["p_before"], rtol=1e-6)
     assert (frame.loc[17, "forgetting"] > 0).all()
     assert (frame.loc[17, "tv_test"] > 0).all()

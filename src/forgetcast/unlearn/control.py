@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,18 +41,12 @@ class ControlPath:
 
     def params(self, later: Tensor, fraction: Tensor) -> Stack:
         """Parameters at ``later - 1 + fraction``, a stack of one control per row; ``later`` (r,), whole numbers."""
-        names = list(self.target.params)
         if self._still:
             return {name: value.expand(len(later), *value.shape) for name, value in self.target.params.items()}
-        rows = []
-        for step, share in zip(later.tolist(), fraction.tolist(), strict=True):
-            end = self.points[step]
-            if step == 0 or share == 1:
-                rows.append(end)
-            else:
-                start = self.points[step - 1]
-                rows.append({name: torch.lerp(start[name], end[name], share) for name in names})
-        return {name: torch.stack([row[name] for row in rows]) for name in names}
+        return {name: self._between(later, fraction, partial(self._parameter, name)) for name in self.target.params}
+
+    def _parameter(self, name: str, step: int, _rows: Tensor) -> Tensor:
+        return self.points[step][name][None]
 
     def utility(self, later: Tensor, fraction: Tensor) -> Tensor:
         """Logits on the retain and the held-out sample, (r, R + T, classes), or (1, ...) while nothing has moved."""
@@ -71,15 +66,15 @@ class ControlPath:
         return self._utility[step][None]
 
     @staticmethod
-    def _between(later: Tensor, fraction: Tensor, logits: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """``logits(step, rows)`` at the steps around every row, interpolated."""
+    def _between(later: Tensor, fraction: Tensor, at: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """``at(step, rows)`` (one entry per row, or one for all) at the steps around every row, interpolated."""
         parts, order = [], []
         for end in later.unique().tolist():
             rows = (later == end).nonzero().flatten()
-            share = fraction[rows][:, None, None]
-            value = logits(end, rows)
-            if end > 0 and bool((share < 1).any()):
-                value = torch.lerp(logits(end - 1, rows), value, share)
+            value = at(end, rows)
+            if end > 0 and bool((fraction[rows] < 1).any()):
+                share = fraction[rows].to(value.device, value.dtype).reshape(-1, *[1] * (value.ndim - 1))
+                value = torch.lerp(at(end - 1, rows), value, share)
             parts.append(value.expand(len(rows), *value.shape[1:]))
             order.append(rows)
         return torch.cat(parts)[torch.cat(order).argsort()]

@@ -48,7 +48,9 @@ def size(stack: Stack) -> int:
 
 def combine(a: Stack, b: Stack, scale: Tensor | float) -> Stack:
     """a + scale * b, with one scale per model (shape (m,)) or one for all."""
-    return {name: value + _column(scale, value) * b[name] for name, value in a.items()}
+    if not isinstance(scale, Tensor):
+        return {name: torch.add(value, b[name], alpha=scale) for name, value in a.items()}
+    return {name: torch.addcmul(value, b[name], _column(scale, value)) for name, value in a.items()}
 
 
 def mix(a: Stack, b: Stack, fraction: Tensor) -> Stack:
@@ -58,7 +60,8 @@ def mix(a: Stack, b: Stack, fraction: Tensor) -> Stack:
 
 def norm(stack: Stack) -> Tensor:
     """Euclidean norm of every model's parameters, shape (m,)."""
-    return sum((value.reshape(len(value), -1).square().sum(1) for value in stack.values()), torch.zeros(())).sqrt()
+    lengths = [torch.linalg.vector_norm(value.reshape(len(value), -1), dim=1) for value in stack.values()]
+    return torch.linalg.vector_norm(torch.stack(lengths), dim=0)
 
 
 def distance(a: Stack, b: Stack, names: Iterable[str]) -> Tensor:
@@ -66,8 +69,8 @@ def distance(a: Stack, b: Stack, names: Iterable[str]) -> Tensor:
     return norm({name: a[name] - b[name] for name in names})
 
 
-def _column(scale: Tensor | float, like: Tensor) -> Tensor:
-    return torch.as_tensor(scale, dtype=like.dtype, device=like.device).reshape(-1, *[1] * (like.ndim - 1))
+def _column(scale: Tensor, like: Tensor) -> Tensor:
+    return scale.to(like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def stackable(module: nn.Module, *, batches: bool = False) -> bool:
