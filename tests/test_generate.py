@@ -28,6 +28,7 @@ from forgetcast.errors import (
 )
 from forgetcast.generate import SEEDS, generate_corpus, measure
 from forgetcast.labels import CONSENSUS, consensus
+from forgetcast.oracle import subset_screen
 from forgetcast.recipes import Recipe
 from forgetcast.registry import load_unlearners
 from forgetcast.target import Target
@@ -155,6 +156,24 @@ def test_erasing_needs_no_training(tmp_path: Path) -> None:
     corpus = generate_corpus([clouds(train=False)], tmp_path, **settings)
     assert set(corpus.outcomes["objective"]) == {"erase"}
     assert Corpus.read(tmp_path).instances["p_out"].isna().all()
+
+
+def test_a_screen_draws_the_suspects_and_is_resumed_too(tmp_path: Path, calls: Counter[str]) -> None:
+    """Models on subsets of the data choose half of the samples; their answers are shards like any other."""
+    quick = {**QUICK, "unlearners": ("gradient_ascent",)}
+    plain = generate_corpus([clouds()], tmp_path / "plain", **quick)
+    screened = generate_corpus([clouds()], tmp_path / "screened", **quick, screen_models=12)
+    assert screened.manifest["settings"]["screen_models"] == 12
+    table = subset_screen(clouds(), models=12).set_index("index")["memorization"]
+    order = table.sort_values(ascending=False, na_position="last").index[: round(0.15 * 45)]
+    half = screened.instances[screened.instances["weight"] < 5]["index"]
+    assert len(half) == 3
+    assert set(half) <= set(order)
+    assert set(plain.instances["index"]) != set(screened.instances["index"])
+    done = calls.total()
+    again = generate_corpus([clouds()], tmp_path / "screened", **quick, screen_models=12)
+    assert calls.total() == done
+    pd.testing.assert_frame_equal(again.instances, screened.instances)
 
 
 def test_all_names_all_unlearners(tmp_path: Path) -> None:
