@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from forgetcast.predict import DifficultyReport, predict_difficulty
     from forgetcast.predictor import DifficultyPredictor
     from forgetcast.target import Target
+    from forgetcast.trajectory import Trajectory
 
 __all__ = [
     "Corpus",
@@ -20,6 +21,7 @@ __all__ = [
     "DifficultyReport",
     "ForgetcastError",
     "Target",
+    "Trajectory",
     "generate_corpus",
     "measure",
     "predict_difficulty",
@@ -36,6 +38,7 @@ _HOMES = {
     "DifficultyReport": "predict",
     "ForgetcastError": "errors",
     "Target": "target",
+    "Trajectory": "trajectory",
     "generate_corpus": "generate",
     "measure": "generate",
     "predict_difficulty": "predict",

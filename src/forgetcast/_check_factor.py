@@ -133,6 +133,7 @@ def _rebuilt(target: Target, order: Tensor, *, batch_size: int) -> Target:
         target.module,
         (map_leaves(torch.clone, x), y),
         heldout=None if held is None else _pair(held),
+        trajectory=None if target.trajectory is None else target.trajectory.take(order),
         batch_size=batch_size,
     )
 

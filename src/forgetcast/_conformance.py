@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from forgetcast._random import seeded
 from forgetcast.target import Target
+from forgetcast.trajectory import Trajectory
 
 __all__ = ["example_target", "module_state", "same_state"]
 
@@ -37,23 +38,35 @@ def same_state(a: Any, b: Any) -> bool:
 
 @lru_cache(maxsize=1)
 def example_target() -> Target:
-    """A perceptron trained for a moment on three clouds of points, a few labels wrong; it can be trained again."""
+    """A perceptron trained for a moment on three clouds of points, a few labels wrong; it can be trained again.
+
+    It has held-out data and four checkpoints of its training.
+    """
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(90) % 3
     x = torch.randn(90, 5, generator=generator) + 2 * torch.randn(3, 5, generator=generator)[y]
     y[::17] = (y[::17] + 1) % 3
 
-    def train(indices: np.ndarray, seed: int) -> nn.Module:
-        return _fit(x[torch.as_tensor(indices)], y[torch.as_tensor(indices)], seed)
+    def train(indices: np.ndarray, seed: int, steps: int = 40) -> nn.Module:
+        return _fit(x[torch.as_tensor(indices)], y[torch.as_tensor(indices)], seed, steps)
 
-    return Target(train(np.arange(60), 0), (x[:60], y[:60]), heldout=(x[60:], y[60:]), train=train, name="example")
+    everyone = np.arange(60)
+    checkpoints = [train(everyone, 0, steps).state_dict() for steps in (2, 10, 20, 40)]
+    return Target(
+        train(everyone, 0),
+        (x[:60], y[:60]),
+        heldout=(x[60:], y[60:]),
+        train=train,
+        trajectory=Trajectory.from_checkpoints(checkpoints, lr=[0.02, 0.02, 0.01, 0.01]),
+        name="example",
+    )
 
 
-def _fit(x: Tensor, y: Tensor, seed: int) -> nn.Module:
+def _fit(x: Tensor, y: Tensor, seed: int, steps: int) -> nn.Module:
     with seeded(seed):
         model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(40):
+    for _ in range(steps):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()

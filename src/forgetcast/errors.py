@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "DatasetError",
@@ -18,6 +18,7 @@ __all__ = [
     "SchemaError",
     "UnknownNameError",
     "first_line",
+    "shortened",
 ]
 
 
@@ -84,3 +85,13 @@ def first_line(error: BaseException) -> str:
     'shapes differ:'
     """
     return next(iter(str(error).strip().splitlines()), "")
+
+
+def shortened(names: Sequence[str], most: int = 4) -> str:
+    """A list of names for a message; of a long one the first and how many more there are.
+
+    >>> shortened(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

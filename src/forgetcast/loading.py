@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +19,18 @@ from forgetcast.errors import (
     PathError,
     UnknownNameError,
     first_line,
+    shortened,
 )
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from torch import Tensor, nn
+    from torch import nn
 
     from forgetcast.target import Target
+    from forgetcast.trajectory import Trajectory
 
-__all__ = ["load_dataset", "load_model", "load_object", "load_target"]
+__all__ = ["load_checkpoints", "load_dataset", "load_model", "load_object", "load_target"]
 
 ARRAY_NAMES = (("x", "y"), ("X", "y"), ("images", "labels"), ("data", "target"))
 """Accepted names of (inputs, labels) in a ``.npz`` file, in the order they are tried."""
@@ -123,71 +127,31 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ModelError(f"{spec}: expected a torch.nn.Module; got {type(made).__name__}")
     if weights is not None:
+        from forgetcast.weights import fit_weights, read_weights
+
         path = _file(weights, "weights")
-        _fit(made, _state_dict(path), path)
+        fit_weights(made, read_weights(path), str(path))
     return made
 
 
-def _state_dict(path: Path) -> Mapping[str, Tensor]:
-    """The named tensors of a weights file.
+def load_checkpoints(pattern: str) -> Trajectory:
+    """The training run behind the weights files that ``pattern`` matches, in the order of the numbers in their names.
 
     Raises:
-        FileFormatError: corrupt, truncated, or something else than named tensors.
+        PathError: no file matches.
+        InputError: only one does.
     """
-    import torch
-    from safetensors.torch import load_file
+    from forgetcast.trajectory import Trajectory
 
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except Exception as error:  # a damaged file can raise nearly anything
-            raise FileFormatError(f"{path} is not a readable safetensors file: {first_line(error)}") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise FileFormatError(
-            f"{path} is not a readable state dict: it is damaged, or holds more than weights (reading the "
-            "rest could run code). Save model.state_dict() alone, or use safetensors"
-        ) from error
-    if isinstance(state, Mapping):
-        for key in ("state_dict", "model_state_dict"):
-            if isinstance(state.get(key), Mapping):
-                state = state[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise FileFormatError(
-            f"{path}: expected a state dict, as torch.save(model.state_dict(), path) writes it; "
-            f"got {type(state).__name__}"
-        )
-    return state
+    paths = sorted(glob(pattern, recursive=True), key=_by_numbers)
+    if not paths:
+        raise PathError(f"checkpoints: no file matches {pattern}")
+    return Trajectory.from_checkpoints(paths)
 
 
-def _fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load ``state`` into ``model``.
-
-    Raises:
-        ModelError: names or shapes differ.
-    """
-    own = model.state_dict()
-    wrong = []
-    if missing := [name for name in own if name not in state]:
-        wrong.append(f"missing: {_short(missing)}")
-    if unexpected := [name for name in state if name not in own]:
-        wrong.append(f"unexpected: {_short(unexpected)}")
-    shapes = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if shapes:
-        wrong.append(f"of another shape: {_short(shapes)}")
-    if wrong:
-        raise ModelError(f"{path} does not fit the model; {'; '.join(wrong)}")
-    model.load_state_dict(state)
-
-
-def _short(names: list[str], most: int = 4) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+def _by_numbers(path: str) -> list[tuple[str, int]]:
+    """Sort key by which epoch-2 comes before epoch-10."""
+    return [(text, int(number or -1)) for text, number in re.findall(r"(\D*)(\d*)", path)]
 
 
 # -- datasets ------------------------------------------------------------------------------------------
@@ -253,12 +217,12 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise FileFormatError(f"{path} is not a readable {path.suffix} table: {first_line(error)}") from error
     label = next((name for name in LABEL_COLUMNS if name in frame.columns), None)
     if label is None:
-        columns = _short([str(name) for name in frame.columns])
+        columns = shortened([str(name) for name in frame.columns])
         raise DatasetError(f"{path}: expected labels in a column 'label' or 'y'; got {columns or 'none'}")
     features = frame.drop(columns=label)
     text = [str(name) for name in features if not pd.api.types.is_numeric_dtype(features[name].dtype)]
     if text or features.shape[1] == 0:
-        what = f"{_short(text)} are not numbers: encode or drop them" if text else "there is no other column"
+        what = f"{shortened(text)} are not numbers: encode or drop them" if text else "there is no other column"
         raise DatasetError(f"{path}: expected numeric feature columns beside {label!r}; {what}")
     return features.to_numpy(np.float32, copy=True), frame[label].to_numpy(copy=True)
 

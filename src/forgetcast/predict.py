@@ -18,6 +18,7 @@ from forgetcast.factors import FactorTable, factor_table
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
+from forgetcast.trajectory import Trajectory
 
 __all__ = ["DifficultyReport", "predict_difficulty", "tier_bounds", "tiers"]
 
@@ -129,6 +130,7 @@ def predict_difficulty(
     indices: Any = None,
     objective: Literal["retrain", "erase", "both"] = "retrain",
     heldout: Any = None,
+    trajectory: Trajectory | None = None,
     predictor: DifficultyPredictor | str | Path | None = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     batch_size: int = 256,
@@ -145,6 +147,8 @@ def predict_difficulty(
         objective: "retrain": after unlearning the sample is treated as if it had never been trained on;
             "erase": it is no longer recognised; or "both".
         heldout: data of the same kind that the model was not trained on; some factors need it.
+        trajectory: checkpoints of the training run, or outputs recorded during it, for predictors that were fitted
+            with the factors of the training run (the one that comes with forgetcast was not).
         predictor: a fitted predictor or the folder of one; default: the one that comes with forgetcast.
         collate_fn: for datasets whose items need one.
         batch_size: samples per forward pass.
@@ -161,7 +165,7 @@ def predict_difficulty(
         NotApplicableError: the predictor was not fitted for the objective.
         IndexRangeError: indices outside the data, repeated, or not integers.
         ModelError, DatasetError: see ``Target``.
-        InputError: a ``Target`` together with a dataset.
+        InputError: a ``Target`` together with a dataset, or a trajectory of other data.
         SchemaError: the predictor needs factors that are not installed, or has another format version.
         FileFormatError, PathError: the predictor cannot be read.
     """
@@ -176,7 +180,7 @@ def predict_difficulty(
             "choose another objective or another predictor"
         )
     names = _needed_factors(fitted)
-    target = _target(model, dataset, heldout, collate_fn, batch_size)
+    target = _target(model, dataset, heldout, trajectory, collate_fn, batch_size)
     index = np.arange(len(target)) if indices is None else target.data.check_indices(indices).numpy()
     factors = factor_table(target, names=names, seed=seed, progress=progress)
     explainer = Explainer(fitted, factors)
@@ -264,15 +268,19 @@ def _target(
     model: nn.Module | Target,
     dataset: Any,
     heldout: Any,
+    trajectory: Trajectory | None,
     collate_fn: Callable[[list[Any]], Any] | None,
     batch_size: int,
 ) -> Target:
     if isinstance(model, Target):
-        if dataset is not None or heldout is not None or collate_fn is not None:
+        if any(given is not None for given in (dataset, heldout, trajectory, collate_fn)):
             raise InputError(
-                "a Target already has its data: leave out dataset, heldout and collate_fn, or pass the model itself"
+                "a Target already has its data: leave out dataset, heldout, trajectory and collate_fn, or pass the "
+                "model itself"
             )
         return model
     if dataset is None:
         raise InputError("expected the model's training data as dataset; got None")
-    return Target(model, dataset, heldout=heldout, collate_fn=collate_fn, batch_size=batch_size)
+    return Target(
+        model, dataset, heldout=heldout, trajectory=trajectory, collate_fn=collate_fn, batch_size=batch_size
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from forgetcast._surrogates import neighbour_vote, ridge_confidence
 from forgetcast.data import Data, Inputs, map_leaves
 from forgetcast.errors import NotApplicableError
 from forgetcast.target import Head, Target, check_finite
+from forgetcast.trajectory import LearningCurves
 
 __all__ = ["PROBES", "Centroids", "HeldOut", "Probes", "Rehearsal"]
 
@@ -49,6 +51,14 @@ REFERENCE_WORK = 4_000_000_000
 
 ACTIVATION_BUDGET = 1 << 27
 """Numbers that the activations of one gradient batch may hold."""
+
+SMALLEST = 1e-38
+"""What a recorded probability of 0 counts as: a loss of 87 nats."""
+
+NO_TRAJECTORY = (
+    "nothing of the training run was given: pass trajectory=Trajectory.from_checkpoints([...]) or "
+    "Trajectory.from_outputs(array) along with the model"
+)
 
 T = TypeVar("T")
 
@@ -152,7 +162,9 @@ class Probes:
 
     The model runs over the training data at most twice, streaming in order: once forward (logits, features, middle
     layer, inputs) and, if gradients are asked for, once forward and backward. Held-out data, if any, is run forward
-    once. Two tiny forward passes over copies of the first sample find the layers. The target stays as it is.
+    once. Two tiny forward passes over copies of the first sample find the layers. Every checkpoint of a trajectory,
+    one at a time, runs over the training data once forward and, if its gradients are asked for, once forward and
+    backward. The target stays as it is.
 
     Wide representations are projected to 512 columns by a seeded count sketch (Charikar, Chen & Farach-Colton 2002),
     which keeps inner products in expectation and needs no large matrix. The reference sample of the rehearsals is
@@ -205,8 +217,7 @@ class Probes:
     @probe
     def margin(self) -> Tensor:
         """Logit of the label minus the largest other logit, float64, shape (n,)."""
-        own = self.logits.gather(1, self.labels[:, None])
-        return (own - self.logits.gather(1, self.runner_up[:, None]))[:, 0]
+        return _margin(self.logits, self.labels)
 
     @probe
     def true_probability(self) -> Tensor:
@@ -299,6 +310,43 @@ class Probes:
             width=backward.input_width,
             device=self._device,
         )
+
+    # -- the training run -------------------------------------------------------------------------------------
+
+    @probe
+    def learning_curves(self) -> LearningCurves:
+        """Loss and margin of every sample at every point of the training run, float32, shapes (points, n)."""
+        trajectory = self.target.trajectory
+        if trajectory is None:
+            raise NotApplicableError(NO_TRAJECTORY)
+        points = [self._curve(point) for point in range(trajectory.points)]
+        margins = [margin for _, margin in points if margin is not None]
+        return LearningCurves(torch.stack([loss for loss, _ in points]), torch.stack(margins) if margins else None)
+
+    @probe
+    def checkpoint_gradient_norms(self) -> Tensor:
+        """Norm of the gradient of each sample's loss at every checkpoint, float64, shape (points, n)."""
+        trajectory = self.target.trajectory
+        if trajectory is None:
+            raise NotApplicableError(NO_TRAJECTORY)
+        if trajectory.outputs is not None:
+            raise NotApplicableError(
+                "gradients need checkpoints, and the trajectory holds outputs alone: give Trajectory.from_checkpoints"
+            )
+        rows = []
+        for point in range(trajectory.points):
+            there = Probes(self.target.at(point), self.seed, self.progress)
+            rows.append(there.gradient_norm)
+            self.notes |= {"checkpoint_gradient_norms": note for note in there.notes.values()}
+        return torch.stack(rows)
+
+    @probe
+    def checkpoint_rates(self) -> Tensor:
+        """Learning rate at every checkpoint, float64, shape (points,)."""
+        trajectory = self.target.trajectory
+        if trajectory is None:
+            raise NotApplicableError(NO_TRAJECTORY)
+        return torch.tensor(trajectory.lr, dtype=torch.float64)
 
     # -- neighbours -------------------------------------------------------------------------------------------
 
@@ -457,6 +505,31 @@ class Probes:
                 tap.features = tap.middle = None
         check_finite(torch.cat(logits), data)
         return _Forward(torch.cat(logits), _joined(features), _joined(hidden), _joined(inputs))
+
+    @torch.no_grad()
+    def _curve(self, point: int) -> tuple[Tensor, Tensor | None]:
+        """Loss and margin (None for probabilities alone) at one point of the training run, shapes (n,)."""
+        trajectory = self.target.trajectory
+        assert trajectory is not None
+        outputs = trajectory.outputs
+        losses, margins = [], []
+        if outputs is None:
+            target = self.target.at(point)
+            with reproducible(target, self.seed):
+                for index, x, y in self._batches(target.data, target.batch_size, trajectory.name_of(point)):
+                    logits = target.forward(target.to_device(x)).cpu().double()
+                    check_finite(logits, target.data, int(index[0]))
+                    losses.append(_cross_entropy(logits, y).float())
+                    margins.append(_margin(logits, y).float())
+        else:
+            for rows in torch.arange(len(self.target)).split(self.target.batch_size):
+                values = torch.from_numpy(np.asarray(outputs[point, rows[0] : rows[-1] + 1], dtype=np.float64))
+                if outputs.ndim == 2:
+                    losses.append(-values.clamp(min=SMALLEST).log().float())
+                else:
+                    losses.append(_cross_entropy(values, self.labels[rows]).float())
+                    margins.append(_margin(values, self.labels[rows]).float())
+        return torch.cat(losses), _joined(margins)
 
     @probe
     def _backward(self) -> _Backward:
@@ -647,6 +720,12 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """log(1 + Σ_{k≠y} exp(l_k - l_y)): no cancellation for sure predictions. Shape (n,)."""
     rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
     return F.softplus(rest - logits.gather(1, labels[:, None])[:, 0])
+
+
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logit of the label minus the largest other, shape (n,)."""
+    rest = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return logits.gather(1, labels[:, None])[:, 0] - rest
 
 
 def _centroids(z: Tensor, labels: Tensor, classes: int) -> Centroids:

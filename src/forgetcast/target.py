@@ -20,6 +20,8 @@ from torch.utils.hooks import RemovableHandle
 
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
+from forgetcast.trajectory import Trajectory
+from forgetcast.weights import fit_weights
 
 __all__ = ["Head", "Target", "TrainFunction", "frozen_copy"]
 
@@ -64,12 +66,22 @@ def frozen_copy(model: nn.Module) -> nn.Module:
             raise ModelError(f"the model's {name} is not initialised yet: pass one batch through the model first")
         parameter.requires_grad_(False)
         parameter.grad = None
-        if not bool(torch.isfinite(parameter).all()):
-            raise ModelError(f"the model's weights are not finite: {name} holds NaN or infinity")
-    for name, buffer in copied.named_buffers():
-        if bool(torch.isnan(buffer).any()):  # infinity is for masks
-            raise ModelError(f"the model's buffers are not finite: {name} holds NaN")
+    _check_weights(copied, "the model")
     return copied
+
+
+def _check_weights(model: nn.Module, what: str) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        ModelError: NaN, or infinity outside the buffers; the tensor is named.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{what}'s weights are not finite: {name} holds NaN or infinity")
+    for name, buffer in model.named_buffers():
+        if bool(torch.isnan(buffer).any()):  # infinity is for masks
+            raise ModelError(f"{what}'s buffers are not finite: {name} holds NaN")
 
 
 class Target:
@@ -84,13 +96,18 @@ class Target:
         dataset: the training data: map-style dataset of (x, y), pair (x, y), or a DataLoader over such a dataset.
         heldout: data of the same kind that the model was not trained on; optional for predicting.
         train: ``train(indices, seed)`` returns a model trained from scratch on those samples; needed to retrain.
+        trajectory: checkpoints of the training run or outputs recorded during it; optional, with it the factors of
+            the family "trajectory" apply.
         name: what tables and messages call the target.
         collate_fn: for datasets whose items need one.
         batch_size: samples per forward pass.
         info: descriptors kept with results (for instance ``{"dataset": "digits", "architecture": "mlp"}``).
 
     Raises:
-        ModelError: the model is not a classifier with finite weights and finite logits of shape (n, classes).
+        ModelError: the model is not a classifier with finite weights and finite logits of shape (n, classes), or a
+            checkpoint does not fit it.
+        InputError: a trajectory of other samples or classes.
+        FileFormatError: a checkpoint's file is damaged.
         DatasetError: the data is empty, malformed, not finite or of another shape than the model takes.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -106,6 +123,7 @@ class Target:
         *,
         heldout: Any = None,
         train: TrainFunction | None = None,
+        trajectory: Trajectory | None = None,
         name: str = "target",
         collate_fn: Callable[[list[Any]], Any] | None = None,
         batch_size: int = 256,
@@ -134,6 +152,8 @@ class Target:
         for data in (self.data, self.heldout):
             if data is not None:
                 self._check_classes(data)
+        self.trajectory = trajectory
+        self._check_trajectory()
 
     # -- calling the model ------------------------------------------------------------------------------------
 
@@ -216,6 +236,27 @@ class Target:
             keep(_layer_input(args, kwargs).detach().clone())
 
         return self.module.get_submodule(self.head.name).register_forward_hook(hook, with_kwargs=True)
+
+    def at(self, point: int) -> Target:
+        """The same target with the weights of a checkpoint of its trajectory; it shares the data.
+
+        Raises:
+            ModelError: the checkpoint does not fit the model, or is not finite.
+            FileFormatError: its file is damaged.
+        """
+        assert self.trajectory is not None, "only a target with checkpoints was elsewhere"
+        what = self.trajectory.name_of(point)
+        other = copy.copy(self)
+        other.module = copy.deepcopy(self.module)
+        fit_weights(other.module, self.trajectory.state(point), what)
+        _check_weights(other.module, what)
+        other.params = {k: v.detach() for k, v in other.module.named_parameters()}
+        other.buffers = {k: v.detach() for k, v in other.module.named_buffers()}
+        if self.head is not None:
+            layer = other.module.get_submodule(self.head.name)
+            other.head = Head(self.head.name, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+        other.__dict__.pop("model_hash", None)
+        return other
 
     # -- retraining -------------------------------------------------------------------------------------------
 
@@ -400,6 +441,25 @@ class Target:
             return torch.allclose(self.forward(channels_last(x)), self.forward(x), rtol=1e-4, atol=1e-5)
         except RuntimeError:
             return False
+
+    def _check_trajectory(self) -> None:
+        """Refuse a trajectory of another model or of other data; every checkpoint is read once."""
+        if self.trajectory is None:
+            return
+        if not isinstance(self.trajectory, Trajectory):
+            raise InputError(
+                f"trajectory: expected a forgetcast.Trajectory; got {type(self.trajectory).__name__}: make one with "
+                "Trajectory.from_checkpoints or Trajectory.from_outputs"
+            )
+        outputs = self.trajectory.outputs
+        if outputs is None:
+            for point in range(self.trajectory.points):
+                self.at(point)
+        elif outputs.shape[1:] not in ((len(self),), (len(self), self.num_classes)):
+            raise InputError(
+                f"trajectory: expected outputs for {len(self)} samples, shape (points, {len(self)}, "
+                f"{self.num_classes}) or (points, {len(self)}); got {outputs.shape}"
+            )
 
     def _check_classes(self, data: Data) -> None:
         highest = int(data.labels.max())

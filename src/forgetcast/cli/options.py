@@ -36,6 +36,11 @@ _FORECAST = (
     ),
     click.option("--heldout", metavar="DATASET", help="Data of the same kind that the model was not trained on."),
     click.option(
+        "--checkpoints",
+        metavar="PATTERN",
+        help="Weights saved during training, such as 'run/epoch-*.safetensors'; 2 comes before 10.",
+    ),
+    click.option(
         "--objective",
         type=OBJECTIVES,
         default="retrain",
@@ -62,6 +67,7 @@ def forecast(
     weights: Path | None,
     dataset: str,
     heldout: str | None,
+    checkpoints: str | None,
     objective: Literal["retrain", "erase", "both"],
     predictor: Path | None,
     batch_size: int,
@@ -70,22 +76,26 @@ def forecast(
     indices: list[int] | None,
 ) -> DifficultyReport:
     """Load what the options name and predict; every error is a ForgetcastError."""
-    from forgetcast.loading import load_dataset, load_model
+    from forgetcast.loading import load_checkpoints, load_dataset, load_model
     from forgetcast.predict import predict_difficulty
     from forgetcast.predictor import DifficultyPredictor
 
     fitted = DifficultyPredictor.published() if predictor is None else DifficultyPredictor.load(predictor)
-    return predict_difficulty(
+    report = predict_difficulty(
         load_model(model, weights),
         load_dataset(dataset),
         indices=indices,
         objective=objective,
         heldout=None if heldout is None else load_dataset(heldout, heldout=True),
+        trajectory=None if checkpoints is None else load_checkpoints(checkpoints),
         predictor=fitted,
         batch_size=batch_size,
         seed=seed,
         progress=not quiet,
     )
+    if checkpoints is not None and all(factor.family != "trajectory" for factor in report.factors.factors.values()):
+        click.echo("note: this predictor was fitted without the training run; --checkpoints makes no difference", err=True)
+    return report
 
 
 def parse_indices(text: str) -> list[int]:
