@@ -22,6 +22,7 @@ from forgetcast.factors.entanglement import class_entanglement, entanglement, ot
 from forgetcast.probes import HeldOut, Probes
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
+from forgetcast.trajectory import Trajectory
 
 FAMILIES = (
     "confidence",
@@ -33,6 +34,7 @@ FAMILIES = (
     "rehearsal",
     "surrogates",
     "context",
+    "trajectory",
 )
 
 
@@ -65,9 +67,17 @@ def perceptron(width: int = 4, classes: int = 3, bias: bool = True) -> nn.Module
 
 
 def small_target(bias: bool = True, **settings: Any) -> Target:
-    """Forty points, three classes, one hidden layer, thirty held-out points."""
+    """Forty points, three classes, one hidden layer, thirty held-out points, three checkpoints."""
     x, y = clouds(70)
-    return Target(fitted(perceptron(bias=bias), x[:40], y[:40]), (x[:40], y[:40]), heldout=(x[40:], y[40:]), **settings)
+    model = fitted(perceptron(bias=bias), x[:40], y[:40])
+    states = [fitted(perceptron(bias=bias), x[:40], y[:40], steps).state_dict() for steps in (0, 10, 60)]
+    run = Trajectory.from_checkpoints(states)
+    return Target(model, (x[:40], y[:40]), heldout=(x[40:], y[40:]), trajectory=run, **settings)
+
+
+def untrained_run() -> Trajectory:
+    """Two checkpoints of a perceptron that has not begun to train."""
+    return Trajectory.from_checkpoints([perceptron().state_dict()] * 2)
 
 
 def value(name: str, probes: Probes) -> Tensor:
@@ -205,7 +215,7 @@ def test_the_table_holds_values_and_mid_rank_quantiles() -> None:
 
 
 def test_the_whole_table_is_finite_where_it_applies() -> None:
-    """With held-out data and a last layer every registered factor has a finite value for every sample."""
+    """With held-out data, checkpoints and a last layer every registered factor has a finite value for every sample."""
     table = factor_table(small_target())
     assert set(table.factors) == set(load_factors())
     assert not table.not_applicable
@@ -223,7 +233,7 @@ def test_an_unknown_factor_is_refused_with_the_known_ones() -> None:
 def test_without_held_out_data_only_what_needs_it_does_not_apply() -> None:
     """The columns are all NaN and the reason is stated."""
     x, y = clouds()
-    table = factor_table(Target(perceptron(), (x, y)))
+    table = factor_table(Target(perceptron(), (x, y), trajectory=untrained_run()))
     assert set(table.not_applicable) == {
         "accuracy_gap",
         "heldout_accuracy",
@@ -245,7 +255,8 @@ def test_without_a_last_linear_layer_the_other_families_are_there() -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x, y = clouds(30, width=64)
-    target = Target(model, (x.reshape(30, 1, 8, 8), y), heldout=(x.reshape(30, 1, 8, 8), y))
+    run = Trajectory.from_checkpoints([model.state_dict()] * 2)
+    target = Target(model, (x.reshape(30, 1, 8, 8), y), heldout=(x.reshape(30, 1, 8, 8), y), trajectory=run)
     table = factor_table(target)
     families = {name: table.factors[name].family for name in table.not_applicable}
     assert set(families.values()) == {
@@ -284,7 +295,8 @@ def test_token_numbers_in_a_dict_work_without_the_input_families() -> None:
     generator = torch.Generator().manual_seed(0)
     x = {"tokens": torch.randint(0, 20, (25, 5), generator=generator), "weight": torch.rand(25, 5, generator=generator)}
     table = factor_table(Target(model, (x, torch.arange(25) % 3)))
-    reasons = {name: reason for name, reason in table.not_applicable.items() if "held-out" not in reason}
+    missing = ("held-out", "training run")
+    reasons = {k: reason for k, reason in table.not_applicable.items() if not any(part in reason for part in missing)}
     assert set(reasons) == {
         "boundary_distance",
         "input_neighbour_similarity",
@@ -317,8 +329,9 @@ def test_a_factor_that_is_not_finite_is_stated_not_hidden(monkeypatch: pytest.Mo
     assert table.values.isna().all(axis=None)
 
 
-def test_parameters_left_out_are_noted() -> None:
+def test_parameters_left_out_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The note of a probe reaches the table under the factors that used it."""
+    monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", 3)  # four numbers are too many
 
     class Positions(nn.Module):
         def __init__(self) -> None:
@@ -328,8 +341,11 @@ def test_parameters_left_out_are_noted() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(x + self.offset)
 
-    table = factor_table(Target(Positions(), clouds()), names=["gradient_norm", "margin"])
-    assert table.notes == {"gradient_norm": "leaves out 21.1% of the parameters: offset"}
+    run = Trajectory.from_checkpoints([Positions().state_dict()] * 2)
+    names = ["gradient_norm", "margin", "tracin_self_influence"]
+    table = factor_table(Target(Positions(), clouds(), trajectory=run), names=names)
+    note = "leaves out 21.1% of the parameters: offset"
+    assert table.notes == {"gradient_norm": note, "tracin_self_influence": note}
 
 
 @pytest.mark.parametrize(
@@ -340,7 +356,7 @@ def test_tiny_and_one_sided_data_give_numbers_or_reasons(n: int, labels: list[in
     """One sample, classes with one sample or none, and a single class: never a quiet NaN."""
     x, _ = clouds(n)
     y = torch.tensor(labels)
-    table = factor_table(Target(perceptron(), (x, y), heldout=(x, y)))
+    table = factor_table(Target(perceptron(), (x, y), heldout=(x, y), trajectory=untrained_run()))
     for name in table.factors:
         assert table.values[name].notna().all() == (name not in table.not_applicable)
     needs_two = "neighbours need at least two samples"
@@ -357,7 +373,8 @@ def test_extreme_logits_stay_finite() -> None:
     with torch.no_grad():
         model[2].weight *= 300
         model[2].bias *= 300
-    table = factor_table(Target(model, (x, y), heldout=(x, y)))
+    run = Trajectory.from_checkpoints([model.state_dict()] * 2)
+    table = factor_table(Target(model, (x, y), heldout=(x, y), trajectory=run))
     assert not table.not_applicable
     assert np.isfinite(table.values.to_numpy()).all()
     assert table.values["last_layer_gradient_norm"].nunique() == 40
@@ -367,7 +384,7 @@ def test_identical_samples_stay_finite() -> None:
     """Copies of one sample have no spread, and no factor divides by it."""
     x = torch.ones(8, 4)
     y = torch.arange(8) % 3
-    table = factor_table(Target(perceptron(), (x, y), heldout=(x, y)))
+    table = factor_table(Target(perceptron(), (x, y), heldout=(x, y), trajectory=untrained_run()))
     assert not table.not_applicable
     assert np.isfinite(table.values.to_numpy()).all()
 

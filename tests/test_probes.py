@@ -15,6 +15,7 @@ from forgetcast.architectures import ARCHITECTURES, build
 from forgetcast.errors import ModelError, NotApplicableError
 from forgetcast.probes import PROBES, Probes
 from forgetcast.target import Target
+from forgetcast.trajectory import Trajectory
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -146,14 +147,11 @@ def test_parameter_gradient_norms_equal_plain_per_sample_gradients(case: str) ->
     """Layer by layer or one sample at a time: the same norm up to 1e-4, whatever the batch size."""
     make, shape = CASES[case]
     model, (x, y) = seeded(make), data(shape)
-    squares = per_sample_squares(model, x, y)
-    if case == "our attention":  # a bare parameter of the model itself belongs to no layer
-        del squares["positions"]
-    expected = sum(squares.values()).sqrt()
+    expected = sum(per_sample_squares(model, x, y).values()).sqrt()
     for batch_size in (5, 64):
         probes = Probes(Target(model, (x, y), batch_size=batch_size))
         assert relative_error(probes.gradient_norm, expected) < 1e-4
-    assert ("positions" in probes.notes.get("gradient_norm", "")) == (case == "our attention")
+    assert not probes.notes
 
 
 def test_large_layers_take_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,25 +179,58 @@ def test_embeddings_count_repeated_tokens_once_and_padding_never() -> None:
         _ = probes.margin_input_gradient_norm
 
 
-def test_parameters_that_cannot_be_told_apart_are_left_out_and_named() -> None:
-    """Multi-head attention's packed projection is named in a note; the other layers count."""
+class Attention(nn.Module):
+    """Multi-head attention, whose packed projection belongs to no layer that runs."""
 
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mix = nn.MultiheadAttention(6, 2, batch_first=True)
-            self.head = nn.Linear(6, 3)
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = nn.Linear(6, 3)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.mix(x, x, x)[0].mean(1))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(x, x, x)[0].mean(1))
 
+
+class Gated(nn.Module):
+    """A recurrent layer that cannot be vectorised over samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.GRU(6, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("make", [Attention, Gated])
+def test_parameters_without_a_rule_are_differentiated_plainly(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many samples at a time, few, or one after the other: the norm over all parameters."""
+    model, (x, y) = seeded(make), data((4, 6))
+    expected = []
+    for row in range(13):
+        loss = F.cross_entropy(model(x[row : row + 1]), y[row : row + 1])
+        found = torch.autograd.grad(loss, list(model.parameters()))
+        expected.append(torch.stack([part.square().sum() for part in found]).sum().sqrt())
+    for chunk in (1 << 24, 500):
+        monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", chunk)
+        probes = Probes(Target(model, (x, y)))
+        assert relative_error(probes.gradient_norm, torch.stack(expected)) < 1e-4
+        assert not probes.notes
+
+
+def test_parameters_too_large_for_a_gradient_per_sample_are_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The packed projection (108 numbers) is named in a note; everything smaller counts."""
+    monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", 100)
     model, (x, y) = seeded(Attention), data((4, 6))
     squares = per_sample_squares(model, x, y)
+    del squares["mix.in_proj_weight"]
     probes = Probes(Target(model, (x, y)))
-    expected = (squares["head.weight"] + squares["head.bias"]).sqrt()
-    assert relative_error(probes.gradient_norm, expected) < 1e-4
-    assert "mix.in_proj_weight" in probes.notes["gradient_norm"]
-    assert "mix.out_proj.weight" in probes.notes["gradient_norm"]
+    assert relative_error(probes.gradient_norm, sum(squares.values()).sqrt()) < 1e-4
+    assert probes.notes == {"gradient_norm": "leaves out 57.1% of the parameters: mix.in_proj_weight"}
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
@@ -216,16 +247,14 @@ def test_a_stock_transformer_layer_takes_its_slow_path() -> None:
             return self.head(self.layer(x).mean(1))
 
     model, (x, y) = seeded(Encoder), data((4, 8))
-    squares = {k: v for k, v in per_sample_squares(model, x, y).items() if "self_attn" not in k}
     probes = Probes(Target(model, (x, y)))
-    assert relative_error(probes.gradient_norm, sum(squares.values()).sqrt()) < 1e-4
-    assert "self_attn" in probes.notes["gradient_norm"]
-    assert "linear1" not in probes.notes["gradient_norm"]
+    assert relative_error(probes.gradient_norm, sum(per_sample_squares(model, x, y).values()).sqrt()) < 1e-4
+    assert not probes.notes
     assert probes.middle.shape[0] == 13
 
 
-def test_a_weight_shared_by_two_layers_is_left_out_and_named() -> None:
-    """Two layers that share a weight would need the cross terms; it is left out rather than counted wrongly."""
+def test_a_weight_shared_by_two_layers_counts_with_its_cross_terms() -> None:
+    """Two layers that share a weight have one gradient, not one each."""
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -237,14 +266,11 @@ def test_a_weight_shared_by_two_layers_is_left_out_and_named() -> None:
             return self.head(torch.relu(self.two(torch.relu(self.one(x)))))
 
     model, (x, y) = seeded(Tied), data((5,))
-    squares = per_sample_squares(model, x, y)
-    probes = Probes(Target(model, (x, y)))
-    expected = (squares["head.weight"] + squares["head.bias"]).sqrt()
-    assert relative_error(probes.gradient_norm, expected) < 1e-4
-    assert "one.weight" in probes.notes["gradient_norm"]
+    expected = sum(per_sample_squares(model, x, y).values()).sqrt()
+    assert relative_error(Probes(Target(model, (x, y))).gradient_norm, expected) < 1e-4
 
 
-def test_a_layer_that_sees_no_row_per_sample_is_left_out() -> None:
+def test_a_layer_that_sees_no_row_per_sample_is_differentiated_plainly() -> None:
     """Windows folded into the batch dimension are not mistaken for samples."""
 
     class Windows(nn.Module):
@@ -256,11 +282,8 @@ def test_a_layer_that_sees_no_row_per_sample_is_left_out() -> None:
             return self.head(torch.relu(self.inner(x.reshape(-1, 3))).reshape(len(x), -1))
 
     model, (x, y) = seeded(Windows), data((6,))
-    squares = per_sample_squares(model, x, y)
-    probes = Probes(Target(model, (x, y)))
-    expected = (squares["head.weight"] + squares["head.bias"]).sqrt()
-    assert relative_error(probes.gradient_norm, expected) < 1e-4
-    assert "inner.weight" in probes.notes["gradient_norm"]
+    expected = sum(per_sample_squares(model, x, y).values()).sqrt()
+    assert relative_error(Probes(Target(model, (x, y))).gradient_norm, expected) < 1e-4
 
 
 def test_gradients_that_the_layers_do_not_explain_do_not_apply() -> None:
@@ -395,7 +418,8 @@ def test_neighbours_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) 
 def test_probing_leaves_the_target_as_it_was() -> None:
     """No hooks, no gradients, same weights, same mode, and the caller's random numbers untouched."""
     make, shape = CASES["convolutions with batch norm"]
-    target = Target(seeded(make), data(shape), heldout=data(shape))
+    run = Trajectory.from_checkpoints([seeded(make, seed).state_dict() for seed in (1, 2)])
+    target = Target(seeded(make), data(shape), heldout=data(shape), trajectory=run)
     before = {name: value.clone() for name, value in target.module.state_dict().items()}
     state = torch.random.get_rng_state()
     probes = Probes(target)

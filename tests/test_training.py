@@ -160,6 +160,24 @@ def test_the_rate_falls_to_zero_along_a_cosine(monkeypatch: pytest.MonkeyPatch) 
         assert np.allclose(rates, expected)
 
 
+def test_recording_changes_nothing() -> None:
+    """A record sees every epoch's model in evaluation mode with the rate it began with; the bits stay the same."""
+    seen: list[tuple[int, float, bool]] = []
+    last: list[Tensor] = []
+
+    def record(epoch: int, model: nn.Module, lr: float) -> None:
+        seen.append((epoch, lr, model.training))
+        last[:] = [weights(model)]
+        torch.rand(7)
+        model(clouds()[0])
+
+    watched = trained(record=record, lr=0.01)
+    assert torch.equal(weights(watched), weights(trained(lr=0.01)))
+    assert torch.equal(last[0], weights(watched))
+    assert [(epoch, training) for epoch, _, training in seen] == [(0, False), (1, False), (2, False)]
+    assert [lr for _, lr, _ in seen] == pytest.approx([0.01, 0.0075, 0.0025])
+
+
 # -- settings that act ---------------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ __all__ = ["Data", "Inputs", "channels_last"]
 Inputs = Any
 """A batch of inputs: a tensor, or a dict or tuple of tensors with the batch as first dimension."""
 
+LABEL_NAMES = ("labels", "label")
+"""Where a dict with inputs and label keeps the label."""
 CACHE_BYTES = 1 << 30
 PIECE = 512
 """Items of a dataset that are read and checked at a time."""
@@ -110,9 +112,10 @@ class Data:
     """Samples (x, y) behind one interface: in order, in batches, or by index.
 
     Accepts a pair of tensors or arrays, a map-style ``torch.utils.data.Dataset`` of (x, y), or a ``DataLoader``
-    (its dataset and collate function are used, its sampling is not). Items of a dataset are read once and kept
-    while they take at most 1 GiB; beyond that they are read again whenever they are needed. Reading leaves the
-    random state of torch as it was.
+    (its dataset and collate function are used, its sampling is not). An item or a batch may also be one dict that
+    holds the label under ``labels`` or ``label``, as those of Hugging Face do; the rest is x. Items of a dataset are
+    read once and kept while they take at most 1 GiB; beyond that they are read again whenever they are needed.
+    Reading leaves the random state of torch as it was.
 
     Args:
         source: the samples.
@@ -245,11 +248,14 @@ class Data:
                 f"({type(error).__name__}: {first_line(error)}). Items must be tensors or arrays of one shape: add a "
                 "transform such as ToTensor, or give a collate_fn."
             ) from error
+        name = next((name for name in LABEL_NAMES if name in batch), None) if isinstance(batch, Mapping) else None
+        if name is not None:
+            batch = {key: part for key, part in batch.items() if key != name}, batch[name]
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise DatasetError(
                 f"the {self.role}: expected items (x, y); a batch came out as {type(batch).__name__}"
                 + (f" of {len(batch)}" if isinstance(batch, (tuple, list)) else "")
-                + ". Give a collate_fn that returns (x, y)."
+                + ". Give a collate_fn that returns (x, y), or a dict with the labels under 'labels'."
             )
         x, y = self._checked_inputs(batch[0]), self._checked_labels(batch[1], indices)
         rows = {len(leaf) for leaf in (*leaves(x), y)}

@@ -281,6 +281,4 @@ def _target(
         return model
     if dataset is None:
         raise InputError("expected the model's training data as dataset; got None")
-    return Target(
-        model, dataset, heldout=heldout, trajectory=trajectory, collate_fn=collate_fn, batch_size=batch_size
-    )
+    return Target(model, dataset, heldout=heldout, trajectory=trajectory, collate_fn=collate_fn, batch_size=batch_size)

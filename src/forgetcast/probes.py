@@ -21,6 +21,7 @@ from forgetcast._gradient_norms import GradientNorms, Measured, measured_layers
 from forgetcast._last_layer import augmented, leave_one_out_logits, residuals
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._neighbours import Neighbours, nearest_neighbours
+from forgetcast._plain_gradients import plain_parameters, plain_squares
 from forgetcast._rehearsal import (
     Move,
     Pool,
@@ -33,7 +34,7 @@ from forgetcast._rehearsal import (
 )
 from forgetcast._stein import SteinRows, stein_rows
 from forgetcast._surrogates import neighbour_vote, ridge_confidence
-from forgetcast.data import Data, Inputs, map_leaves
+from forgetcast.data import Data, Inputs, leaves, map_leaves
 from forgetcast.errors import NotApplicableError
 from forgetcast.target import Head, Target, check_finite
 from forgetcast.trajectory import LearningCurves
@@ -283,8 +284,8 @@ class Probes:
         """Norm of the gradient of each sample's loss in the parameters, float64, shape (n,)."""
         if self._backward.gradient_norm is None:
             raise NotApplicableError(self._backward.gradient_reason)
-        if self._measured[1]:
-            self.notes["gradient_norm"] = _left_out(self.target.module, self._measured[1])
+        if left_out := [name for name in self._measured[1] if name not in self._plain]:
+            self.notes["gradient_norm"] = _left_out(self.target.module, left_out)
         return self._backward.gradient_norm
 
     @probe
@@ -337,7 +338,8 @@ class Probes:
         for point in range(trajectory.points):
             there = Probes(self.target.at(point), self.seed, self.progress)
             rows.append(there.gradient_norm)
-            self.notes |= {"checkpoint_gradient_norms": note for note in there.notes.values()}
+            if "gradient_norm" in there.notes:
+                self.notes["checkpoint_gradient_norms"] = there.notes["gradient_norm"]
         return torch.stack(rows)
 
     @probe
@@ -483,6 +485,10 @@ class Probes:
         return measured_layers(self.target.module, self._layout.layers)
 
     @probe
+    def _plain(self) -> list[str]:
+        return plain_parameters(self.target, self._measured[1])
+
+    @probe
     def _forward(self) -> _Forward:
         return self._run(self.target.data, "forward", middle=True)
 
@@ -500,8 +506,8 @@ class Probes:
                     features.append(tap.features)
                 if tap.middle is not None:
                     hidden.append(_narrow(tap.middle, self.seed))
-                if middle and isinstance(x, Tensor) and x.is_floating_point():
-                    inputs.append(_narrow(x, self.seed + 1))
+                if middle and (real := _real_tensor(x)) is not None:
+                    inputs.append(_narrow(real, self.seed + 1))
                 tap.features = tap.middle = None
         check_finite(torch.cat(logits), data)
         return _Forward(torch.cat(logits), _joined(features), _joined(hidden), _joined(inputs))
@@ -535,7 +541,8 @@ class Probes:
     def _backward(self) -> _Backward:
         """One forward and backward pass over the training data, in smaller batches when activations are large."""
         target = self.target
-        measured, left_out = self._measured
+        measured, unmeasured = self._measured
+        plain = self._plain
         batch_size = max(1, min(target.batch_size, ACTIVATION_BUDGET // max(1, self._layout.activations)))
         gradients: list[Tensor] = []
         inputs: list[Tensor] = []
@@ -543,8 +550,8 @@ class Probes:
         score_norms: list[Tensor] = []
         width = 0
         gradient_reason = input_reason = ""
-        if not measured:
-            gradient_reason = f"no layer's gradients can be measured sample by sample ({', '.join(left_out[:5])})"
+        if not measured and not plain:
+            gradient_reason = f"no layer's gradients can be measured sample by sample ({', '.join(unmeasured[:5])})"
         recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
         with (
             reproducible(target, self.seed),
@@ -555,12 +562,14 @@ class Probes:
                 x, y = target.to_device(x), y.to(target.device)
                 try:
                     square, norm, score = _sample_gradients(target, [] if gradient_reason else measured, x, y)
+                    if plain and not gradient_reason:
+                        square = plain_squares(target, plain, x, y) + (0 if square is None else square)
                 except (RuntimeError, NotImplementedError) as error:
                     reason = f"the model cannot be differentiated: {str(error).splitlines()[0]}"
                     return _Backward(None, reason, None, None, None, 0, reason)
                 if square is not None:
                     if not gradients:
-                        gradient_reason = _check(target, measured, x, y, square)
+                        gradient_reason = _check(target, measured, plain, x, y, square)
                     gradients.append(square.sqrt().cpu().double())
                 if norm is None or score is None:
                     input_reason = "the inputs are not one tensor of real numbers per sample"
@@ -691,6 +700,12 @@ def _joined(parts: list[Tensor]) -> Tensor | None:
     return torch.cat(parts) if parts else None
 
 
+def _real_tensor(x: Inputs) -> Tensor | None:
+    """The one tensor of real numbers that a batch consists of, be it given by keyword; None for other inputs."""
+    found = leaves(x)
+    return found[0] if len(found) == 1 and found[0].is_floating_point() else None
+
+
 def _narrow(x: Tensor, seed: int) -> Tensor:
     """Rows flattened, and wider ones sketched to 512 columns, float32 on the CPU, shape (b, <= 512).
 
@@ -750,13 +765,13 @@ def _sample_gradients(
     """Squared parameter-gradient norms of the loss (b,), input-gradient norms of the margin (b,), and ∇x log p_y
     (b, D); None where there are none. The loss goes back once, for parameters and inputs alike.
     """
-    real = isinstance(x, Tensor) and x.is_floating_point()
-    if not real and not measured:
+    real = _real_tensor(x)
+    if real is None and not measured:
         return None, None, None
-    leaf = x.detach().requires_grad_() if real else None
+    leaf = None if real is None else real.detach().requires_grad_()
     norms = GradientNorms(measured, len(y))
     with norms:
-        logits = target.forward(x if leaf is None else leaf.clone()).float()
+        logits = target.forward(x if leaf is None else map_leaves(lambda _: leaf.clone(), x)).float()
     input_norm = None
     if leaf is not None:
         rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
@@ -769,13 +784,13 @@ def _sample_gradients(
     return norms.squares() if measured else None, input_norm, score
 
 
-def _check(target: Target, measured: list[Measured], x: Inputs, y: Tensor, square: Tensor) -> str:
+def _check(target: Target, measured: list[Measured], plain: list[str], x: Inputs, y: Tensor, square: Tensor) -> str:
     """Compare the first two samples with plain differentiation; the reason why they differ, or nothing."""
     names = {
         f"{layer.name}.{name}" if layer.name else name
         for layer in measured
         for name, _ in layer.module.named_parameters(recurse=False)
-    }
+    } | set(plain)
     for row in range(min(2, len(y))):
         params = {
             name: value.clone().requires_grad_() if name in names else value for name, value in target.params.items()

@@ -13,6 +13,7 @@ from forgetcast.data import channels_last
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.target import Target
 from forgetcast.training import Trainer
+from forgetcast.trajectory import Trajectory
 
 __all__ = ["PUBLISHED", "Recipe", "published"]
 
@@ -46,12 +47,16 @@ class Recipe:
                     f"recipe {self.name!r}: {name}: expected a share from 0 to 1; got {getattr(self, name)}"
                 )
 
-    def build(self) -> Target:
+    def build(self, *, trajectory: bool = False) -> Target:
         """Draw the samples, train the model, wrap both; the target carries its ``train`` callable.
+
+        Args:
+            trajectory: also keep the weights after every epoch, as the target's trajectory.
 
         Raises:
             UnknownNameError: no such dataset or architecture.
-            InputError: fewer samples than ``n``, or an architecture for other inputs.
+            InputError: fewer samples than ``n``, an architecture for other inputs, or a trajectory of fewer than two
+                epochs.
         """
         (x, y), (x_heldout, y_heldout) = datasets.load(self.dataset)
         if self.n > len(y):
@@ -65,12 +70,20 @@ class Recipe:
         y[flipped] = (y[flipped] + torch.randint(1, classes, flipped.shape, generator=generator)) % classes
         make = partial(_make, self.architecture, tuple(x.shape[1:]), classes, self.dropout)
         trainer = Trainer(make, channels_last(x), y, self.epochs, self.lr, 64, self.weight_decay)
-        model = trainer(torch.arange(self.n).numpy(), self.seed)
+        states: list[dict[str, torch.Tensor]] = []
+        rates: list[float] = []
+
+        def record(_epoch: int, model: torch.nn.Module, lr: float) -> None:
+            states.append({name: value.clone() for name, value in model.state_dict().items()})
+            rates.append(lr)
+
+        model = trainer(torch.arange(self.n).numpy(), self.seed, record if trajectory else None)
         return Target(
             model,
             (x, y),
             heldout=(x_heldout[kept], y_heldout[kept]),
             train=trainer,
+            trajectory=Trajectory.from_checkpoints(states, rates) if trajectory else None,
             name=self.name,
             info={"dataset": self.dataset, "architecture": self.architecture, "recipe": asdict(self)},
         )

@@ -40,6 +40,12 @@ class Head:
     bias: Tensor | None
     """Shape (classes,), or None."""
 
+    @classmethod
+    def of(cls, model: nn.Module, name: str) -> Head:
+        """The layer called ``name`` as the head of ``model``."""
+        layer: Any = model.get_submodule(name)
+        return cls(name, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+
 
 def frozen_copy(model: nn.Module) -> nn.Module:
     """A deep copy in evaluation mode, without gradients; ``model`` itself stays exactly as it was.
@@ -93,7 +99,8 @@ class Target:
     Args:
         model: maps a batch of inputs to logits of shape (n, classes). Dict inputs are passed as keywords, tuples as
             positional arguments; an output with a ``logits`` attribute is unwrapped.
-        dataset: the training data: map-style dataset of (x, y), pair (x, y), or a DataLoader over such a dataset.
+        dataset: the training data: map-style dataset of (x, y), pair (x, y), or a DataLoader over such a dataset; see
+            ``forgetcast.data.Data``.
         heldout: data of the same kind that the model was not trained on; optional for predicting.
         train: ``train(indices, seed)`` returns a model trained from scratch on those samples; needed to retrain.
         trajectory: checkpoints of the training run or outputs recorded during it; optional, with it the factors of
@@ -253,8 +260,7 @@ class Target:
         other.params = {k: v.detach() for k, v in other.module.named_parameters()}
         other.buffers = {k: v.detach() for k, v in other.module.named_buffers()}
         if self.head is not None:
-            layer = other.module.get_submodule(self.head.name)
-            other.head = Head(self.head.name, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+            other.head = Head.of(other.module, self.head.name)
         other.__dict__.pop("model_hash", None)
         return other
 
@@ -420,9 +426,7 @@ class Target:
         self.head_missing = ""
         matches = [name for name, (module, x) in seen.items() if _makes(module, x, output)]
         if matches:
-            module = seen[matches[-1]][0]
-            bias = None if module.bias is None else module.bias.detach()
-            self.head = Head(matches[-1], module.weight.detach(), bias)
+            self.head = Head.of(self.module, matches[-1])
         elif seen:
             self.head_missing = (
                 f"no linear layer's output is the model's output (the last one called is {list(seen)[-1]!r}); "

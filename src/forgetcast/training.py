@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 from forgetcast._random import seeded
 
-__all__ = ["Trainer", "train_classifier", "train_stacked", "trains_stacked"]
+__all__ = ["Record", "Trainer", "train_classifier", "train_stacked", "trains_stacked"]
+
+Record = Callable[[int, nn.Module, float], None]
+"""``record(epoch, model, lr)``: called after every epoch (0, 1, ...) with the rate that the epoch began with."""
 
 
 def train_classifier(
@@ -28,6 +31,7 @@ def train_classifier(
     batch_size: int = 64,
     weight_decay: float = 0.0,
     seed: int = 0,
+    record: Record | None = None,
 ) -> nn.Module:
     """Train ``model`` in place with Adam and cross-entropy, then return it in evaluation mode.
 
@@ -41,14 +45,18 @@ def train_classifier(
         indices: samples to train on; default all.
         epochs, lr, batch_size, weight_decay: the usual meaning; the rate falls to 0 along a cosine.
         seed: order of the samples and dropout; the global random state is left as it was.
+        record: sees the model, in evaluation mode, after every epoch; training goes on as if it had not. For a
+            :class:`forgetcast.Trajectory` it keeps a copy of the state dict, or the model's outputs.
     """
     member = _members(len(y), indices)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, foreach=True)
     steps = epochs * -(-len(y) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    model.train()
-    with seeded(seed, next(model.parameters()).device):
-        for _ in range(epochs):
+    device = next(model.parameters()).device
+    with seeded(seed, device):
+        for epoch in range(epochs):
+            model.train()
+            (rate,) = schedule.get_last_lr()
             for batch in torch.randperm(len(y)).split(batch_size):
                 batch = batch[member[batch]]
                 if len(batch) > 1:
@@ -56,6 +64,9 @@ def train_classifier(
                     F.cross_entropy(model(x[batch]), y[batch]).backward()
                     optimizer.step()
                 schedule.step()
+            if record is not None:
+                with seeded(epoch, device):
+                    record(epoch, model.eval(), float(rate))
     return model.eval()
 
 
@@ -162,9 +173,10 @@ class Trainer:
     batch_size: int = 64
     weight_decay: float = 0.0
 
-    def __call__(self, indices: np.ndarray, seed: int) -> nn.Module:
+    def __call__(self, indices: np.ndarray, seed: int, record: Record | None = None) -> nn.Module:
         """Train on the samples ``indices`` with ``seed`` for both initialisation and order."""
-        return train_classifier(self.make(seed), self.x, self.y, indices=indices, seed=seed, **self._settings())
+        model = self.make(seed)
+        return train_classifier(model, self.x, self.y, indices=indices, seed=seed, record=record, **self._settings())
 
     def many(self, indices: Sequence[np.ndarray], seeds: Sequence[int]) -> list[nn.Module]:
         """One model for every set of samples and its seed, trained side by side where that is faster."""

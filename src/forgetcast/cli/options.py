@@ -94,7 +94,8 @@ def forecast(
         progress=not quiet,
     )
     if checkpoints is not None and all(factor.family != "trajectory" for factor in report.factors.factors.values()):
-        click.echo("note: this predictor was fitted without the training run; --checkpoints makes no difference", err=True)
+        note = "this predictor was fitted without factors of the training run; --checkpoints changes nothing"
+        click.echo(f"note: {note}", err=True)
     return report
 
 

@@ -1,0 +1,53 @@
+"""Squared norms of per-sample gradients by plain differentiation, for parameters of layers that have no rule.
+
+Every sample is differentiated on its own, many at a time by ``torch.func.vmap``, or one after another where a layer
+cannot be vectorised (GRU). It costs another forward and backward pass, and for a moment one gradient per sample.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import grad, vmap
+
+from forgetcast._gradient_norms import CHUNK
+from forgetcast.data import Inputs, map_leaves
+from forgetcast.target import Target
+
+__all__ = ["plain_parameters", "plain_squares"]
+
+
+def plain_parameters(target: Target, names: Sequence[str]) -> list[str]:
+    """Those of the parameters ``names`` that are real numbers and small enough to hold a gradient per sample."""
+    params = target.params
+    return [name for name in names if params[name].is_floating_point() and params[name].numel() <= CHUNK]
+
+
+def plain_squares(target: Target, names: Sequence[str], x: Inputs, y: Tensor) -> Tensor:
+    """Squared norm of the gradient of each sample's loss in the parameters ``names``, shape (b,)."""
+    chosen = {name: target.params[name] for name in names}
+
+    def loss(params: dict[str, Tensor], x: Inputs, y: Tensor) -> Tensor:
+        logits = target.call(params, map_leaves(lambda leaf: leaf[None], x))
+        return F.cross_entropy(logits.float(), y[None])
+
+    def square(x: Inputs, y: Tensor) -> Tensor:
+        gradients = grad(loss)(chosen, x, y)
+        return torch.stack([gradient.float().square().sum() for gradient in gradients.values()]).sum()
+
+    rows = max(1, CHUNK // sum(value.numel() for value in chosen.values()))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            return vmap(square, chunk_size=rows, randomness="different")(x, y)
+    except RuntimeError:  # a layer that changes a tensor in place, or looks at its values
+        return torch.stack([square(map_leaves(partial(_row, row), x), y[row]) for row in range(len(y))])
+
+
+def _row(row: int, leaf: Tensor) -> Tensor:
+    return leaf[row]
