@@ -174,6 +174,22 @@ def test_bad_indices_are_refused(here: Path, indices: str, message: str) -> None
     assert message in refused(predicting("model", "bad_subjects:data", "--indices", indices), here)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "no file matches run-*.pt"),
+        (("run-1.pt",), "at least two points of the training run; got 1"),
+        (("run-1.pt", "run-2.pt"), "checkpoint 0 (run-1.pt) does not fit the model; missing: 0.weight"),
+    ],
+)
+def test_bad_checkpoints_are_refused(here: Path, names: tuple[str, ...], message: str) -> None:
+    """No files, one, or weights of another model."""
+    for name in names:
+        torch.save({"other": torch.ones(1)}, here / name)
+    arguments = predicting("model", "bad_subjects:data", "--checkpoints", "run-*.pt")
+    assert message in refused(arguments, here)
+
+
 def test_bad_indices_are_refused_in_python(subjects: Any) -> None:
     """The same from Python, and for an explanation of a sample that does not exist."""
     for indices in ([30], [-1], [1.5], [3, 3], []):

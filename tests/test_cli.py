@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import forgetcast
 from forgetcast import predict_difficulty
@@ -24,7 +24,9 @@ from forgetcast.cli import main
 from forgetcast.cli.options import parse_indices
 from forgetcast.cli.output import whole_file
 from forgetcast.labels import CONSENSUS
+from forgetcast.predictor import DifficultyPredictor
 from forgetcast.training import train_classifier
+from synthetic import training_table
 
 MODULE = """
 import numpy as np
@@ -122,6 +124,27 @@ def test_predict_gives_what_python_gives(run: Run, folder: Path) -> None:
     for found in (pd.read_csv("out.csv"), pd.read_parquet("out.parquet"), pd.DataFrame(json_rows)):
         pd.testing.assert_frame_equal(found, wanted, check_dtype=False, rtol=1e-12)
     assert not [path for path in folder.rglob(".*") if path.name != ".pytest_cache"]
+
+
+def test_checkpoints_change_the_forecast_of_a_predictor_that_knows_them(run: Run, folder: Path) -> None:
+    """One fitted with factors of the training run takes them from the files; the published one was not, and says so."""
+    weights = load_file(folder / "mine.safetensors")
+    for epoch in (1, 2, 10):
+        save_file({name: value * epoch / 10 for name, value in weights.items()}, folder / f"epoch-{epoch}.safetensors")
+    rows = training_table(targets=2, rows=30)
+    features = ["training_confidence_quantile", "learning_time"]
+    rows[features] = rows[["loss_quantile", "noise"]]
+    DifficultyPredictor.fit(rows, features, params={"num_boost_round": 5}).save(folder / "knowing")
+    command = ("predict", *MODEL, "--format", "csv", "-q")
+    plain, shipped = run(*command), run(*command, "--checkpoints", "epoch-*.safetensors")
+    assert shipped.stdout == plain.stdout
+    assert "--checkpoints changes nothing" in shipped.stderr
+    without, given = (
+        run(*command, "--predictor", "knowing", *more) for more in ((), ("--checkpoints", "epoch-*.safetensors"))
+    )
+    assert given.stderr == ""
+    assert table(without)["percentile"].nunique() == 1
+    assert table(given)["percentile"].nunique() > 1
 
 
 def test_predict_prints_tables_for_people_and_programs(run: Run) -> None:
