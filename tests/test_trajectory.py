@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import weakref
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -190,8 +191,8 @@ def test_probabilities_of_the_label_give_what_they_can() -> None:
     assert np.allclose(found.values[there], expected[there], rtol=1e-4, atol=1e-5)
 
 
-def test_files_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """safetensors, plain and wrapped state dicts give what the states in memory give, and no state is kept."""
+def test_files_give_what_states_in_memory_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors, plain and wrapped state dicts; one checkpoint is in memory at a time, whatever their number."""
     states, paths = run()[3], []
     for k, state in enumerate(states):
         paths.append(tmp_path / f"{k}.{'safetensors' if k % 2 else 'pt'}")
@@ -199,9 +200,20 @@ def test_files_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monkey
             save_file(dict(state), paths[-1])
         else:
             torch.save({"state_dict": state} if k else state, paths[-1])
-    found = table(Trajectory.from_checkpoints([str(paths[0]), *paths[1:]], lr=RATES)).values
-    pd.testing.assert_frame_equal(found, table(checkpoints()).values)
-    assert all(isinstance(state, Path) for state in Trajectory.from_checkpoints(paths).states)
+    expected = table(checkpoints()).values
+    visited: list[weakref.ref[nn.Module]] = []
+    visit = Target.at
+
+    def watched(target: Target, point: int) -> Target:
+        assert sum(module() is not None for module in visited) <= 1
+        there = visit(target, point)
+        visited.append(weakref.ref(there.module))
+        return there
+
+    monkeypatch.setattr(Target, "at", watched)
+    found = table(Trajectory.from_checkpoints([str(paths[0]), *paths[1:]], lr=RATES))
+    pd.testing.assert_frame_equal(found.values, expected)
+    assert len(visited) == 3 * 5  # to check that they fit, forward, and forward and backward
 
 
 def test_a_pattern_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
