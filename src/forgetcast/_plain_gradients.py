@@ -1,14 +1,15 @@
 """Squared norms of per-sample gradients by plain differentiation, for parameters of layers that have no rule.
 
 Every sample is differentiated on its own, many at a time by ``torch.func.vmap``, or one after another where a layer
-cannot be vectorised (GRU). It costs another forward and backward pass, and for a moment one gradient per sample.
+cannot be vectorised (GRU, a layer with its own backward pass). It costs another forward and backward pass, and for a
+moment one gradient per sample.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
@@ -37,17 +38,24 @@ def plain_squares(target: Target, names: Sequence[str], x: Inputs, y: Tensor) ->
         return F.cross_entropy(logits.float(), y[None])
 
     def square(x: Inputs, y: Tensor) -> Tensor:
-        gradients = grad(loss)(chosen, x, y)
-        return torch.stack([gradient.float().square().sum() for gradient in gradients.values()]).sum()
+        return _sum_of_squares(grad(loss)(chosen, x, y).values(), y.device)
 
     rows = max(1, CHUNK // sum(value.numel() for value in chosen.values()))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
             return vmap(square, chunk_size=rows, randomness="different")(x, y)
-    except RuntimeError:  # a layer that changes a tensor in place, or looks at its values
-        return torch.stack([square(map_leaves(partial(_row, row), x), y[row]) for row in range(len(y))])
+    except RuntimeError:  # a layer that changes a tensor in place, looks at its values, or has its own backward pass
+        squares = []
+        for row in range(len(y)):
+            leaf = {name: value.clone().requires_grad_() for name, value in chosen.items()}
+            alone = loss(leaf, map_leaves(itemgetter(row), x), y[row])
+            found = torch.autograd.grad(alone, list(leaf.values()), allow_unused=True) if alone.requires_grad else ()
+            squares.append(_sum_of_squares(found, y.device))
+        return torch.stack(squares)
 
 
-def _row(row: int, leaf: Tensor) -> Tensor:
-    return leaf[row]
+def _sum_of_squares(gradients: Iterable[Tensor | None], device: torch.device) -> Tensor:
+    """Sum of the squared entries of all gradients, float32, shape ()."""
+    squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
+    return torch.stack(squares).sum() if squares else torch.zeros((), device=device)

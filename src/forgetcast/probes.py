@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +19,8 @@ from tqdm import tqdm
 from forgetcast._gradient_norms import GradientNorms, Measured, measured_layers
 from forgetcast._last_layer import augmented, leave_one_out_logits, residuals
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
+from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
+from forgetcast._logits import cross_entropy, margin
 from forgetcast._neighbours import Neighbours, nearest_neighbours
 from forgetcast._plain_gradients import plain_parameters, plain_squares
 from forgetcast._rehearsal import (
@@ -37,7 +38,7 @@ from forgetcast._surrogates import neighbour_vote, ridge_confidence
 from forgetcast.data import Data, Inputs, leaves, map_leaves
 from forgetcast.errors import NotApplicableError
 from forgetcast.target import Head, Target, check_finite
-from forgetcast.trajectory import LearningCurves
+from forgetcast.trajectory import Trajectory
 
 __all__ = ["PROBES", "Centroids", "HeldOut", "Probes", "Rehearsal"]
 
@@ -52,14 +53,6 @@ REFERENCE_WORK = 4_000_000_000
 
 ACTIVATION_BUDGET = 1 << 27
 """Numbers that the activations of one gradient batch may hold."""
-
-SMALLEST = 1e-38
-"""What a recorded probability of 0 counts as: a loss of 87 nats."""
-
-NO_TRAJECTORY = (
-    "nothing of the training run was given: pass trajectory=Trajectory.from_checkpoints([...]) or "
-    "Trajectory.from_outputs(array) along with the model"
-)
 
 T = TypeVar("T")
 
@@ -218,7 +211,7 @@ class Probes:
     @probe
     def margin(self) -> Tensor:
         """Logit of the label minus the largest other logit, float64, shape (n,)."""
-        return _margin(self.logits, self.labels)
+        return margin(self.logits, self.labels)
 
     @probe
     def true_probability(self) -> Tensor:
@@ -228,7 +221,7 @@ class Probes:
     @probe
     def loss(self) -> Tensor:
         """Cross-entropy of the label in nats, float64, shape (n,)."""
-        return _cross_entropy(self.logits, self.labels)
+        return cross_entropy(self.logits, self.labels)
 
     # -- representations --------------------------------------------------------------------------------------
 
@@ -317,25 +310,20 @@ class Probes:
     @probe
     def learning_curves(self) -> LearningCurves:
         """Loss and margin of every sample at every point of the training run, float32, shapes (points, n)."""
-        trajectory = self.target.trajectory
-        if trajectory is None:
-            raise NotApplicableError(NO_TRAJECTORY)
-        points = [self._curve(point) for point in range(trajectory.points)]
-        margins = [margin for _, margin in points if margin is not None]
-        return LearningCurves(torch.stack([loss for loss, _ in points]), torch.stack(margins) if margins else None)
+        trajectory = self._trajectory
+        if trajectory.outputs is not None:
+            return recorded_curves(trajectory.outputs, self.labels, self.target.batch_size)
+        return checkpoint_curves(self.target, trajectory.points, self.seed, self.progress)
 
     @probe
     def checkpoint_gradient_norms(self) -> Tensor:
         """Norm of the gradient of each sample's loss at every checkpoint, float64, shape (points, n)."""
-        trajectory = self.target.trajectory
-        if trajectory is None:
-            raise NotApplicableError(NO_TRAJECTORY)
-        if trajectory.outputs is not None:
+        if self._trajectory.outputs is not None:
             raise NotApplicableError(
                 "gradients need checkpoints, and the trajectory holds outputs alone: give Trajectory.from_checkpoints"
             )
         rows = []
-        for point in range(trajectory.points):
+        for point in range(self._trajectory.points):
             there = Probes(self.target.at(point), self.seed, self.progress)
             rows.append(there.gradient_norm)
             if "gradient_norm" in there.notes:
@@ -345,10 +333,16 @@ class Probes:
     @probe
     def checkpoint_rates(self) -> Tensor:
         """Learning rate at every checkpoint, float64, shape (points,)."""
-        trajectory = self.target.trajectory
-        if trajectory is None:
-            raise NotApplicableError(NO_TRAJECTORY)
-        return torch.tensor(trajectory.lr, dtype=torch.float64)
+        return torch.tensor(self._trajectory.lr, dtype=torch.float64)
+
+    @probe
+    def _trajectory(self) -> Trajectory:
+        if self.target.trajectory is None:
+            raise NotApplicableError(
+                "nothing of the training run was given: pass trajectory=Trajectory.from_checkpoints([...]) or "
+                "Trajectory.from_outputs(array) along with the model"
+            )
+        return self.target.trajectory
 
     # -- neighbours -------------------------------------------------------------------------------------------
 
@@ -511,31 +505,6 @@ class Probes:
                 tap.features = tap.middle = None
         check_finite(torch.cat(logits), data)
         return _Forward(torch.cat(logits), _joined(features), _joined(hidden), _joined(inputs))
-
-    @torch.no_grad()
-    def _curve(self, point: int) -> tuple[Tensor, Tensor | None]:
-        """Loss and margin (None for probabilities alone) at one point of the training run, shapes (n,)."""
-        trajectory = self.target.trajectory
-        assert trajectory is not None
-        outputs = trajectory.outputs
-        losses, margins = [], []
-        if outputs is None:
-            target = self.target.at(point)
-            with reproducible(target, self.seed):
-                for index, x, y in self._batches(target.data, target.batch_size, trajectory.name_of(point)):
-                    logits = target.forward(target.to_device(x)).cpu().double()
-                    check_finite(logits, target.data, int(index[0]))
-                    losses.append(_cross_entropy(logits, y).float())
-                    margins.append(_margin(logits, y).float())
-        else:
-            for rows in torch.arange(len(self.target)).split(self.target.batch_size):
-                values = torch.from_numpy(np.asarray(outputs[point, rows[0] : rows[-1] + 1], dtype=np.float64))
-                if outputs.ndim == 2:
-                    losses.append(-values.clamp(min=SMALLEST).log().float())
-                else:
-                    losses.append(_cross_entropy(values, self.labels[rows]).float())
-                    margins.append(_margin(values, self.labels[rows]).float())
-        return torch.cat(losses), _joined(margins)
 
     @probe
     def _backward(self) -> _Backward:
@@ -729,18 +698,6 @@ def _standardised(x: Tensor) -> Tensor:
     spread = x.std(0, unbiased=False)
     small = 1e-6 * x.abs().amax(0).clamp(min=1e-12)
     return torch.where(spread > small, (x - x.mean(0)) / spread.clamp(min=1e-30), 0.0).float()
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """log(1 + Σ_{k≠y} exp(l_k - l_y)): no cancellation for sure predictions. Shape (n,)."""
-    rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
-    return F.softplus(rest - logits.gather(1, labels[:, None])[:, 0])
-
-
-def _margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logit of the label minus the largest other, shape (n,)."""
-    rest = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return logits.gather(1, labels[:, None])[:, 0] - rest
 
 
 def _centroids(z: Tensor, labels: Tensor, classes: int) -> Centroids:

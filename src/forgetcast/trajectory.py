@@ -14,7 +14,7 @@ from torch import Tensor
 from forgetcast.errors import InputError, PathError
 from forgetcast.weights import read_weights
 
-__all__ = ["LearningCurves", "Trajectory"]
+__all__ = ["Trajectory"]
 
 State = Mapping[str, Tensor] | Path
 
@@ -134,22 +134,6 @@ class Trajectory:
     def take(self, samples: Tensor) -> Trajectory:
         """The same run for some of the samples, or for all in another order."""
         return self if self.outputs is None else Trajectory(outputs=self.outputs[:, samples.numpy()])
-
-
-@dataclass(frozen=True)
-class LearningCurves:
-    """Every sample at every point of the training run."""
-
-    loss: Tensor
-    """Cross-entropy of the label in nats, float32, shape (points, n)."""
-    margin: Tensor | None
-    """Logit of the label minus the largest other, float32, shape (points, n); None where only probabilities of the
-    label were kept."""
-
-    @property
-    def confidence(self) -> Tensor:
-        """Probability of the label, float64, shape (points, n)."""
-        return (-self.loss.double()).exp()
 
 
 def _check_points(count: int) -> None:
