@@ -193,7 +193,7 @@ class Attention(nn.Module):
 
 
 class Gated(nn.Module):
-    """A recurrent layer that cannot be vectorised over samples."""
+    """A recurrent layer that adds in place."""
 
     def __init__(self) -> None:
         super().__init__()

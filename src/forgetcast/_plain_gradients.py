@@ -1,8 +1,8 @@
 """Squared norms of per-sample gradients by plain differentiation, for parameters of layers that have no rule.
 
 Every sample is differentiated on its own, many at a time by ``torch.func.vmap``, or one after another where a layer
-cannot be vectorised (GRU, a layer with its own backward pass). It costs another forward and backward pass, and for a
-moment one gradient per sample.
+cannot be vectorised (one with a backward pass of its own). It costs another forward and backward pass, and for a moment
+one gradient per sample.
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ def plain_squares(target: Target, names: Sequence[str], x: Inputs, y: Tensor) ->
         logits = target.call(params, map_leaves(lambda leaf: leaf[None], x))
         return F.cross_entropy(logits.float(), y[None])
 
-    def square(x: Inputs, y: Tensor) -> Tensor:
-        return _sum_of_squares(grad(loss)(chosen, x, y).values(), y.device)
+    def square(params: dict[str, Tensor], x: Inputs, y: Tensor) -> Tensor:
+        return _sum_of_squares(grad(loss)(params, x, y).values(), y.device)
 
     rows = max(1, CHUNK // sum(value.numel() for value in chosen.values()))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            return vmap(square, chunk_size=rows, randomness="different")(x, y)
-    except RuntimeError:  # a layer that changes a tensor in place, looks at its values, or has its own backward pass
+            # Every sample gets (a view of) the parameters: recurrent layers add to the product of their weights and
+            # the state they begin with in place, so it must have room for all samples.
+            own = {name: value.expand(len(y), *value.shape) for name, value in chosen.items()}
+            return vmap(square, chunk_size=rows, randomness="different")(own, x, y)
+    except RuntimeError:  # a layer that looks at the values of its input, or has its own backward pass
         squares = []
         for row in range(len(y)):
             leaf = {name: value.clone().requires_grad_() for name, value in chosen.items()}

@@ -43,7 +43,8 @@ class Trajectory:
         """A training run as the weights it went through.
 
         Files are read one at a time whenever they are needed, so memory does not grow with their number. They are
-        read once when the target is made, to check that they fit, and once or twice for the factors.
+        read once when the target is made, to check that they fit, and once or twice for the factors. States in memory
+        travel along to every process that a measurement runs in; files do not.
 
         Args:
             checkpoints: state dicts of the model, paths of ``.safetensors`` files, or of state dicts saved by
