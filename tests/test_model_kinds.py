@@ -165,7 +165,7 @@ def convolutions(norm: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), norm(), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, CLASSES))
 
 
-TOKENS = ("boundary", "gradients", "neighbours", "surrogates")
+TOKENS = ("boundary", "gradients", "neighbours", "stein", "surrogates")
 """Token ids have no gradient and no distance."""
 
 KINDS: dict[str, Kind] = {
