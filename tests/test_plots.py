@@ -63,6 +63,7 @@ PLOTS: dict[str, Callable[[DifficultyReport, Axes | None], Axes]] = {
     "difficulty_histogram": lambda report, ax: plots.difficulty_histogram(report.table, "retrain", ax),
     "measured_scatter": lambda report, ax: plots.measured_scatter(_measured(report), "retrain", ax=ax),
     "evaluation_bars": lambda report, ax: plots.evaluation_bars(_evaluation(), ax),
+    "factor_correlations": lambda report, ax: plots.factor_correlations(_correlations(), ax),
 }
 
 
@@ -325,6 +326,38 @@ def test_evaluation_bars_name_a_missing_column() -> None:
     """The message lists what is expected and what is missing."""
     with pytest.raises(InputError, match=r"missing: low, ceiling"):
         plots.evaluation_bars(_evaluation().drop(columns=["low", "ceiling"]))
+
+
+def _correlations() -> pd.DataFrame:
+    """Three factors on two targets; one does not apply to the second."""
+    rows = [
+        ("one", "margin", "confidence", 0.2, 0.1, 0.3),
+        ("one", "stein_mean", "stein", -0.9, -0.95, -0.8),
+        ("one", "expansion", "rehearsal", 0.5, 0.4, 0.6),
+        ("two", "margin", "confidence", 0.3, 0.2, 0.4),
+        ("two", "stein_mean", "stein", -0.7, -0.8, -0.6),
+        ("two", "expansion", "rehearsal", np.nan, np.nan, np.nan),
+    ]
+    return pd.DataFrame(rows, columns=["target", "factor", "family", "rho", "low", "high"])
+
+
+def test_factors_are_sorted_by_the_strength_of_their_mean() -> None:
+    """Sign does not matter for the order; a mark per target at rho, a line from low to high, none for NaN."""
+    ax = plots.factor_correlations(_correlations())
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["stein mean  (stein)", "expansion  (rehearsal)", "margin  (confidence)"]
+    marks = {c.get_label(): np.asarray(c.get_offsets()) for c in ax.collections if not c.get_label().startswith("_")}
+    assert sorted(marks["one"][:, 0]) == [-0.9, 0.2, 0.5]
+    assert sorted(marks["two"][:, 0]) == [-0.7, 0.3]
+    assert marks["one"][marks["one"][:, 0] == -0.9][0, 1].round() == 0
+    spans = [tuple(path.vertices[:, 0]) for c in ax.collections for path in c.get_paths() if len(path.vertices) == 2]
+    assert sorted(spans) == sorted(zip(*(_correlations().dropna()[k] for k in ("low", "high")), strict=True))
+
+
+def test_factor_correlations_name_a_missing_column() -> None:
+    """The message lists what is expected and what is missing."""
+    with pytest.raises(InputError, match=r"missing: family, high"):
+        plots.factor_correlations(_correlations().drop(columns=["family", "high"]))
 
 
 # -- nothing to draw ------------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-__all__ = ["run_tasks"]
+__all__ = ["one_thread", "run_tasks"]
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread for the duration, so that parallel workers do not fight over cores."""
+def one_thread() -> Iterator[None]:
+    """One torch thread for the duration: parallel workers do not fight over cores, and sums round as everywhere."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -25,7 +25,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    with _one_thread():
+    with one_thread():
         return function(*arguments)
 
 
@@ -47,5 +47,5 @@ def run_tasks(
     except ValueError:  # a backend that gives all results at the end, as Ray's
         pool = Parallel(n_jobs=n_jobs)
     work = (delayed(_call)(function, task) for task in tasks)
-    with _one_thread():  # once for all tasks that run as threads of this process: the count is common to them
+    with one_thread():  # once for all tasks that run as threads of this process: the count is common to them
         return list(tqdm(pool(work), total=len(tasks), desc=title, disable=not progress, leave=False))

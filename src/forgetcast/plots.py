@@ -34,6 +34,7 @@ __all__ = [
     "beeswarm",
     "difficulty_histogram",
     "evaluation_bars",
+    "factor_correlations",
     "first_sentence",
     "family_importance",
     "forgetting_paths",
@@ -338,6 +339,46 @@ def evaluation_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlim(min(0.0, float(np.nanmin(finite, initial=0.0)) - 0.05), 1.02)
     ax.set_xlabel("Spearman ρ with the measured difficulty")
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, columnspacing=1.2)
+    _plain(ax, y_ticks=False)
+    return ax
+
+
+def factor_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Rank correlation of every factor with the measured difficulty, strongest first, one mark per target.
+
+    Args:
+        frame: columns target, factor, family, rho, low, high (bounds of rho), of one objective; a factor that does not
+            apply to a target has NaN there.
+        ax: axes to draw on.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    columns = ["target", "factor", "family", "rho", "low", "high"]
+    missing = [name for name in columns if name not in frame]
+    if missing:
+        raise InputError(f"expected columns {', '.join(columns)}; missing: {', '.join(missing)}")
+    known = frame.dropna(subset="rho")
+    order = known.groupby("factor")["rho"].mean().abs().sort_values(ascending=False).index
+    ax = _axes(ax, 8.2, 1.4 + 0.22 * len(order))
+    if known.empty:
+        return _nothing(ax, "no factor applies")
+    targets = list(dict.fromkeys(known["target"]))
+    colors = [EASIER, HARDER, NEUTRAL, *mpl.color_sequences["tab10"]]
+    shifts = np.linspace(-0.25, 0.25, len(targets)) if len(targets) > 1 else [0.0]
+    place = {name: row for row, name in enumerate(order)}
+    for target, color, shift in zip(targets, colors, shifts, strict=False):
+        part = known[known["target"] == target]
+        rows = part["factor"].map(place).to_numpy(float) + shift
+        ax.hlines(rows, part["low"], part["high"], color=color, linewidth=1.1, alpha=0.7)
+        ax.scatter(part["rho"], rows, color=color, s=13, zorder=3, label=_safe(str(target)))
+    family = known.drop_duplicates("factor").set_index("factor")["family"]
+    ax.set_yticks(range(len(order)), [f"{_readable(name)}  ({_readable(family[name])})" for name in order], fontsize=7)
+    ax.set_ylim(len(order) - 0.4, -0.6)
+    ax.axvline(0, color=_ink(), linewidth=0.8)
+    ax.set_xlim(-1, 1)
+    ax.set_xlabel("Spearman ρ with the measured difficulty, 95% intervals")
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(targets), columnspacing=1.2)
     _plain(ax, y_ticks=False)
     return ax
 

@@ -11,6 +11,7 @@ import torch
 from forgetcast import architectures, datasets
 from forgetcast.data import channels_last
 from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.parallel import one_thread
 from forgetcast.target import Target
 from forgetcast.training import Trainer
 from forgetcast.trajectory import Trajectory
@@ -77,7 +78,8 @@ class Recipe:
             states.append({name: value.clone() for name, value in model.state_dict().items()})
             rates.append(lr)
 
-        model = trainer(torch.arange(self.n).numpy(), self.seed, record if trajectory else None)
+        with one_thread():  # with two, training rounds otherwise and ends elsewhere
+            model = trainer(torch.arange(self.n).numpy(), self.seed, record if trajectory else None)
         return Target(
             model,
             (x, y),
