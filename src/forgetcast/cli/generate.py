@@ -39,8 +39,8 @@ __all__ = ["generate"]
 )
 @click.option("--objective", type=OBJECTIVES, default="both", show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Runs of every unlearner.")
-@click.option("--oracle-groups", type=click.IntRange(min=2), default=40, show_default=True)
-@click.option("--oracle-seeds", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--oracle-groups", type=click.IntRange(min=2), default=20, show_default=True)
+@click.option("--oracle-seeds", type=click.IntRange(min=1), default=6, show_default=True)
 @click.option(
     "--screen-models",
     type=click.IntRange(min=0),
