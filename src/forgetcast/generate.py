@@ -399,7 +399,7 @@ def generate_corpus(
     tables: dict[str, list[pd.DataFrame]] = {"outcomes": [], "instances": [], "factors": []}
     described: list[dict[str, Any]] = []
     for source in targets:
-        target = _build(source)
+        target = built(source)
         _check_names([*(known["target"] for known in described), target.name])
         _ready(target, names, objectives)
         suspicion = None
@@ -456,7 +456,8 @@ def _check_names(names: Sequence[str]) -> None:
         raise InputError(f"two targets are named {repeated[0]!r}: give Target(..., name=...) different names")
 
 
-def _build(source: Target | Recipe | Callable[[], Target]) -> Target:
+def built(source: Target | Recipe | Callable[[], Target]) -> Target:
+    """The target itself, or the one that a recipe or a function makes."""
     made: Any = source
     if isinstance(source, Recipe):
         made = source.build()

@@ -50,6 +50,11 @@ __all__ = ["generate"]
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Parallel processes.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--factors-only",
+    is_flag=True,
+    help="Measure nothing: work out the factors of the corpus in --out anew, after a new factor was installed.",
+)
 @quiet_option
 def generate(
     specs: tuple[str, ...],
@@ -64,6 +69,7 @@ def generate(
     screen_models: int,
     jobs: int,
     seed: int,
+    factors_only: bool,
     quiet: bool,
 ) -> None:
     """Measure how hard samples are to unlearn, by unlearning them.
@@ -77,8 +83,9 @@ def generate(
       forgetcast generate --target mytargets:resnet --out my-corpus --jobs 4
       forgetcast generate --recipe digits-mlp --recipe digits-cnn --instances 60 --out small-corpus
       forgetcast generate --recipe published --out training_data/published --jobs 2
+      forgetcast generate --factors-only --out my-corpus --target mytargets:resnet
     """
-    if not specs and not names:
+    if not specs and not names and not factors_only:
         raise InputError("nothing to measure: give --target module:factory or --recipe name")
     from forgetcast.generate import generate_corpus
     from forgetcast.loading import load_object, load_target
@@ -90,6 +97,12 @@ def generate(
         targets.append(partial(load_target, spec))
     for name in names:
         targets += PUBLISHED if name == "published" else [published(name)]
+    if factors_only:
+        from forgetcast.refresh import refresh_factors
+
+        corpus = refresh_factors(out, targets, seed=seed, progress=not quiet)
+        click.echo(f"{out}: {corpus.factors.shape[1] - 2} factor columns of {len(corpus.factors)} samples")
+        return
     with kept(f"what is finished stays in {out}"):
         corpus = generate_corpus(
             targets,

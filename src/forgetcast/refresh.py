@@ -1,0 +1,75 @@
+"""New factors for a corpus that is there: a factor is worked out in seconds, an outcome in hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from forgetcast.corpus import Corpus
+from forgetcast.errors import InputError, NotApplicableError
+from forgetcast.factors import factor_table
+from forgetcast.generate import built
+from forgetcast.recipes import Recipe
+from forgetcast.target import Target
+
+__all__ = ["refresh_factors"]
+
+
+def refresh_factors(
+    folder: str | Path,
+    targets: Sequence[Target | Recipe | Callable[[], Target]] = (),
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> Corpus:
+    """Work out the factors of a corpus anew, with all that are registered now, and write it back.
+
+    For the author of a factor, or of a new version of one: outcomes stay as they were measured.
+
+    Args:
+        folder: the corpus.
+        targets: its targets; those not given are made again from the recipe in the manifest. Each must be the very
+            model and data that were measured.
+        seed: of the factors, as in ``generate_corpus``.
+        progress: bars on stderr.
+
+    Returns:
+        The corpus, as written. Nothing is written unless all targets were there.
+
+    Raises:
+        InputError: a target that the corpus does not hold, or that is not the model or data that were measured.
+        NotApplicableError: a target was not given and has no recipe.
+        PathError, SchemaError, FileFormatError: as :meth:`Corpus.read`.
+
+    """
+    corpus = Corpus.read(folder)
+    known = corpus.targets.set_index("target")
+    given = {target.name: target for target in map(built, targets)}
+    if unknown := sorted(given.keys() - set(known.index)):
+        raise InputError(f"the corpus {folder} has no target {unknown[0]!r}; it has {', '.join(known.index)}")
+    parts = []
+    for name in known.index:
+        target = given.get(name) or _from_recipe(name, known.loc[name])
+        for what in ("model_hash", "data_hash"):
+            if getattr(target, what) != known.loc[name, what]:
+                raise InputError(
+                    f"target {name!r} is not the one that was measured (its {what.replace('_', ' ')} differs): factors "
+                    "of another model say nothing about these outcomes. Training may round otherwise on another machine"
+                )
+        index = corpus.instances.loc[corpus.instances["target"] == name, "index"]
+        table = factor_table(target, seed=seed, progress=progress).values.loc[index].reset_index(names="index")
+        table.insert(0, "target", name)
+        parts.append(table)
+    fresh = replace(corpus, factors=pd.concat(parts, ignore_index=True), manifest=corpus.manifest | {"files": {}})
+    fresh.write(folder)
+    return fresh
+
+
+def _from_recipe(name: str, described: pd.Series) -> Target:
+    recipe = described.get("recipe")
+    if not isinstance(recipe, dict):
+        raise NotApplicableError(f"target {name!r} has no recipe in the manifest: give the target itself")
+    return Recipe.from_dict(recipe).build()
