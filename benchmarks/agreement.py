@@ -1,6 +1,6 @@
 """Do all unlearners agree on what is hard? Three targets, every registered unlearner, both objectives.
 
-    python benchmarks/agreement.py                 # about 40 minutes on 2 cores; resumable, shards in --work
+    python benchmarks/agreement.py                 # about 20 minutes on 2 cores; resumable, shards in --work
 
 Writes ``agreement.md``: share of goals reached and cost per unlearner, agreement between unlearners, reliability over
 seeds and halves of the unlearners, trivial samples apart.
