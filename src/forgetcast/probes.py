@@ -6,7 +6,7 @@ A probe is an attribute of :class:`Probes`, computed when first read and kept. F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
@@ -16,13 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from forgetcast._gradient_norms import GradientNorms, Measured, measured_layers
+from forgetcast._gradient_pass import (
+    Parameters,
+    Score,
+    gradient_batch,
+    gradient_pass,
+    measured_parameters,
+    real_tensor,
+)
 from forgetcast._last_layer import augmented, leave_one_out_logits, residuals
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
 from forgetcast._logits import cross_entropy, margin
 from forgetcast._neighbours import Neighbours, nearest_neighbours
-from forgetcast._plain_gradients import plain_parameters, plain_squares
 from forgetcast._rehearsal import (
     Move,
     Pool,
@@ -35,7 +41,7 @@ from forgetcast._rehearsal import (
 )
 from forgetcast._stein import SteinRows, stein_rows
 from forgetcast._surrogates import neighbour_vote, ridge_confidence
-from forgetcast.data import Data, Inputs, leaves, map_leaves
+from forgetcast.data import Data, Inputs
 from forgetcast.errors import NotApplicableError
 from forgetcast.target import Head, Target, check_finite
 from forgetcast.trajectory import Trajectory
@@ -51,8 +57,16 @@ REFERENCE = 1000
 REFERENCE_WORK = 4_000_000_000
 """Samples times classes times reference samples that a rehearsal may visit."""
 
-ACTIVATION_BUDGET = 1 << 27
-"""Numbers that the activations of one gradient batch may hold."""
+DAMPING = 1e-3
+"""What is added to every entry of the Fisher diagonal, in units of its mean."""
+
+FROM_GRADIENTS = {
+    "gradient_norm": "squares",
+    "self_influence": "fisher",
+    "margin_input_gradient_norm": "margin",
+    "stein": "score",
+}
+"""Probes that rest on gradients of single samples, with the quantity of ``forgetcast._gradient_pass`` they need."""
 
 T = TypeVar("T")
 
@@ -136,27 +150,13 @@ class _Forward:
     inputs: Tensor | None
 
 
-@dataclass(frozen=True)
-class _Backward:
-    """The second pass; None with a reason where something could not be measured."""
-
-    gradient_norm: Tensor | None
-    gradient_reason: str
-    input_norm: Tensor | None
-    score: Tensor | None
-    """∇x log p_y, sketched like the inputs, float32, shape (n, <= 512)."""
-    score_norm: Tensor | None
-    input_width: int
-    """Numbers in one input, before the sketch."""
-    input_reason: str
-
-
 class Probes:
     """Everything factors may ask of a target, computed lazily and once.
 
-    The model runs over the training data at most twice, streaming in order: once forward (logits, features, middle
-    layer, inputs) and, if gradients are asked for, once forward and backward. Held-out data, if any, is run forward
-    once. Two tiny forward passes over copies of the first sample find the layers. Every checkpoint of a trajectory,
+    The model runs over the training data, streaming in order, once forward (logits, features, middle layer, inputs)
+    and, if gradients are asked for, once forward and backward for all probes in ``expected`` together; self-influence
+    takes one more such pass. Held-out data, if any, is run forward once. A few tiny forward passes over copies of the
+    first sample find the layers. Every checkpoint of a trajectory,
     one at a time, runs over the training data once forward and, if its gradients are asked for, once forward and
     backward. The target stays as it is.
 
@@ -169,17 +169,21 @@ class Probes:
         target: what to probe.
         seed: of projections, random features, the reference sample and models that draw random numbers.
         progress: bars on stderr.
+        expected: names of probes that will be asked for. Those that rest on gradients are then measured in one pass;
+            others, asked for one after the other, take a pass each.
 
     n is the number of samples, C of classes, d the width of the last layer's input. Tensors are on the CPU.
     """
 
-    def __init__(self, target: Target, seed: int = 0, progress: bool = False) -> None:
+    def __init__(self, target: Target, seed: int = 0, progress: bool = False, expected: Collection[str] = ()) -> None:
         self.target = target
         self.seed = seed
         self.progress = progress
+        self.expected = frozenset(expected)
         self.notes: dict[str, str] = {}
         """What a probe had to leave out, by probe."""
         self._kept: dict[str, Any] = {}
+        self._gradients: dict[str, Any] = {}
 
     # -- the model's answers ----------------------------------------------------------------------------------
 
@@ -275,33 +279,43 @@ class Probes:
     @probe
     def gradient_norm(self) -> Tensor:
         """Norm of the gradient of each sample's loss in the parameters, float64, shape (n,)."""
-        if self._backward.gradient_norm is None:
-            raise NotApplicableError(self._backward.gradient_reason)
-        if left_out := [name for name in self._measured[1] if name not in self._plain]:
-            self.notes["gradient_norm"] = _left_out(self.target.module, left_out)
-        return self._backward.gradient_norm
+        squares = self._from_gradients("squares")
+        self._note_left_out("gradient_norm")
+        return squares.sqrt()
+
+    @probe
+    def self_influence(self) -> Tensor:
+        """gᵀF⁻¹g of each sample's loss gradient g, F the damped empirical Fisher diagonal, float64, shape (n,).
+
+        F is the mean of g² over all samples, so it takes a pass of its own over the data before this one.
+        """
+        fisher = self._from_gradients("fisher")
+        self._note_left_out("self_influence")
+        mean = sum(float(part.sum()) for part in fisher.values()) / sum(part.numel() for part in fisher.values())
+        floor = max(DAMPING * mean, 1e-30)
+        inverse = {name: 1 / (part + floor) for name, part in fisher.items()}
+        return self._differentiate({"squares"}, inverse)["squares"]
 
     @probe
     def margin_input_gradient_norm(self) -> Tensor:
         """Norm of the gradient of each sample's margin in its input, float64, shape (n,)."""
-        if self._backward.input_norm is None:
-            raise NotApplicableError(self._backward.input_reason)
-        return self._backward.input_norm
+        return self._from_gradients("margin")
 
     @probe
     def stein(self) -> SteinRows:
         """Stein kernel with the reference sample: score norm, row means, effective number (fields of shape (n,))."""
-        forward, backward = self._forward, self._backward
-        if forward.inputs is None or backward.score is None or backward.score_norm is None:
-            raise NotApplicableError(backward.input_reason)
+        score: Score = self._from_gradients("score")
+        inputs = self._forward.inputs
+        if inputs is None:
+            raise NotApplicableError("the inputs are not one tensor of real numbers per sample")
         return stein_rows(
-            forward.inputs,
-            backward.score,
-            backward.score_norm,
+            inputs,
+            score.narrow,
+            score.norm,
             self.labels,
             self.probabilities,
             self.reference,
-            width=backward.input_width,
+            width=score.width,
             device=self._device,
         )
 
@@ -475,12 +489,9 @@ class Probes:
             return layout(self.target)
 
     @probe
-    def _measured(self) -> tuple[list[Measured], list[str]]:
-        return measured_layers(self.target.module, self._layout.layers)
-
-    @probe
-    def _plain(self) -> list[str]:
-        return plain_parameters(self.target, self._measured[1])
+    def _parameters(self) -> Parameters:
+        with reproducible(self.target, self.seed):
+            return measured_parameters(self.target, self._layout)
 
     @probe
     def _forward(self) -> _Forward:
@@ -500,64 +511,34 @@ class Probes:
                     features.append(tap.features)
                 if tap.middle is not None:
                     hidden.append(_narrow(tap.middle, self.seed))
-                if middle and (real := _real_tensor(x)) is not None:
+                if middle and (real := real_tensor(x)) is not None:
                     inputs.append(_narrow(real, self.seed + 1))
                 tap.features = tap.middle = None
         check_finite(torch.cat(logits), data)
         return _Forward(torch.cat(logits), _joined(features), _joined(hidden), _joined(inputs))
 
-    @probe
-    def _backward(self) -> _Backward:
-        """One forward and backward pass over the training data, in smaller batches when activations are large."""
+    def _from_gradients(self, name: str) -> Any:
+        """The quantity of ``FROM_GRADIENTS`` called ``name``, measured along with all others that are expected."""
+        if name not in self._gradients:
+            others = {quantity for probe, quantity in FROM_GRADIENTS.items() if probe in self.expected}
+            self._gradients |= self._differentiate({name} | others - self._gradients.keys())
+        value = self._gradients[name]
+        if isinstance(value, NotApplicableError):
+            raise NotApplicableError(str(value))
+        return value
+
+    def _differentiate(self, wanted: set[str], weights: dict[str, Tensor] | None = None) -> dict[str, Any]:
+        """One forward and backward pass over the training data."""
         target = self.target
-        measured, unmeasured = self._measured
-        plain = self._plain
-        batch_size = max(1, min(target.batch_size, ACTIVATION_BUDGET // max(1, self._layout.activations)))
-        gradients: list[Tensor] = []
-        inputs: list[Tensor] = []
-        scores: list[Tensor] = []
-        score_norms: list[Tensor] = []
-        width = 0
-        gradient_reason = input_reason = ""
-        if not measured and not plain:
-            gradient_reason = f"no layer's gradients can be measured sample by sample ({', '.join(unmeasured[:5])})"
-        recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
-        with (
-            reproducible(target, self.seed),
-            torch.enable_grad(),
-            torch.backends.cudnn.flags(enabled=not recurrent),  # cuDNN has no backward pass in evaluation mode
-        ):
-            for _, x, y in self._batches(target.data, batch_size, "gradients"):
-                x, y = target.to_device(x), y.to(target.device)
-                try:
-                    square, norm, score = _sample_gradients(target, [] if gradient_reason else measured, x, y)
-                    if plain and not gradient_reason:
-                        square = plain_squares(target, plain, x, y) + (0 if square is None else square)
-                except (RuntimeError, NotImplementedError) as error:
-                    reason = f"the model cannot be differentiated: {str(error).splitlines()[0]}"
-                    return _Backward(None, reason, None, None, None, 0, reason)
-                if square is not None:
-                    if not gradients:
-                        gradient_reason = _check(target, measured, plain, x, y, square)
-                    gradients.append(square.sqrt().cpu().double())
-                if norm is None or score is None:
-                    input_reason = "the inputs are not one tensor of real numbers per sample"
-                else:
-                    inputs.append(norm.cpu().double())
-                    scores.append(_narrow(score, self.seed + 1))
-                    score_norms.append(score.norm(dim=1).cpu().double())
-                    width = score.shape[1]
-                if gradient_reason and input_reason:
-                    break
-        return _Backward(
-            None if gradient_reason else torch.cat(gradients),
-            gradient_reason,
-            _joined(inputs),
-            _joined(scores),
-            _joined(score_norms),
-            width,
-            input_reason,
-        )
+        size = gradient_batch(target, self._layout.activations)
+        with reproducible(target, self.seed):
+            batches = self._batches(target.data, size, "gradients")
+            narrow = partial(_narrow, seed=self.seed + 1)
+            return gradient_pass(target, self._parameters, batches, wanted, weights=weights, narrow=narrow)
+
+    def _note_left_out(self, name: str) -> None:
+        if left_out := self._parameters.left_out:
+            self.notes[name] = _left_out(self.target.module, left_out)
 
     def _batches(self, data: Data, size: int, what: str) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         total = -(-len(data) // size)
@@ -669,12 +650,6 @@ def _joined(parts: list[Tensor]) -> Tensor | None:
     return torch.cat(parts) if parts else None
 
 
-def _real_tensor(x: Inputs) -> Tensor | None:
-    """The one tensor of real numbers that a batch consists of, be it given by keyword; None for other inputs."""
-    found = leaves(x)
-    return found[0] if len(found) == 1 and found[0].is_floating_point() else None
-
-
 def _narrow(x: Tensor, seed: int) -> Tensor:
     """Rows flattened, and wider ones sketched to 512 columns, float32 on the CPU, shape (b, <= 512).
 
@@ -714,60 +689,6 @@ def _centroids(z: Tensor, labels: Tensor, classes: int) -> Centroids:
     distances[:, counts == 0] = torch.inf
     other = distances.scatter(1, labels[:, None], torch.inf).amin(1)
     return Centroids(own / spread, torch.where(other.isfinite(), other, alone) / spread)
-
-
-def _sample_gradients(
-    target: Target, measured: list[Measured], x: Inputs, y: Tensor
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Squared parameter-gradient norms of the loss (b,), input-gradient norms of the margin (b,), and ∇x log p_y
-    (b, D); None where there are none. The loss goes back once, for parameters and inputs alike.
-    """
-    real = _real_tensor(x)
-    if real is None and not measured:
-        return None, None, None
-    leaf = None if real is None else real.detach().requires_grad_()
-    norms = GradientNorms(measured, len(y))
-    with norms:
-        logits = target.forward(x if leaf is None else map_leaves(lambda _: leaf.clone(), x)).float()
-    input_norm = None
-    if leaf is not None:
-        rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
-        margin = (logits.gather(1, y[:, None]) - logits.gather(1, rival)).sum()
-        (gradient,) = torch.autograd.grad(margin, leaf, retain_graph=True)
-        input_norm = gradient.reshape(len(y), -1).float().norm(dim=1)
-    norms.active = True
-    F.cross_entropy(logits, y, reduction="sum").backward()
-    score = None if leaf is None or leaf.grad is None else -leaf.grad.reshape(len(y), -1).float()
-    return norms.squares() if measured else None, input_norm, score
-
-
-def _check(target: Target, measured: list[Measured], plain: list[str], x: Inputs, y: Tensor, square: Tensor) -> str:
-    """Compare the first two samples with plain differentiation; the reason why they differ, or nothing."""
-    names = {
-        f"{layer.name}.{name}" if layer.name else name
-        for layer in measured
-        for name, _ in layer.module.named_parameters(recurse=False)
-    } | set(plain)
-    for row in range(min(2, len(y))):
-        params = {
-            name: value.clone().requires_grad_() if name in names else value for name, value in target.params.items()
-        }
-        logits = target.call(params, map_leaves(partial(_row, row), x)).float()
-        found = torch.autograd.grad(
-            F.cross_entropy(logits, y[row : row + 1]), [params[name] for name in sorted(names)], allow_unused=True
-        )
-        true = sum(float(gradient.float().square().sum()) for gradient in found if gradient is not None)
-        got = float(square[row])
-        if abs(got**0.5 - true**0.5) > 0.02 * true**0.5 + 1e-4:
-            return (
-                "the model's layers do not explain its gradients: layer by layer the first samples have norm "
-                f"{got**0.5:.4g}, by plain differentiation {true**0.5:.4g}"
-            )
-    return ""
-
-
-def _row(row: int, leaf: Tensor) -> Tensor:
-    return leaf[row : row + 1]
 
 
 def _left_out(model: nn.Module, names: list[str]) -> str:

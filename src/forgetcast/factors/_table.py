@@ -62,7 +62,8 @@ def factor_table(
         if name not in known:
             raise UnknownNameError.of("factor", name, known)
     chosen: dict[str, Factor] = {name: known[name] for name in (known if names is None else names)}
-    probes = Probes(target, seed=seed, progress=progress)
+    expected = {probe for item in chosen.values() for probe in item.probes}
+    probes = Probes(target, seed=seed, progress=progress, expected=expected)
     n = len(target)
     columns: dict[str, np.ndarray] = {}
     not_applicable: dict[str, str] = {}

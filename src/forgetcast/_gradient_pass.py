@@ -1,0 +1,227 @@
+"""One forward and backward pass over the training data: what the gradients of single samples tell."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from forgetcast._gradient_norms import LayerTap, Terms, add_up
+from forgetcast._layer_gradients import Entries, Measured, measured_layers
+from forgetcast._layers import Layout
+from forgetcast._logits import cross_entropy
+from forgetcast._plain_gradients import broadcast_parameters, plain_parameters, plain_terms
+from forgetcast.data import Inputs, leaves, map_leaves
+from forgetcast.errors import NotApplicableError
+from forgetcast.target import Target
+
+__all__ = ["Parameters", "Score", "gradient_batch", "gradient_pass", "measured_parameters", "real_tensor"]
+
+ACTIVATION_BUDGET = 1 << 27
+"""Numbers that the activations of one batch may hold."""
+
+CPU_ACTIVATIONS = 1 << 21
+"""Likewise on the CPU, where activations that leave its cache take longer than the arithmetic; see LEAST_BATCH."""
+
+LEAST_BATCH = 16
+"""Samples that go together on the CPU all the same."""
+
+Quantity = str
+"""``squares`` of parameter gradients, ``fisher``, ``margin`` (its gradient in the input) or ``score``."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters whose gradients are measured, by the way how."""
+
+    layers: list[Measured]
+    """From inputs and output gradients of layers."""
+    broadcast: list[str]
+    """As copies of their own for every sample."""
+    plain: list[str]
+    """By plain differentiation."""
+    left_out: list[str]
+    """Not at all."""
+
+    def names(self) -> list[str]:
+        """Names of all that are measured, sorted."""
+        inside = [
+            f"{layer.name}.{name}" if layer.name else name
+            for layer in self.layers
+            for name, _ in layer.module.named_parameters(recurse=False)
+        ]
+        return sorted({*inside, *self.broadcast, *self.plain})
+
+
+@dataclass(frozen=True)
+class Score:
+    """∇x log p_y of every sample."""
+
+    narrow: Tensor
+    """Sketched like the inputs, float32, shape (n, <= 512)."""
+    norm: Tensor
+    """Before the sketch, float64, shape (n,)."""
+    width: int
+    """Numbers in one input."""
+
+
+def measured_parameters(target: Target, found: Layout) -> Parameters:
+    """Sort the parameters of the target by the way how their gradients are measured."""
+    layers, others = measured_layers(target.module, found.layers)
+    broadcast = broadcast_parameters(target, others)
+    others = [name for name in others if name not in broadcast]
+    plain = plain_parameters(target, others)
+    return Parameters(layers, broadcast, plain, [name for name in others if name not in plain])
+
+
+def gradient_batch(target: Target, activations: int) -> int:
+    """Samples to differentiate together when one sample has that many activations."""
+    fitting = ACTIVATION_BUDGET // max(1, activations)
+    if target.device.type == "cpu":
+        fitting = min(fitting, max(LEAST_BATCH, CPU_ACTIVATIONS // max(1, activations)))
+    return max(1, min(target.batch_size, fitting))
+
+
+def gradient_pass(
+    target: Target,
+    parameters: Parameters,
+    batches: Iterable[tuple[Tensor, Inputs, Tensor]],
+    wanted: Collection[Quantity],
+    *,
+    weights: dict[str, Tensor] | None = None,
+    narrow: Callable[[Tensor], Tensor],
+) -> dict[Quantity, Any]:
+    """Run every batch forward and backward once and return the wanted quantities, each with a reason in its place
+    (a NotApplicableError) where it cannot be had.
+
+    Args:
+        target: the model.
+        parameters: whose gradients count for ``squares`` and ``fisher``.
+        batches: (index, x, y) over all samples, in order.
+        wanted: any of ``squares`` (Σ_k g_k² of the loss gradient, float64, (n,)), ``fisher`` (the mean of g² by group
+            of parameters; comes with ``squares``), ``margin`` (length of the margin's gradient in the input, float64,
+            (n,)) and ``score`` (a :class:`Score`).
+        weights: w by group of parameters; ``squares`` are then Σ_k w_k g_k².
+        narrow: sketch of rows (b, D).
+    """
+    results: dict[Quantity, Any] = {}
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    fisher: dict[str, Tensor] | None = {} if "fisher" in wanted else None
+    left = set(wanted)
+
+    def give_up(names: Iterable[Quantity], reason: str) -> None:
+        for name in left.intersection(names):
+            results[name] = NotApplicableError(reason)
+            left.remove(name)
+
+    if not parameters.names():
+        listed = ", ".join(parameters.left_out[:5])
+        give_up(("squares", "fisher"), f"no layer's gradients can be measured sample by sample ({listed})")
+    recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
+    rows = width = 0
+    with (
+        torch.enable_grad(),
+        torch.backends.cudnn.flags(enabled=not recurrent),  # cuDNN has no backward pass in evaluation mode
+    ):
+        for _, x, y in batches:
+            if not left:
+                break
+            x, y = target.to_device(x), y.to(target.device)
+            if real_tensor(x) is None:
+                give_up(("margin", "score"), "the inputs are not one tensor of real numbers per sample")
+            try:
+                found = _sample_gradients(target, parameters, x, y, left, fisher, weights)
+            except (RuntimeError, NotImplementedError) as error:
+                give_up(wanted, f"the model cannot be differentiated: {str(error).splitlines()[0]}")
+                break
+            if rows == 0 and weights is None and "squares" in found:
+                if difference := _difference(target, parameters.names(), x, y, found["squares"]):
+                    give_up(("squares", "fisher"), difference)
+            rows += len(y)
+            if "squares" in found:
+                parts["squares"].append(found["squares"].cpu().double())
+            if "margin" in found:
+                parts["margin"].append(found["margin"].norm(dim=1).cpu().double())
+            if "score" in found:
+                parts["score"].append(narrow(found["score"]))
+                parts["score norm"].append(found["score"].norm(dim=1).cpu().double())
+                width = found["score"].shape[1]
+    for name in left:
+        if name == "fisher":
+            results[name] = {group: total / rows for group, total in (fisher or {}).items()}
+        elif name == "score":
+            results[name] = Score(torch.cat(parts[name]), torch.cat(parts["score norm"]), width)
+        else:
+            results[name] = torch.cat(parts[name])
+    return results
+
+
+def real_tensor(x: Inputs) -> Tensor | None:
+    """The one tensor of real numbers that a batch consists of, be it given by keyword; None for other inputs."""
+    found = leaves(x)
+    return found[0] if len(found) == 1 and found[0].is_floating_point() else None
+
+
+def _sample_gradients(
+    target: Target,
+    parameters: Parameters,
+    x: Inputs,
+    y: Tensor,
+    wanted: Collection[Quantity],
+    fisher: dict[str, Tensor] | None,
+    weights: dict[str, Tensor] | None,
+) -> dict[Quantity, Tensor]:
+    """``squares`` (b,), ``margin`` and ``score`` (gradients in the input, (b, D)) of one batch, as far as wanted."""
+    rows, inside = len(y), "squares" in wanted or "fisher" in wanted
+    real = real_tensor(x) if "margin" in wanted or "score" in wanted else None
+    leaf = None if real is None else real.detach().requires_grad_()
+    copies = {
+        name: target.params[name].expand(rows, *target.params[name].shape[1:]).detach().requires_grad_()
+        for name in (parameters.broadcast if inside else ())
+    }
+    tap = LayerTap(parameters.layers if inside else [], fisher is not None or weights is not None)
+    with tap:
+        inputs = x if leaf is None else map_leaves(lambda _: leaf.clone(), x)
+        logits = (target.call(copies, inputs) if copies else target.forward(inputs)).float()
+    found: dict[Quantity, Tensor] = {}
+    if leaf is not None and "margin" in wanted:
+        rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+        margin = (logits.gather(1, y[:, None]) - logits.gather(1, rival)).sum()
+        (gradient,) = torch.autograd.grad(margin, leaf, retain_graph=True)
+        found["margin"] = gradient.reshape(rows, -1).float()
+    upstream = [leaf] if leaf is not None and "score" in wanted else []
+    gradients = tap.differentiate(cross_entropy(logits, y).sum(), [*copies.values(), *upstream])
+    if upstream:
+        found["score"] = -gradients.pop().reshape(rows, -1).float()
+    if inside:
+        everyone = slice(0, rows)
+        terms: Terms = chain(
+            tap.terms(),
+            ((name, everyone, Entries(gradient.float())) for name, gradient in zip(copies, gradients, strict=True)),
+            plain_terms(target, parameters.plain, x, y) if parameters.plain else (),
+        )
+        found["squares"] = add_up(terms, rows, target.device, fisher=fisher, weights=weights)
+    return found
+
+
+def _difference(target: Target, names: list[str], x: Inputs, y: Tensor, squares: Tensor) -> str:
+    """Compare the first two samples with plain differentiation; the reason why they differ, or nothing."""
+    for row in range(min(2, len(y))):
+        leaf = {name: target.params[name].clone().requires_grad_() for name in names}
+        logits = target.call(leaf, map_leaves(itemgetter(slice(row, row + 1)), x)).float()
+        loss = cross_entropy(logits, y[row : row + 1]).sum()
+        found = torch.autograd.grad(loss, list(leaf.values()), allow_unused=True)
+        true = sum(float(gradient.float().square().sum()) for gradient in found if gradient is not None)
+        got = float(squares[row])
+        if abs(got**0.5 - true**0.5) > 0.02 * true**0.5 + 1e-4:
+            return (
+                "the model's layers do not explain its gradients: layer by layer the first samples have norm "
+                f"{got**0.5:.4g}, by plain differentiation {true**0.5:.4g}"
+            )
+    return ""
