@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -162,10 +164,10 @@ def test_wide_inputs_share_one_sketch_with_their_gradients() -> None:
     exact = stein_rows(
         x, gradients, gradients.double().norm(dim=1), y, probes.probabilities, torch.arange(60), width=width
     )
-    assert probes._backward.score is not None
+    score = probes._from_gradients("score").narrow
     assert probes._forward.inputs is not None
-    assert probes._backward.score.shape == probes._forward.inputs.shape == (60, 512)
-    inner = (probes._backward.score * probes._forward.inputs).sum(1)
+    assert score.shape == probes._forward.inputs.shape == (60, 512)
+    inner = (score * probes._forward.inputs).sum(1)
     true = (gradients * x).sum(1)
     assert float((inner - true).norm() / (gradients.norm(dim=1) * x.norm(dim=1)).norm()) < 2 / 512**0.5
     assert torch.allclose(probes.stein.score_norm, exact.score_norm, rtol=1e-4)
@@ -177,24 +179,24 @@ def test_the_score_comes_with_the_gradient_norms(monkeypatch: pytest.MonkeyPatch
     """No pass over the data beyond one forward and one forward and backward, and two backward steps a batch."""
     target = small_target()
     seen = {"forward": 0, "backward": 0}
-    forward, backward = target.forward, torch.autograd.backward
+    forward, backward = target.forward, torch.autograd.grad
+    probes = Probes(target, expected=("gradient_norm", "margin_input_gradient_norm"))
+    _ = probes._parameters
 
     def counted_forward(x: Tensor) -> Tensor:
         seen["forward"] += 1
         return forward(x)
 
-    def counted_backward(*args: object, **kwargs: object) -> None:
+    def counted_backward(*args: Any, **kwargs: Any) -> Any:
         seen["backward"] += 1
-        backward(*args, **kwargs)
+        return backward(*args, **kwargs)
 
     monkeypatch.setattr(target, "forward", counted_forward)
-    monkeypatch.setattr("torch.autograd.backward", counted_backward)
-    probes = Probes(target)
-    _ = probes._layout
-    seen["forward"] = 0
+    monkeypatch.setattr("torch.autograd.grad", counted_backward)
+    monkeypatch.setattr("forgetcast._gradient_pass._difference", lambda *_: "")
     _ = probes.stein, probes.gradient_norm, probes.margin_input_gradient_norm
     batches = -(-N // 7)
-    assert seen == {"forward": 2 * batches, "backward": batches}
+    assert seen == {"forward": 2 * batches, "backward": 2 * batches}
 
 
 def test_a_model_without_measurable_layers_has_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,9 +216,9 @@ def test_a_model_without_measurable_layers_has_a_score(monkeypatch: pytest.Monke
     leaf = x.clone().requires_grad_()
     loss = F.cross_entropy(torch.tanh(leaf) @ probes.target.module.weight, y, reduction="sum")
     expected = -torch.autograd.grad(loss, leaf)[0]
-    assert probes._backward.gradient_norm is None
-    assert probes._backward.score is not None
-    assert torch.allclose(probes._backward.score, expected, atol=1e-5)
+    with pytest.raises(NotApplicableError, match="no layer's gradients"):
+        _ = probes.gradient_norm
+    assert torch.allclose(probes._from_gradients("score").narrow, expected, atol=1e-5)
     assert probes.stein.mean.isfinite().all()
 
 

@@ -140,9 +140,9 @@ def gradient_pass(
             except (RuntimeError, NotImplementedError) as error:
                 give_up(wanted, f"the model cannot be differentiated: {str(error).splitlines()[0]}")
                 break
-            if rows == 0 and weights is None and "squares" in found:
-                if difference := _difference(target, parameters.names(), x, y, found["squares"]):
-                    give_up(("squares", "fisher"), difference)
+            first = rows == 0 and weights is None and "squares" in found
+            if first and (difference := _difference(target, parameters.names(), x, y, found["squares"])):
+                give_up(("squares", "fisher"), difference)
             rows += len(y)
             if "squares" in found:
                 parts["squares"].append(found["squares"].cpu().double())

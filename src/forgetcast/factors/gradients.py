@@ -18,9 +18,25 @@ __all__ = ["FACTORS"]
 def gradient_norm(gradient_norm: Tensor) -> Tensor:
     """Norm of its loss gradient in all parameters. Shape (n,), at least 0.
 
+    Its square is TracIn's self-influence at this one checkpoint (Pruthi et al. 2020, arXiv 2002.08484) with rate 1.
     Parameters of layers whose per-sample gradients cannot be told apart are left out and named in the table's notes.
     """
     return gradient_norm
+
+
+@factor(
+    family="gradients",
+    source="Koh & Liang 2017, arXiv 1703.04730, with a diagonal empirical Fisher matrix of all parameters",
+    high="the whole model leans on it more than usual here (self-influence {value:.3g})",
+    low="the whole model leans on it less than usual here (self-influence {value:.3g})",
+)
+def self_influence(self_influence: Tensor) -> Tensor:
+    """Influence of the sample on its own loss through all parameters, gᵀF⁻¹g. Shape (n,), at least 0.
+
+    F is the mean of g² over all samples, plus a thousandth of its mean over the parameters; so the mean over the
+    samples is at most the number of parameters. Parameters left out of the gradient norm are left out here too.
+    """
+    return self_influence
 
 
 @factor(
@@ -95,6 +111,7 @@ def feature_norm(features: Tensor) -> Tensor:
 
 FACTORS = (
     gradient_norm,
+    self_influence,
     margin_input_gradient_norm,
     last_layer_gradient_norm,
     last_layer_gradient_cosine,
