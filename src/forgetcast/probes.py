@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from forgetcast._cross_fitted import Folds, content_folds, logistic_confidence, perceptron_confidence, row_checksums
 from forgetcast._gradient_pass import (
     Parameters,
     Score,
@@ -146,8 +147,11 @@ class _Forward:
 
     logits: Tensor
     features: Tensor | None
+    early: Tensor | None
     middle: Tensor | None
     inputs: Tensor | None
+    checksums: Tensor | None
+    """Of every sample's content, shape (n,)."""
 
 
 class Probes:
@@ -238,6 +242,16 @@ class Probes:
         if features is None:
             raise NotApplicableError("the last linear layer was not called when the whole data ran")
         return features
+
+    @probe
+    def early(self) -> Tensor:
+        """Output of the layer nearest to a quarter of the depth, like ``middle`` and before it, shape (n, <= 512)."""
+        early = self._forward.early
+        if early is None:
+            raise NotApplicableError(
+                "the model has no layer before its middle layer whose output has one row per sample"
+            )
+        return _standardised(early)
 
     @probe
     def middle(self) -> Tensor:
@@ -432,6 +446,48 @@ class Probes:
         """Mean of the surrogates: what a model trained without the sample might say of it, shape (n,), in [0, 1]."""
         return self.surrogates.mean(1)
 
+    @probe
+    def early_vote(self) -> Tensor:
+        """Leave-one-out vote of the nearest neighbours in the early layer for the label, shape (n,), in [0, 1]."""
+        return neighbour_vote(self._nearest(self.early), self.labels)
+
+    @probe
+    def input_logistic(self) -> Tensor:
+        """Out-of-fold probability of the label by random-feature logistic regression on inputs, shape (n,)."""
+        return self._cross_fit(logistic_confidence, self.inputs)
+
+    @probe
+    def early_logistic(self) -> Tensor:
+        """Out-of-fold probability of the label by random-feature logistic regression on the early layer, (n,)."""
+        return self._cross_fit(logistic_confidence, self.early)
+
+    @probe
+    def middle_logistic(self) -> Tensor:
+        """Out-of-fold probability of the label by random-feature logistic regression on the middle layer, (n,)."""
+        return self._cross_fit(logistic_confidence, self.middle)
+
+    @probe
+    def input_perceptron(self) -> Tensor:
+        """Out-of-fold probability of the label by perceptrons on inputs, shape (n,), in [0, 1]."""
+        return self._cross_fit(perceptron_confidence, self.inputs)
+
+    @probe
+    def early_perceptron(self) -> Tensor:
+        """Out-of-fold probability of the label by perceptrons on the early layer, shape (n,), in [0, 1]."""
+        return self._cross_fit(perceptron_confidence, self.early)
+
+    @probe
+    def middle_perceptron(self) -> Tensor:
+        """Out-of-fold probability of the label by perceptrons on the middle layer, shape (n,), in [0, 1]."""
+        return self._cross_fit(perceptron_confidence, self.middle)
+
+    @probe
+    def _folds(self) -> Folds:
+        checksums = self._forward.checksums
+        if checksums is None or len(checksums) < 2:
+            raise NotApplicableError("fitting without a fold needs at least two samples")
+        return content_folds(checksums, self.labels)
+
     # -- rehearsal on the last layer --------------------------------------------------------------------------
 
     @probe
@@ -501,21 +557,26 @@ class Probes:
     def _run(self, data: Data, what: str, *, middle: bool) -> _Forward:
         """One forward pass over ``data``; with ``middle`` also keeps the middle layer and the inputs."""
         target = self.target
-        tap = _Tap(target, _middle_layer(self._layout, target.head) if middle else None)
-        logits, features, hidden, inputs = [], [], [], []
+        tap = _Tap(target, *(_hidden_layers(self._layout, target.head) if middle else (None, None)))
+        logits, features, early, hidden, inputs, checksums = [], [], [], [], [], []
         with reproducible(target, self.seed), tap:
             for _, x, _y in self._batches(data, target.batch_size, what):
+                if middle:
+                    checksums.append(row_checksums(x))
                 x = target.to_device(x)
                 logits.append(target.forward(x).float().cpu())
                 if tap.features is not None:
                     features.append(tap.features)
+                if tap.early is not None:
+                    early.append(_narrow(tap.early, self.seed))
                 if tap.middle is not None:
                     hidden.append(_narrow(tap.middle, self.seed))
                 if middle and (real := real_tensor(x)) is not None:
                     inputs.append(_narrow(real, self.seed + 1))
-                tap.features = tap.middle = None
+                tap.features = tap.early = tap.middle = None
         check_finite(torch.cat(logits), data)
-        return _Forward(torch.cat(logits), _joined(features), _joined(hidden), _joined(inputs))
+        parts = (features, early, hidden, inputs, checksums)
+        return _Forward(torch.cat(logits), *map(_joined, parts))
 
     def _from_gradients(self, name: str) -> Any:
         """The quantity of ``FROM_GRADIENTS`` called ``name``, measured along with all others that are expected."""
@@ -569,6 +630,9 @@ class Probes:
             raise NotApplicableError("leaving one out needs at least two samples")
         return ridge_confidence(z, self.labels, self.target.num_classes, seed=self.seed)
 
+    def _cross_fit(self, learner: Callable[..., Tensor], z: Tensor) -> Tensor:
+        return learner(z, self.labels, self.target.num_classes, self._folds, seed=self.seed)
+
     def _rehearse(self, move: Move) -> Rehearsal:
         z, head = self.augmented_features, self.head
         whole = Pool(z, self.logits, self.labels, torch.arange(len(z)))
@@ -606,20 +670,22 @@ PROBES: dict[str, str] = {
 
 
 class _Tap:
-    """Keeps the last linear layer's input and the middle layer's output of the latest forward pass."""
+    """Keeps the last linear layer's input, the early and the middle layer's output of the latest forward pass."""
 
-    def __init__(self, target: Target, middle: Layer | None) -> None:
+    def __init__(self, target: Target, early: Layer | None, middle: Layer | None) -> None:
         self.features: Tensor | None = None
+        self.early: Tensor | None = None
         self.middle: Tensor | None = None
         self._target = target
-        self._middle = middle
+        self._layers = {"early": early, "middle": middle}
         self._handles: list[Any] = []
 
     def __enter__(self) -> _Tap:
         if self._target.head is not None:
             self._handles.append(self._target.watch_head(self._keep_features))
-        if self._middle is not None:
-            self._handles.append(self._middle.module.register_forward_hook(self._keep_middle))
+        for place, layer in self._layers.items():
+            if layer is not None:
+                self._handles.append(layer.module.register_forward_hook(partial(self._keep_output, place, layer)))
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -629,21 +695,29 @@ class _Tap:
     def _keep_features(self, features: Tensor) -> None:
         self.features = features.float().cpu()
 
-    def _keep_middle(self, _module: nn.Module, _args: Any, out: Any) -> None:
+    def _keep_output(self, place: str, layer: Layer, _module: nn.Module, _args: Any, out: Any) -> None:
         tensor = first_tensor(out)
-        if self.middle is None and tensor is not None and self._middle is not None:
-            self.middle = tensor.detach().movedim(self._middle.output_dim or 0, 0).clone()
+        if getattr(self, place) is None and tensor is not None:
+            setattr(self, place, tensor.detach().movedim(layer.output_dim or 0, 0).clone())
 
 
-def _middle_layer(found: Layout, head: Head | None) -> Layer | None:
-    """Of the layers with parameters the one nearest half of the depth; the earlier of two equally near."""
+def _hidden_layers(found: Layout, head: Head | None) -> tuple[Layer | None, Layer | None]:
+    """Of the layers with parameters those nearest a quarter and half of the depth; the earlier of two equally near.
+
+    The first lies before the second, and is None where no layer does.
+    """
     depth = len(found.layers)
-    usable = [
-        (abs(2 * place - depth), layer)
+    usable = {
+        place: layer
         for place, layer in enumerate(found.layers, start=1)
         if layer.output_dim is not None and (head is None or layer.name != head.name)
-    ]
-    return min(usable, key=lambda pair: pair[0])[1] if usable else None
+    }
+    if not usable:
+        return None, None
+    middle = min(usable, key=lambda place: abs(2 * place - depth))
+    before = [place for place in usable if place < middle]
+    early = min(before, key=lambda place: abs(4 * place - depth)) if before else None
+    return None if early is None else usable[early], usable[middle]
 
 
 def _joined(parts: list[Tensor]) -> Tensor | None:

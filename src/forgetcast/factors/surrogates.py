@@ -10,6 +10,8 @@ __all__ = ["FACTORS"]
 
 VOTE = "ours; leave-one-out k-nearest-neighbour vote, Cover & Hart 1967"
 RIDGE = "ours; leave-one-out random-feature ridge, Rahimi & Recht 2008 and Allen 1974"
+LOGISTIC = "ours; cross-fitted random-feature logistic regression, Rahimi & Recht 2008 and Stone 1974"
+PERCEPTRON = "ours; cross-fitted perceptrons, Stone 1974 (cross-validatory choice and assessment)"
 
 
 @factor(
@@ -86,6 +88,90 @@ def surrogate_feature_ridge(feature_ridge: Tensor) -> Tensor:
 
 @factor(
     family="surrogates",
+    source=VOTE,
+    unit="probability",
+    high="its nearest neighbours early in the model vote for its label ({value:.0%}) more than usual here",
+    low="its nearest neighbours early in the model vote for its label ({value:.0%}) less than usual here",
+)
+def surrogate_early_vote(early_vote: Tensor) -> Tensor:
+    """Vote of its nearest neighbours in the early layer for its label. Shape (n,), in [0, 1]."""
+    return early_vote
+
+
+@factor(
+    family="surrogates",
+    source=LOGISTIC,
+    unit="probability",
+    high="logistic models of the raw inputs that never saw it expect its label ({value:.0%}) more than usual here",
+    low="logistic models of the raw inputs that never saw it expect its label ({value:.0%}) less than usual here",
+)
+def surrogate_input_logistic(input_logistic: Tensor) -> Tensor:
+    """Probability of its label by logistic models of the inputs, out of fold. Shape (n,), in [0, 1]."""
+    return input_logistic
+
+
+@factor(
+    family="surrogates",
+    source=LOGISTIC,
+    unit="probability",
+    high="logistic models of an early layer that never saw it expect its label ({value:.0%}) more than usual here",
+    low="logistic models of an early layer that never saw it expect its label ({value:.0%}) less than usual here",
+)
+def surrogate_early_logistic(early_logistic: Tensor) -> Tensor:
+    """Probability of its label by logistic models of the early layer, out of fold. Shape (n,), in [0, 1]."""
+    return early_logistic
+
+
+@factor(
+    family="surrogates",
+    source=LOGISTIC,
+    unit="probability",
+    high="logistic models of the middle layer that never saw it expect its label ({value:.0%}) more than usual here",
+    low="logistic models of the middle layer that never saw it expect its label ({value:.0%}) less than usual here",
+)
+def surrogate_middle_logistic(middle_logistic: Tensor) -> Tensor:
+    """Probability of its label by logistic models of the middle layer, out of fold. Shape (n,), in [0, 1]."""
+    return middle_logistic
+
+
+@factor(
+    family="surrogates",
+    source=PERCEPTRON,
+    unit="probability",
+    high="small networks on the raw inputs that never saw it expect its label ({value:.0%}) more than usual here",
+    low="small networks on the raw inputs that never saw it expect its label ({value:.0%}) less than usual here",
+)
+def surrogate_input_perceptron(input_perceptron: Tensor) -> Tensor:
+    """Probability of its label by small networks on the inputs, out of fold. Shape (n,), in [0, 1]."""
+    return input_perceptron
+
+
+@factor(
+    family="surrogates",
+    source=PERCEPTRON,
+    unit="probability",
+    high="small networks on an early layer that never saw it expect its label ({value:.0%}) more than usual here",
+    low="small networks on an early layer that never saw it expect its label ({value:.0%}) less than usual here",
+)
+def surrogate_early_perceptron(early_perceptron: Tensor) -> Tensor:
+    """Probability of its label by small networks on the early layer, out of fold. Shape (n,), in [0, 1]."""
+    return early_perceptron
+
+
+@factor(
+    family="surrogates",
+    source=PERCEPTRON,
+    unit="probability",
+    high="small networks on the middle layer that never saw it expect its label ({value:.0%}) more than usual here",
+    low="small networks on the middle layer that never saw it expect its label ({value:.0%}) less than usual here",
+)
+def surrogate_middle_perceptron(middle_perceptron: Tensor) -> Tensor:
+    """Probability of its label by small networks on the middle layer, out of fold. Shape (n,), in [0, 1]."""
+    return middle_perceptron
+
+
+@factor(
+    family="surrogates",
     source="ours; mean of the surrogates that apply",
     unit="probability",
     high="simple models that never saw it expect its label ({value:.0%}) more than usual here",
@@ -141,6 +227,13 @@ FACTORS = (
     surrogate_input_ridge,
     surrogate_middle_ridge,
     surrogate_feature_ridge,
+    surrogate_early_vote,
+    surrogate_input_logistic,
+    surrogate_early_logistic,
+    surrogate_middle_logistic,
+    surrogate_input_perceptron,
+    surrogate_early_perceptron,
+    surrogate_middle_perceptron,
     surrogate_confidence,
     surrogate_range,
     surrogate_drop,

@@ -1,0 +1,314 @@
+"""Estimates of p_out by cheap learners that never saw a sample: which follow the oracle, and which help a forecast.
+
+    python benchmarks/surrogates.py --folder FOLDER        # about 10 minutes on one core
+
+The targets of the published corpus are trained again, every candidate is computed on each and kept in FOLDER (a run
+that was stopped goes on), and benchmarks/surrogates.md is written. Candidates were chosen on the validation targets
+alone; the other targets only report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from forgetcast._cross_fitted import content_folds, logistic_confidence, perceptron_confidence
+from forgetcast._surrogates import neighbour_vote
+from forgetcast.corpus import Corpus, feature_columns, training_table
+from forgetcast.errors import NotApplicableError
+from forgetcast.heads import fit_without
+from forgetcast.probes import Probes, _standardised
+from forgetcast.recipes import PUBLISHED
+from forgetcast.registry import load_factors
+from forgetcast.scores import bootstrap_rho, within_target_rho
+
+ROOT = Path(__file__).parents[1]
+VALIDATION = ("digits-mlp-noise", "digits-resnet", "fashion-mlp", "fashion-cnn", "fashion-attention", "satellite-mlp")
+SPACES = ("input", "early", "middle")
+OLD = [f"{space}_{learner}" for learner in ("vote", "ridge") for space in ("input", "middle", "feature")]
+NEW = ["early_vote", *(f"{space}_{learner}" for learner in ("logistic", "perceptron") for space in SPACES)]
+KEYS = ["target", "index"]
+BOTH = (
+    "published factors",
+    "+ perceptrons",
+    "+ early vote, logistic, perceptrons, half and half, drop",
+    "half and half as surrogate_confidence",
+    "half and half as surrogate_confidence, + perceptrons",
+)
+"""Feature sets that are also compared for ``erase``."""
+
+
+def candidates(probes: Probes) -> dict[str, Callable[[], Tensor]]:
+    """Every single learner that was tried, by name."""
+    y, classes = probes.labels, probes.target.num_classes
+
+    def fit(learner: Callable[..., Tensor], space: str, folds: int = 5, **settings: int) -> Tensor:
+        z = probes.inputs if space == "input" else getattr(probes, space)
+        checksums = probes._forward.checksums
+        assert checksums is not None
+        return learner(z, y, classes, content_folds(checksums, y, count=folds), **settings)
+
+    def patches() -> Tensor:
+        checksums = probes._forward.checksums
+        assert checksums is not None
+        return perceptron_confidence(patch_responses(probes.target), y, classes, content_folds(checksums, y))
+
+    found: dict[str, Callable[[], Tensor]] = {name: partial(getattr, probes, name) for name in [*OLD, *NEW]}
+    for k in (5, 100):
+        found[f"middle_vote, k = {k}"] = lambda k=k: neighbour_vote(probes.middle_neighbours, y, k=k)
+    found["last layer, leave-one-out"] = lambda: probes.leave_one_out_logits.softmax(1).gather(1, y[:, None])[:, 0]
+    for space in SPACES:
+        found[f"{space}_logistic, 256 features"] = partial(fit, logistic_confidence, space, width=256)
+        found[f"{space}_logistic, 10 folds"] = partial(fit, logistic_confidence, space, folds=10)
+        found[f"{space}_perceptron, 1 restart"] = partial(fit, perceptron_confidence, space, restarts=1)
+        found[f"{space}_perceptron, 10 folds, 2 restarts"] = partial(
+            fit, perceptron_confidence, space, folds=10, restarts=2
+        )
+    found["middle_perceptron, 256 units"] = partial(fit, perceptron_confidence, "middle", hidden=256)
+    found["perceptron on image patches"] = patches
+    return found
+
+
+def patch_responses(target: object, channels: int = 64) -> Tensor:
+    """Responses to patches drawn from the images (Coates & Ng 2011), pooled over quadrants, shape (n, 512)."""
+    x, _ = target.data.fetch(torch.arange(len(target)))  # type: ignore[attr-defined]
+    if x.ndim != 4:
+        raise NotApplicableError("the inputs are not images")
+    side, stride = (3, 1) if x.shape[-1] < 16 else (5, 2)
+    drawn = F.unfold(x[:200], side, stride=stride).transpose(1, 2).flatten(0, 1)
+    drawn = drawn - drawn.mean(1, keepdim=True)
+    drawn = drawn[torch.randperm(len(drawn), generator=torch.Generator().manual_seed(0))]
+    drawn = drawn[drawn.norm(dim=1) > 0.1 * drawn.norm(dim=1).max()][:channels]
+    filters = F.normalize(drawn, dim=1).unflatten(1, (x.shape[1], side, side))
+    maps = [F.conv2d(part, filters, stride=stride) for part in x.split(256)]
+    pooled = [F.adaptive_avg_pool2d(torch.cat([m.relu(), (-m).relu()], 1), 2).flatten(1) for m in maps]
+    return _standardised(torch.cat(pooled))
+
+
+def mixtures(own: pd.DataFrame, fitted: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Combinations of the columns ``fitted`` (without missing ones) and the model's own probability."""
+    old = fitted[[name for name in OLD if name in fitted]].mean(axis=1).to_numpy()
+    perceptrons = fitted[[f"{s}_perceptron" for s in SPACES if f"{s}_perceptron" in fitted]].mean(axis=1).to_numpy()
+    logistics = fitted[[f"{s}_logistic" for s in SPACES if f"{s}_logistic" in fitted]].mean(axis=1).to_numpy()
+    every = fitted[[name for name in [*OLD, *NEW] if name in fitted]].to_numpy()
+    weights = np.full(every.shape[1], 1 / every.shape[1])
+    for _ in range(200):  # expectation maximisation of the labels' likelihood
+        share = every.clip(1e-4) * weights
+        weights = (share / share.sum(axis=1, keepdims=True)).mean(axis=0)
+    parts = [old, perceptrons]
+    if "last layer, leave-one-out" in fitted:
+        parts.append(fitted["last layer, leave-one-out"].to_numpy())
+    return {
+        "mean of votes and ridges (surrogate_confidence)": old,
+        "mean of perceptrons": perceptrons,
+        "mean of logistic regressions": logistics,
+        "mean of all": every.mean(axis=1),
+        "mixture of all, weights by likelihood": every @ weights,
+        "half votes and ridges, half perceptrons": (old + perceptrons) / 2,
+        "thirds: votes and ridges, perceptrons, logistic": (old + perceptrons + logistics) / 3,
+        "thirds: votes and ridges, perceptrons, last layer": np.mean(parts, axis=0),
+        "0.8 half and half, 0.2 the model itself": 0.4 * (old + perceptrons) + 0.2 * own["p"].to_numpy(),
+    }
+
+
+def measured(name: str) -> pd.DataFrame:
+    """All candidates of one target: p and a column per candidate, and what the rehearsal says with another goal."""
+    recipe = next(recipe for recipe in PUBLISHED if recipe.name == name)
+    probes = Probes(recipe.build())
+    table = pd.DataFrame({"index": np.arange(len(probes.target)), "p": probes.true_probability.numpy()})
+    for key, compute in candidates(probes).items():
+        began = time.perf_counter()
+        try:
+            table[key] = compute().numpy()
+        except NotApplicableError:
+            continue
+        print(f"{name}: {key}: {time.perf_counter() - began:.1f} s", flush=True)
+    goals = mixtures(table, table)
+    for key, values in goals.items():
+        table[key] = values
+    changed = Probes(probes.target)
+    changed._kept.update({key: value for key, value in probes._kept.items() if "retrain" not in key})
+    changed._kept["surrogate_confidence"] = torch.as_tensor(goals["half votes and ridges, half perceptrons"])
+    for key, factor in load_factors().items():
+        if {"retrain_rehearsal", "surrogate_confidence"} & set(factor.probes):
+            try:
+                table[f"goal:{key}"] = factor.compute(changed)
+            except NotApplicableError:
+                continue
+    return table
+
+
+def with_quantiles(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The columns with their quantiles within the target, as in a factor table."""
+    quantiles = (table[names].rank() - 0.5) / len(table)
+    return pd.concat([table[names], quantiles.add_suffix("_quantile")], axis=1)
+
+
+def feature_sets(columns: list[str], new: list[str]) -> dict[str, list[str]]:
+    """Feature columns of every forecast that is compared; ``new`` are the columns beside the published ones."""
+
+    def also(*names: str) -> list[str]:
+        return [name for name in new if name.removesuffix("_quantile") in names]
+
+    mean, drop = "half votes and ridges, half perceptrons", "drop"
+    perceptrons = [f"{space}_perceptron" for space in SPACES]
+    logistics = [f"{space}_logistic" for space in SPACES]
+    goal = [name for name in new if name.startswith("goal:")]
+    replaced = {name.removeprefix("goal:") for name in goal}
+    moved = [name for name in columns if name not in replaced] + goal
+    return {
+        "published factors": columns,
+        "+ early vote": columns + also("early_vote"),
+        "+ logistic": columns + also(*logistics),
+        "+ perceptrons": columns + also(*perceptrons),
+        "+ half and half": columns + also(mean),
+        "+ half and half, drop": columns + also(mean, drop),
+        "+ perceptrons, half and half, drop": columns + also(*perceptrons, mean, drop),
+        "+ early vote, logistic, perceptrons, half and half, drop": columns + also(*NEW, mean, drop),
+        "half and half as surrogate_confidence": moved,
+        "half and half as surrogate_confidence, + perceptrons": moved + also(*perceptrons),
+        "half and half as surrogate_confidence, + all new": moved + also(*NEW, mean, drop),
+    }
+
+
+def forecasts(table: pd.DataFrame, features: list[str], objective: str, seeds: int) -> np.ndarray:
+    """Percentile of every row by heads fitted to all other targets, mean over seeds, shape (n,)."""
+    groups = table["target"].to_numpy(dtype=object)
+    fits = [
+        fit_without(table, features, objective, groups, heads=("percentile",), seed=seed, n_jobs=1)["percentile"]
+        for seed in range(seeds)
+    ]
+    return np.mean(fits, axis=0)
+
+
+def agreement(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Within-target rho with p_out and mean absolute error, means over the validation and over the other targets."""
+    subsets = {
+        "all": np.ones(len(table), dtype=bool),
+        "not trivial": (table["p_before"] > table["p_out"] + 0.05).to_numpy(),
+        "memorized": (table["memorization"] > 0.25).to_numpy(),
+    }
+    targets = table["target"].to_numpy(dtype=object)
+    records = []
+    for name in names:
+        record: dict[str, object] = {"candidate": name}
+        there = table[name].notna().to_numpy()
+        for kind, group in (("validation", VALIDATION), ("other", others(table))):
+            used = [target for target in group if there[targets == target].all()]
+            record[f"{kind} targets"] = len(used)
+            for subset, rows in subsets.items():
+                kept = rows & np.isin(targets, used)
+                rho = within_target_rho(
+                    table.loc[kept, [name]].to_numpy(float), table.loc[kept, "p_out"].to_numpy(), targets[kept], used
+                )
+                record[f"{kind}, {subset}"] = np.nanmean(rho) if len(used) else np.nan
+            error = (table[name].clip(0, 1) - table["p_out"]).abs()[np.isin(targets, used)]
+            record[f"{kind}, error"] = error.mean()
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def others(table: pd.DataFrame) -> list[str]:
+    return [name for name in dict.fromkeys(table["target"]) if name not in VALIDATION]
+
+
+def compared(table: pd.DataFrame, scores: dict[str, np.ndarray], objective: str, subset: str) -> pd.DataFrame:
+    """Forecasts by feature set: rho on validation and other targets, and the gain over the published factors there."""
+    kept = (~table["trivial_retrain"].to_numpy(dtype=bool)) if subset == "not trivial" else np.ones(len(table), bool)
+    records = []
+    for kind, group in (("validation", list(VALIDATION)), ("other", others(table))):
+        rows = kept & table["target"].isin(group).to_numpy()
+        boot = bootstrap_rho(
+            {name: values[rows] for name, values in scores.items()},
+            table[f"percentile_{objective}"].to_numpy(float)[rows],
+            table["target"].to_numpy(dtype=object)[rows],
+        )
+        for name in scores:
+            gain = boot.mean(name, "published factors")
+            text = f"{gain['rho']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+            records.append({"features": name, "kind": kind, "rho": f"{boot.mean(name)['rho']:.3f}", "gain": text})
+    wide = pd.DataFrame(records).pivot(index="features", columns="kind", values=["rho", "gain"]).loc[list(scores)]
+    wide.columns = [f"{kind} targets: {what}" for what, kind in wide.columns]
+    return wide.reset_index()[
+        ["features", *(f"{k} targets: {w}" for k in ("validation", "other") for w in ("rho", "gain"))]
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where candidates of every target are kept")
+    parser.add_argument("--seconds", type=float, default=np.inf, help="stop after so long; the next call goes on")
+    parser.add_argument("--seeds", type=int, default=2, help="fits that a forecast averages")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+
+    def kept(name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        path = arguments.folder / f"{name}.parquet"
+        if not path.is_file():
+            if time.perf_counter() - began > arguments.seconds:
+                raise SystemExit("stopped; call again to go on")
+            make().to_parquet(path)
+        return pd.read_parquet(path)
+
+    corpus = Corpus.read(ROOT / "training_data" / "published")
+    parts = []
+    for name in dict.fromkeys(corpus.instances["target"]):
+        found = kept(name, partial(measured, name))
+        found["drop"] = found["p"] - found["half votes and ridges, half perceptrons"]
+        names = [column for column in found if column not in ("index", "p")]
+        parts.append(pd.concat([found[["index", "p"]], with_quantiles(found, names)], axis=1).assign(target=name))
+    columns = feature_columns(corpus)
+    table = training_table(corpus).merge(pd.concat(parts), on=KEYS, validate="one_to_one")
+    before = corpus.outcomes.groupby(KEYS)["p_before"].first().rename("p_before").reset_index()
+    table = table.merge(before, on=KEYS)
+    new = [name for name in parts[0] if name not in (*KEYS, "p")]
+    new = list(dict.fromkeys([*new, *(name for part in parts for name in part if name not in (*KEYS, "p"))]))
+    singles = [n for n in new if not n.endswith("_quantile") and not n.startswith("goal:") and n != "drop"]
+    text = ["# Cross-fitted surrogates", "", PREFACE, "", "## Agreement with the oracle", "", AGREEMENT, ""]
+    text += [markdown(agreement(table, singles)), "", "## What they add to a forecast", "", FORECAST, ""]
+    sets = feature_sets(columns, new)
+    for objective in ("retrain", "erase"):
+        scores = {}
+        for number, (name, features) in enumerate(sets.items()):
+            if objective == "erase" and name not in BOTH:
+                continue
+            make = lambda f=features, o=objective: pd.DataFrame({"score": forecasts(table, f, o, arguments.seeds)})  # noqa: E731
+            scores[name] = kept(f"forecast-{objective}-{number}", make)["score"].to_numpy()
+        for subset in ("all", "not trivial") if objective == "retrain" else ("all",):
+            text += [f"### {objective}, {subset}", "", markdown(compared(table, scores, objective, subset)), ""]
+    (ROOT / "benchmarks" / "surrogates.md").write_text("\n".join(text).rstrip() + "\n")
+    print("wrote benchmarks/surrogates.md")
+
+
+PREFACE = f"""Made by `python benchmarks/surrogates.py --folder FOLDER` from `training_data/published`: 16 targets, 180
+samples each, p_out of the leave-group-out oracle. Candidates were chosen on the validation targets
+({", ".join(VALIDATION)}); the other ten only report."""
+
+AGREEMENT = """Spearman correlation with p_out within targets and mean absolute error, means over the targets on which a
+candidate applies (so rows with fewer targets do not compare). Not trivial: the model's own probability exceeds p_out by
+more than 0.05; memorized: memorization above 0.25. Vote and ridge are leave-one-out, all else is out of 5 folds."""
+
+FORECAST = """Leave one target out: LightGBM's percentile head fitted to the 15 others, mean over seeds, Spearman with
+the measured percentile within targets. Gain: over the published factors, paired bootstrap over instances, 95 %."""
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown, numbers to three places."""
+    rows = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in frame.to_numpy(dtype=object)]
+    head = [[str(name) for name in frame.columns], ["---"] * frame.shape[1]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in head + rows)
+
+
+if __name__ == "__main__":
+    main()
