@@ -170,16 +170,18 @@ def test_a_class_of_one_sample_and_a_single_class_are_bounds() -> None:
 # -- probes ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_early_layer_is_nearest_to_a_quarter_of_the_depth_and_before_the_middle() -> None:
-    """Of eight layers it is the second; of three there is none before the middle one, which is the first."""
+def test_the_early_layer_is_nearest_to_a_quarter_of_the_depth() -> None:
+    """Of eight layers it is the second; of three it is the first, which is the middle one too and is fitted once."""
     x, y = clouds(20)
     eight = perceptron(5, 6, 7, 8, 9, 8, 7, 6, 3)
     probes = Probes(Target(eight, (x, y)))
     expected = eight[1](eight[0](x)).detach()
     assert torch.allclose(probes.early, (expected - expected.mean(0)) / expected.std(0, unbiased=False), atol=1e-4)
     assert probes.middle.shape == (20, 9)
-    with pytest.raises(NotApplicableError, match="no layer before its middle layer"):
-        _ = Probes(Target(perceptron(5, 6, 7, 3), (x, y))).early
+    three = Probes(Target(perceptron(5, 6, 7, 3), (x, y)))
+    assert three.early is three.middle
+    for kind in ("logistic", "perceptron"):
+        assert getattr(three, f"early_{kind}") is getattr(three, f"middle_{kind}")
 
 
 def test_one_sample_cannot_be_left_out() -> None:
@@ -187,3 +189,16 @@ def test_one_sample_cannot_be_left_out() -> None:
     x, _ = clouds(20)
     with pytest.raises(NotApplicableError, match="at least two samples"):
         _ = Probes(Target(perceptron(5, 6, 7, 3), (x[:1], torch.tensor([0])))).input_perceptron
+
+
+def test_the_surrogate_confidence_is_a_mean_over_kinds_of_surrogates() -> None:
+    """Votes and ridges, perceptrons of distinct layers and the last layer count alike, as far as they apply."""
+    x, y = clouds(30)
+    probes = Probes(Target(perceptron(5, 6, 7, 3), (x, y)))
+    networks = (probes.input_perceptron + probes.middle_perceptron) / 2
+    kinds = [probes.surrogates.mean(1), networks, probes.leave_one_out_probability]
+    assert torch.allclose(probes.surrogate_confidence, sum(kinds) / 3)  # type: ignore[arg-type]
+    headless = nn.Sequential(nn.Linear(5, 6), nn.Unflatten(1, (3, 2)), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    without = Probes(Target(headless, (x, y)))
+    networks = (without.input_perceptron + without.middle_perceptron) / 2
+    assert torch.allclose(without.surrogate_confidence, (without.surrogates.mean(1) + networks) / 2)

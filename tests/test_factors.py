@@ -308,6 +308,8 @@ def test_token_numbers_in_a_dict_work_without_the_input_families() -> None:
         "stein_mean",
         "stein_normalised_mean",
         "stein_score_norm",
+        "surrogate_input_logistic",
+        "surrogate_input_perceptron",
         "surrogate_input_ridge",
         "surrogate_input_vote",
     }
@@ -810,10 +812,11 @@ def test_surrogates_doubt_wrong_labels_that_the_model_has_memorised() -> None:
     wrong = torch.arange(120) % 9 == 0
     assert (probes.true_probability[wrong] > 0.9).all()
     drop = value("surrogate_drop", probes)
-    assert float(drop[wrong].median()) > 0.5
+    assert float((probes.true_probability - probes.surrogates.mean(1))[wrong].median()) > 0.5
+    assert float(drop[wrong].median()) > 0.35
     assert float(drop[~wrong].median()) < 0.2
     assert ((probes.surrogates >= 0) & (probes.surrogates <= 1)).all()
-    assert torch.allclose(value("surrogate_confidence", probes), probes.surrogates.mean(1))
+    assert torch.equal(value("surrogate_confidence", probes), probes.surrogate_confidence)
 
 
 def test_ridge_confidence_is_calibrated_by_likelihood() -> None:

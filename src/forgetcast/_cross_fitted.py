@@ -32,7 +32,7 @@ PENALTIES = (1e-2, 1e-3, 1e-4)
 ITERATIONS = 15
 """Of L-BFGS at every penalty, each of which starts where the one before ended."""
 
-FIT_ROWS = 8000
+FIT_ROWS = 4000
 """Samples that a fold's logistic regression is fitted to at most: the first in the order of their checksums."""
 
 PASSES = (4, 16)

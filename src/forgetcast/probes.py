@@ -7,6 +7,7 @@ A probe is an attribute of :class:`Probes`, computed when first read and kept. F
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
@@ -148,6 +149,7 @@ class _Forward:
     logits: Tensor
     features: Tensor | None
     early: Tensor | None
+    """None also where the early layer is the middle one."""
     middle: Tensor | None
     inputs: Tensor | None
     checksums: Tensor | None
@@ -157,9 +159,9 @@ class _Forward:
 class Probes:
     """Everything factors may ask of a target, computed lazily and once.
 
-    The model runs over the training data, streaming in order, once forward (logits, features, middle layer, inputs)
-    and, if gradients are asked for, once forward and backward for all probes in ``expected`` together; self-influence
-    takes one more such pass. Held-out data, if any, is run forward once. A few tiny forward passes over copies of the
+    The model runs over the training data, streaming in order, once forward (logits, features, early and
+    middle layer, inputs) and, if gradients are asked for, once forward and backward for all probes in ``expected`` together;
+    self-influence takes one more such pass. Held-out data, if any, is run forward once. A few tiny forward passes over copies of the
     first sample find the layers. Every checkpoint of a trajectory,
     one at a time, runs over the training data once forward and, if its gradients are asked for, once forward and
     backward. The target stays as it is.
@@ -245,13 +247,9 @@ class Probes:
 
     @probe
     def early(self) -> Tensor:
-        """Output of the layer nearest to a quarter of the depth, like ``middle`` and before it, shape (n, <= 512)."""
+        """Like ``middle`` of the layer nearest to a quarter of the depth, which may be the same, shape (n, <= 512)."""
         early = self._forward.early
-        if early is None:
-            raise NotApplicableError(
-                "the model has no layer before its middle layer whose output has one row per sample"
-            )
-        return _standardised(early)
+        return self.middle if early is None else _standardised(early)
 
     @probe
     def middle(self) -> Tensor:
@@ -442,16 +440,6 @@ class Probes:
         return torch.stack(columns, 1)
 
     @probe
-    def surrogate_confidence(self) -> Tensor:
-        """Mean of the surrogates: what a model trained without the sample might say of it, shape (n,), in [0, 1]."""
-        return self.surrogates.mean(1)
-
-    @probe
-    def early_vote(self) -> Tensor:
-        """Leave-one-out vote of the nearest neighbours in the early layer for the label, shape (n,), in [0, 1]."""
-        return neighbour_vote(self._nearest(self.early), self.labels)
-
-    @probe
     def input_logistic(self) -> Tensor:
         """Out-of-fold probability of the label by random-feature logistic regression on inputs, shape (n,)."""
         return self._cross_fit(logistic_confidence, self.inputs)
@@ -459,6 +447,8 @@ class Probes:
     @probe
     def early_logistic(self) -> Tensor:
         """Out-of-fold probability of the label by random-feature logistic regression on the early layer, (n,)."""
+        if self.early is self.middle:
+            return self.middle_logistic
         return self._cross_fit(logistic_confidence, self.early)
 
     @probe
@@ -474,12 +464,28 @@ class Probes:
     @probe
     def early_perceptron(self) -> Tensor:
         """Out-of-fold probability of the label by perceptrons on the early layer, shape (n,), in [0, 1]."""
+        if self.early is self.middle:
+            return self.middle_perceptron
         return self._cross_fit(perceptron_confidence, self.early)
 
     @probe
     def middle_perceptron(self) -> Tensor:
         """Out-of-fold probability of the label by perceptrons on the middle layer, shape (n,), in [0, 1]."""
         return self._cross_fit(perceptron_confidence, self.middle)
+
+    @probe
+    def surrogate_confidence(self) -> Tensor:
+        """What a model trained without the sample might say of its label, shape (n,), in [0, 1].
+
+        Mean of three kinds of surrogates, as far as they apply: votes and ridges, perceptrons (one per layer), and the
+        last layer with the sample left out.
+        """
+        kinds = [
+            list(self.surrogates.T),
+            self._applying("input_perceptron", "early_perceptron", "middle_perceptron"),
+            self._applying("leave_one_out_probability"),
+        ]
+        return torch.stack([torch.stack(kind).mean(0) for kind in kinds if kind]).mean(0)
 
     @probe
     def _folds(self) -> Folds:
@@ -524,6 +530,11 @@ class Probes:
     def leave_one_out_logits(self) -> Tensor:
         """Logits after one Newton step of the last layer's loss without the sample, float64, shape (n, C)."""
         return leave_one_out_logits(self.augmented_features, self.logits, self.labels)
+
+    @probe
+    def leave_one_out_probability(self) -> Tensor:
+        """Probability of the label by ``leave_one_out_logits``, float64, shape (n,)."""
+        return self.leave_one_out_logits.softmax(1).gather(1, self.labels[:, None])[:, 0]
 
     # -- the target as a whole --------------------------------------------------------------------------------
 
@@ -630,6 +641,15 @@ class Probes:
             raise NotApplicableError("leaving one out needs at least two samples")
         return ridge_confidence(z, self.labels, self.target.num_classes, seed=self.seed)
 
+    def _applying(self, *names: str) -> list[Tensor]:
+        """What those of the named probes say that apply, each tensor once."""
+        found: dict[int, Tensor] = {}
+        for name in names:
+            with suppress(NotApplicableError):
+                value = getattr(self, name)
+                found[id(value)] = value
+        return list(found.values())
+
     def _cross_fit(self, learner: Callable[..., Tensor], z: Tensor) -> Tensor:
         return learner(z, self.labels, self.target.num_classes, self._folds, seed=self.seed)
 
@@ -702,22 +722,19 @@ class _Tap:
 
 
 def _hidden_layers(found: Layout, head: Head | None) -> tuple[Layer | None, Layer | None]:
-    """Of the layers with parameters those nearest a quarter and half of the depth; the earlier of two equally near.
-
-    The first lies before the second, and is None where no layer does.
+    """Of the layers with parameters those nearest to a quarter and to half of the depth; the earlier of two equally
+    near. The first is None where both are the same.
     """
     depth = len(found.layers)
-    usable = {
-        place: layer
+    usable = [
+        (place, layer)
         for place, layer in enumerate(found.layers, start=1)
         if layer.output_dim is not None and (head is None or layer.name != head.name)
-    }
+    ]
     if not usable:
         return None, None
-    middle = min(usable, key=lambda place: abs(2 * place - depth))
-    before = [place for place in usable if place < middle]
-    early = min(before, key=lambda place: abs(4 * place - depth)) if before else None
-    return None if early is None else usable[early], usable[middle]
+    early, middle = (min(usable, key=lambda pair: abs(pair[0] - share * depth))[1] for share in (0.25, 0.5))
+    return None if early is middle else early, middle
 
 
 def _joined(parts: list[Tensor]) -> Tensor | None:

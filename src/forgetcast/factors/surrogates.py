@@ -88,18 +88,6 @@ def surrogate_feature_ridge(feature_ridge: Tensor) -> Tensor:
 
 @factor(
     family="surrogates",
-    source=VOTE,
-    unit="probability",
-    high="its nearest neighbours early in the model vote for its label ({value:.0%}) more than usual here",
-    low="its nearest neighbours early in the model vote for its label ({value:.0%}) less than usual here",
-)
-def surrogate_early_vote(early_vote: Tensor) -> Tensor:
-    """Vote of its nearest neighbours in the early layer for its label. Shape (n,), in [0, 1]."""
-    return early_vote
-
-
-@factor(
-    family="surrogates",
     source=LOGISTIC,
     unit="probability",
     high="logistic models of the raw inputs that never saw it expect its label ({value:.0%}) more than usual here",
@@ -172,7 +160,7 @@ def surrogate_middle_perceptron(middle_perceptron: Tensor) -> Tensor:
 
 @factor(
     family="surrogates",
-    source="ours; mean of the surrogates that apply",
+    source="ours; mean over the kinds of surrogates that apply",
     unit="probability",
     high="simple models that never saw it expect its label ({value:.0%}) more than usual here",
     low="simple models that never saw it expect its label ({value:.0%}) less than usual here",
@@ -227,7 +215,6 @@ FACTORS = (
     surrogate_input_ridge,
     surrogate_middle_ridge,
     surrogate_feature_ridge,
-    surrogate_early_vote,
     surrogate_input_logistic,
     surrogate_early_logistic,
     surrogate_middle_logistic,
