@@ -159,12 +159,11 @@ class _Forward:
 class Probes:
     """Everything factors may ask of a target, computed lazily and once.
 
-    The model runs over the training data, streaming in order, once forward (logits, features, early and
-    middle layer, inputs) and, if gradients are asked for, once forward and backward for all probes in ``expected`` together;
-    self-influence takes one more such pass. Held-out data, if any, is run forward once. A few tiny forward passes over copies of the
-    first sample find the layers. Every checkpoint of a trajectory,
-    one at a time, runs over the training data once forward and, if its gradients are asked for, once forward and
-    backward. The target stays as it is.
+    The model runs over the training data, streaming in order, once forward (logits, features, early and middle layer,
+    inputs) and, if gradients are asked for, once forward and backward for all probes in ``expected`` together;
+    self-influence takes one more such pass. Held-out data, if any, is run forward once. A few tiny forward passes over
+    copies of the first sample find the layers. Every checkpoint of a trajectory, one at a time, runs over the training
+    data once forward and, if its gradients are asked for, once forward and backward. The target stays as it is.
 
     Wide representations are projected to 512 columns by a seeded count sketch (Charikar, Chen & Farach-Colton 2002),
     which keeps inner products in expectation and needs no large matrix. The reference sample of the rehearsals is
