@@ -189,7 +189,10 @@ def test_corpora_are_joined_when_their_targets_differ(folder: Path, tmp_path: Pa
 
 def test_features_are_the_columns_of_the_factor_table() -> None:
     """In its order, without the keys."""
-    assert feature_columns(corpus(targets=1, rows=4)) == FEATURES
+    whole = corpus(targets=1, rows=4)
+    assert feature_columns(whole) == FEATURES
+    whole.factors[FEATURES[0]] = np.nan
+    assert feature_columns(whole) == FEATURES[1:], "a factor that applies to no target teaches nothing"
 
 
 def test_the_training_table_brings_labels_and_factors_together() -> None:

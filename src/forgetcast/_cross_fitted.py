@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from forgetcast._surrogates import random_features
@@ -88,7 +89,7 @@ def logistic_confidence(
     """
     y = labels[folds.order].numpy()
     drawn = random_features(z[folds.order], width=min(width, 2 * len(z)), seed=seed)[:, :-1]
-    phi = (drawn / drawn.square().mean().sqrt().clamp(min=1e-12)).numpy()
+    phi = drawn.div_((torch.linalg.vector_norm(drawn) / drawn.numel() ** 0.5).clamp(min=1e-12)).numpy()
     outside = [(folds.fold == k).numpy() for k in range(folds.count)]
     inside = [np.flatnonzero(~rows)[:FIT_ROWS] for rows in outside]
     models = [LogisticRegression(max_iter=ITERATIONS, warm_start=True) for _ in inside]
@@ -101,7 +102,7 @@ def logistic_confidence(
             if len(seen) == 1:
                 share[:, seen] = 1.0
             else:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), threadpool_limits(1, "blas"):  # small products: threads only wait
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     model.set_params(C=1 / (penalty * len(rows))).fit(phi[rows], y[rows])
                 share[:, seen] = model.predict_proba(phi[left_out])

@@ -126,15 +126,18 @@ def add_up(
     *,
     fisher: dict[str, Tensor] | None = None,
     weights: dict[str, Tensor] | None = None,
-) -> Tensor:
-    """Σ_k g_k² over all groups of parameters, or with ``weights`` Σ_k w_k g_k², for each of ``rows`` samples.
+) -> tuple[Tensor, Tensor | None]:
+    """Σ_k g_k² and, with ``weights``, Σ_k w_k g_k² over all groups of parameters, for each of ``rows`` samples.
 
     ``fisher``: where g² is summed over the samples, group by group.
     """
     result = torch.zeros(rows, device=device)
+    weighted = None if weights is None else torch.zeros(rows, device=device)
     for name, part, squares in terms:
         if fisher is not None:
             total = squares.total()
             fisher[name] = fisher[name] + total if name in fisher else total
-        result[part] += squares.norms() if weights is None else squares.weighted(weights[name])
-    return result
+        if weights is not None and weighted is not None:
+            weighted[part] += squares.weighted(weights[name])
+        result[part] += squares.norms()
+    return result, weighted

@@ -32,8 +32,11 @@ CPU_ACTIVATIONS = 1 << 21
 LEAST_BATCH = 16
 """Samples that go together on the CPU all the same."""
 
+PARAMETRIC = ("squares", "fisher", "influence")
+"""Quantities that rest on gradients in the parameters."""
+
 Quantity = str
-"""``squares`` of parameter gradients, ``fisher``, ``margin`` (its gradient in the input) or ``score``."""
+"""``squares`` of parameter gradients, ``fisher``, ``influence``, ``margin`` (its gradient in the input), ``score``."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,12 @@ def gradient_pass(
 
     Args:
         target: the model.
-        parameters: whose gradients count for ``squares`` and ``fisher``.
+        parameters: whose gradients count for ``squares``, ``fisher`` and ``influence``.
         batches: (index, x, y) over all samples, in order.
         wanted: any of ``squares`` (Σ_k g_k² of the loss gradient, float64, (n,)), ``fisher`` (the mean of g² by group
             of parameters; comes with ``squares``), ``margin`` (length of the margin's gradient in the input, float64,
             (n,)) and ``score`` (a :class:`Score`).
-        weights: w by group of parameters; ``squares`` are then Σ_k w_k g_k².
+        weights: w by group of parameters; goes with ``influence``, which is Σ_k w_k g_k², float64, (n,).
         narrow: sketch of rows (b, D).
     """
     results: dict[Quantity, Any] = {}
@@ -122,7 +125,7 @@ def gradient_pass(
 
     if not parameters.names():
         listed = ", ".join(parameters.left_out[:5])
-        give_up(("squares", "fisher"), f"no layer's gradients can be measured sample by sample ({listed})")
+        give_up(PARAMETRIC, f"no layer's gradients can be measured sample by sample ({listed})")
     recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
     rows = width = 0
     with (
@@ -140,12 +143,13 @@ def gradient_pass(
             except (RuntimeError, NotImplementedError) as error:
                 give_up(wanted, f"the model cannot be differentiated: {str(error).splitlines()[0]}")
                 break
-            first = rows == 0 and weights is None and "squares" in found
+            first = rows == 0 and "squares" in found
             if first and (difference := _difference(target, parameters.names(), x, y, found["squares"])):
-                give_up(("squares", "fisher"), difference)
+                give_up(PARAMETRIC, difference)
             rows += len(y)
-            if "squares" in found:
-                parts["squares"].append(found["squares"].cpu().double())
+            for name in ("squares", "influence"):
+                if name in found:
+                    parts[name].append(found[name].cpu().double())
             if "margin" in found:
                 parts["margin"].append(found["margin"].norm(dim=1).cpu().double())
             if "score" in found:
@@ -178,7 +182,7 @@ def _sample_gradients(
     weights: dict[str, Tensor] | None,
 ) -> dict[Quantity, Tensor]:
     """``squares`` (b,), ``margin`` and ``score`` (gradients in the input, (b, D)) of one batch, as far as wanted."""
-    rows, inside = len(y), "squares" in wanted or "fisher" in wanted
+    rows, inside = len(y), any(name in wanted for name in PARAMETRIC)
     real = real_tensor(x) if "margin" in wanted or "score" in wanted else None
     leaf = None if real is None else real.detach().requires_grad_()
     copies = {
@@ -206,7 +210,9 @@ def _sample_gradients(
             ((name, everyone, Entries(gradient.float())) for name, gradient in zip(copies, gradients, strict=True)),
             plain_terms(target, parameters.plain, x, y) if parameters.plain else (),
         )
-        found["squares"] = add_up(terms, rows, target.device, fisher=fisher, weights=weights)
+        found["squares"], influence = add_up(terms, rows, target.device, fisher=fisher, weights=weights)
+        if influence is not None:
+            found["influence"] = influence
     return found
 
 

@@ -6,10 +6,12 @@ that needs products of such gradients needs products of r and of z̃ only.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-__all__ = ["augmented", "kernel_row_statistics", "leave_one_out_logits", "residuals", "unit_residuals"]
+__all__ = ["KernelRows", "augmented", "kernel_rows", "leave_one_out_logits", "residuals", "unit_residuals"]
 
 
 def augmented(features: Tensor, bias: bool) -> Tensor:
@@ -42,10 +44,22 @@ def residuals(logits: Tensor, labels: Tensor) -> Tensor:
     return unit_residuals(logits, labels) * doubt[:, None]
 
 
-def kernel_row_statistics(
-    z: Tensor, r: Tensor, pool_z: Tensor, pool_r: Tensor, *, chunk: int = 1 << 23
-) -> tuple[Tensor, Tensor]:
-    """Σ_j |K_ij| and Σ_j K_ij² over a pool, each of shape (n,), for K_ij = (z̃_i·z̃_j)(r_i·r_j).
+@dataclass(frozen=True)
+class KernelRows:
+    """Row sums of the kernel K_ij = (z̃_i·z̃_j)(r_i·r_j) over a pool, in units of ‖r_i‖ and of ``unit``."""
+
+    absolute: Tensor
+    """Σ_j |K_ij|, shape (n,)."""
+    square: Tensor
+    """Σ_j K_ij², shape (n,)."""
+    unit: float
+    """The largest ‖r_j‖ of the pool."""
+    pool: int
+    """Samples in the pool."""
+
+
+def kernel_rows(z: Tensor, r: Tensor, pool_z: Tensor, pool_r: Tensor, *, chunk: int = 1 << 17) -> KernelRows:
+    """Row sums of the last layer's gradient kernel over a pool of m samples.
 
     Args:
         z: z̃ of the samples, shape (n, d).
@@ -53,12 +67,15 @@ def kernel_row_statistics(
         pool_z: z̃ of the pool, shape (m, d).
         pool_r: its residuals, shape (m, C).
     """
+    unit = pool_r.norm(dim=1).max()
+    pool_z, pool_r = pool_z.T, (pool_r / unit).T
+    rows = max(1, chunk // pool_z.shape[1])
     absolute, square = [], []
-    for rows in torch.arange(len(z)).split(max(1, chunk // len(pool_z))):
-        kernel = (z[rows] @ pool_z.T) * (r[rows] @ pool_r.T)
-        absolute.append(kernel.abs().sum(1))
-        square.append(kernel.square().sum(1))
-    return torch.cat(absolute), torch.cat(square)
+    for part_z, part_r in zip(z.split(rows), r.split(rows), strict=True):
+        kernel = (part_z @ pool_z).mul_((part_r / part_r.norm(dim=1, keepdim=True)) @ pool_r)
+        square.append(torch.linalg.vector_norm(kernel, dim=1).square_())
+        absolute.append(kernel.abs_().sum(1))
+    return KernelRows(torch.cat(absolute), torch.cat(square), float(unit), pool_z.shape[1])
 
 
 def leave_one_out_logits(z: Tensor, logits: Tensor, labels: Tensor, *, damping: float = 1e-2) -> Tensor:

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine similarity, chunk by chunk."""
+"""Nearest neighbours by cosine similarity: exact for small data, within cells for large."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from forgetcast._cells import search_cells
 from forgetcast.errors import NotApplicableError
 
 __all__ = ["Neighbours", "nearest_neighbours"]
 
 CHUNK = 1 << 25
 """Similarities held at a time."""
+
+EXACT = 5000
+"""Samples up to which all pairs are compared."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,36 @@ class Neighbours:
     similarity: Tensor
     """Cosine similarity, float32, shape (n, k), in [-1, 1]."""
     same: Tensor
-    """Whether the neighbour has the sample's label, bool, shape (n, k)."""
+    """Whether the neighbour has the sample's label, bool, shape (n, k); where only some rows were wanted float."""
     nearest_same: Tensor
     """Similarity to the nearest sample of the same label, shape (n,); -1 where there is none."""
     nearest_other: Tensor
     """Similarity to the nearest sample of another label, shape (n,); -1 where there is none."""
 
 
-def nearest_neighbours(z: Tensor, labels: Tensor, *, k: int = 100, device: torch.device | str = "cpu") -> Neighbours:
-    """Search all pairs of rows of ``z`` (n, d); a sample is never its own neighbour.
+def nearest_neighbours(
+    z: Tensor,
+    labels: Tensor,
+    *,
+    k: int = 100,
+    device: torch.device | str = "cpu",
+    rows: Tensor | None = None,
+    seed: int = 0,
+) -> Neighbours:
+    """Search for the neighbours of every row of ``z`` (n, d); a sample is never its own neighbour.
 
-    Takes n² d multiplications and memory for a chunk of rows. A row of zeros has similarity 0 to everything.
+    Exact up to :data:`EXACT` samples and on a GPU: n² d multiplications, a chunk of rows in memory. Beyond, samples are
+    compared within the nearest cells only (see ``forgetcast._cells``), in time linear in n. A row of zeros has
+    similarity 0 to everything.
+
+    Args:
+        z: samples to compare, float32.
+        labels: classes, shape (n,).
+        k: neighbours to find, at most n - 1.
+        device: where to multiply.
+        rows: numbers of the samples whose neighbours are wanted, sorted; default all. All else of the others is NaN,
+            and their neighbours are themselves.
+        seed: of the cells.
 
     Raises:
         NotApplicableError: fewer than two samples.
@@ -43,13 +66,31 @@ def nearest_neighbours(z: Tensor, labels: Tensor, *, k: int = 100, device: torch
     n = len(z)
     if n < 2:
         raise NotApplicableError("neighbours need at least two samples")
+    k = min(k, n - 1)
+    wanted = torch.arange(n) if rows is None else rows
+    if n <= EXACT or torch.device(device).type == "cuda":
+        found = _exact(z, labels, k, device, wanted)
+    else:
+        found = search_cells(z, labels, k, wanted, seed)
+    index, similarity, nearest_same, nearest_other = found
+    same = labels[index] == labels[wanted, None]
+    if rows is None:
+        return Neighbours(index, similarity, same, nearest_same, nearest_other)
+    index = torch.arange(n)[:, None].repeat(1, k).index_copy_(0, rows, index)
+    known = (similarity, same.float(), nearest_same, nearest_other)
+    return Neighbours(
+        index, *(torch.full((n, *part.shape[1:]), torch.nan).index_copy_(0, rows, part) for part in known)
+    )
+
+
+def _exact(
+    z: Tensor, labels: Tensor, k: int, device: torch.device | str, wanted: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Numbers and similarities of the nearest (m, k), similarity to the nearest of the same and of another label."""
     z = F.normalize(z.to(device), dim=1, eps=1e-12)
     y = labels.to(device)
-    k = min(k, n - 1)
-    rows = max(1, CHUNK // n)
     parts: list[tuple[Tensor, ...]] = []
-    for start in range(0, n, rows):
-        own = torch.arange(start, min(start + rows, n), device=z.device)
+    for own in wanted.to(device).split(max(1, CHUNK // len(z))):
         similarity = (z[own] @ z.T).clamp_(-1, 1)
         similarity[torch.arange(len(own), device=z.device), own] = -torch.inf
         top, index = similarity.topk(k, dim=1)
@@ -62,5 +103,5 @@ def nearest_neighbours(z: Tensor, labels: Tensor, *, k: int = 100, device: torch
                 similarity.masked_fill(alike, -1).amax(1).cpu(),
             )
         )
-    index, top, nearest_same, nearest_other = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Neighbours(index, top, labels[index] == labels[:, None], nearest_same, nearest_other)
+    index, top, same, other = (torch.cat(column) for column in zip(*parts, strict=True))
+    return index, top, same, other

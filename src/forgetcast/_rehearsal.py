@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from forgetcast._last_layer import unit_residuals
 __all__ = [
     "Move",
     "Pool",
+    "accuracy_change",
     "ascent_move",
     "damage",
     "erase_move",
@@ -28,8 +30,11 @@ __all__ = [
     "runner_up",
 ]
 
-CHUNK = 1 << 21
-"""Numbers held at a time."""
+CHUNK = 1 << 17
+"""Numbers held at a time; few enough to stay in the processor's cache."""
+
+FAR = 20.0
+"""Moves of the logits that are long: float32 no longer holds the odds."""
 
 
 @dataclass(frozen=True)
@@ -106,105 +111,198 @@ def retrain_move(logits: Tensor, labels: Tensor, goal: Tensor) -> Move:
     return _pairwise(logits, labels, torch.where(own.exp() <= g, torch.zeros_like(step), step.clamp(min=0)))
 
 
-def _moving(move: Move, size: int) -> Iterator[Tensor]:
-    """Chunks of the samples that move at all, for ``size`` numbers per sample."""
-    return iter(move.step.nonzero()[:, 0].split(max(1, CHUNK // max(1, size))))
+def damage(move: Move, z: Tensor, pool: Pool, numbers: Tensor) -> Tensor:
+    """Mean total variation on the pool after each sample's own move, float64, shape (n,), in [0, 1].
 
+    Total variation of sample j is ½ Σ_k |p'_jk - p_jk|. A sample of the pool does not count in its own damage.
 
-def damage(move: Move, z: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
-    """Mean total variation and accuracy change on the pool after each sample's own move, each of shape (n,).
-
-    Total variation of sample j is ½ Σ_k |p'_jk - p_jk|, in [0, 1]; the accuracy change is in [-1, 1], negative when
-    predictions get worse. A sample of the pool does not count in its own damage.
+    Args:
+        move: the moves of n samples.
+        z: z̃ of the same samples, shape (n, d).
+        pool: what the damage is measured on.
+        numbers: the samples' numbers, shape (n,), to know them in the pool.
     """
-    table = _effects(move, pool)
-    length = z.square().sum(1).clamp(min=1e-30)
-    variation, change = torch.zeros_like(move.step), torch.zeros_like(move.step)
-    classes = 1 if move.spread is None else pool.logits.shape[1]
-    for rows in _moving(move, len(pool.z) * classes):
-        reach = z[rows] @ pool.z.T / length[rows, None]
-        amount = move.step[rows, None] * reach
-        tv, delta = table.effect(move, rows, amount, None)
-        counted = torch.ones_like(tv) if pool.index is None else (rows[:, None] != pool.index).double()
-        count = counted.sum(1).clamp(min=1)
-        variation[rows] = (tv * counted).sum(1) / count
-        change[rows] = (delta * counted).sum(1) / count
-    return variation, change
+    place = _places(numbers, pool)
+    log_p = pool.logits.log_softmax(1)
+    total = torch.zeros_like(move.step)
+    for rows, source, sink in _groups(move):
+        odds = _Pair.of(log_p, source, sink) if move.spread is None else _Spread.of(log_p)
+        for part, amount in _amounts(move, z, pool, rows, odds.numbers):
+            tv = odds.variation(amount, move, part)
+            total[part] = _without_own(tv, place[part]).sum(1, dtype=torch.float64)
+    return total / _others(place, pool)
 
 
-def neighbour_damage(move: Move, z: Tensor, pool: Pool, neighbours: Tensor) -> Tensor:
-    """Mean total variation on each sample's own neighbours (n, k); the pool is all training samples. Shape (n,)."""
-    table = _effects(move, pool)
-    length = z.square().sum(1).clamp(min=1e-30)
+def accuracy_change(move: Move, z: Tensor, pool: Pool, numbers: Tensor) -> Tensor:
+    """Change of the pool's accuracy after each sample's own move from label to runner-up, shape (n,), in [-1, 1].
+
+    Arguments as for :func:`damage`. A sample of the pool is classified correctly while its move lies in an interval.
+    """
+    place = _places(numbers, pool)
+    labels, logits = pool.labels, pool.logits
+    own = logits.gather(1, labels[:, None])[:, 0]
+    right = (own >= logits.amax(1)).to(torch.int8)
+    total = torch.zeros_like(move.step)
+    for rows, source, sink in _groups(move):
+        y, c = logits[:, source[0]], logits[:, sink[0]]
+        best = logits.index_fill(1, torch.cat([source, sink]), -torch.inf).amax(1)  # of the classes that stay
+        is_source, is_sink = labels == source, labels == sink
+        low = torch.where(is_source, -torch.inf, torch.where(is_sink, torch.maximum(best - c, (y - c) / 2), y - own))
+        high = torch.where(is_sink, torch.inf, torch.where(is_source, torch.minimum(y - best, (y - c) / 2), own - c))
+        low[~is_source & ~is_sink & (own < best)] = torch.inf
+        for part, amount in _amounts(move, z, pool, rows, 1):
+            still = (amount >= low.to(amount.dtype)).logical_and_(amount <= high.to(amount.dtype))
+            change = _without_own(still.to(torch.int8).sub_(right), place[part])
+            total[part] = change.sum(1, dtype=torch.float64)
+    return total / _others(place, pool)
+
+
+def neighbour_damage(move: Move, reach: Tensor, logits: Tensor, neighbours: Tensor) -> Tensor:
+    """Mean total variation on each sample's own neighbours, float64, shape (n,).
+
+    Args:
+        move: the moves of n samples.
+        reach: z̃_i·z̃_j/‖z̃_i‖² of sample i and its neighbour j, float32, shape (n, k).
+        logits: of all training samples, shape (N, C), float64.
+        neighbours: numbers of the neighbours, shape (n, k).
+    """
+    log_p = logits.log_softmax(1)
     variation = torch.zeros_like(move.step)
-    classes = 1 if move.spread is None else pool.logits.shape[1]
-    for rows in _moving(move, neighbours.shape[1] * max(classes, z.shape[1])):
-        near = neighbours[rows]
-        reach = torch.einsum("id,ijd->ij", z[rows], z[near]) / length[rows, None]
-        amount = move.step[rows, None] * reach
-        variation[rows] = table.effect(move, rows, amount, near)[0].mean(1)
+    for rows in move.step.nonzero()[:, 0].split(max(1, CHUNK // (neighbours.shape[1] * logits.shape[1]))):
+        amount = move.step[rows, None] * reach[rows]
+        amount = amount if bool((amount.abs() > FAR).any()) else amount.float()
+        near = log_p[neighbours[rows]]
+        pair = move.source[rows, None], move.sink[rows, None]
+        odds = _Pair.of(near, *pair) if move.spread is None else _Spread.of(near)
+        variation[rows] = odds.variation(amount, move, rows).mean(1, dtype=torch.float64)
     return variation
 
 
-def _effects(move: Move, pool: Pool) -> _Pair | _Spread:
-    return _Pair(pool) if move.spread is None else _Spread(pool, move.spread)
+def _groups(move: Move) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The samples that move, those of one label and runner-up together (label and runner-up of shape (1,))."""
+    moving = move.step.nonzero()[:, 0]
+    if move.spread is not None:
+        yield moving, move.source, move.sink
+        return
+    pair = move.source * (int(move.sink.max()) + 1) + move.sink
+    moving = moving[pair[moving].argsort(stable=True)]
+    for rows in moving.split(pair[moving].unique_consecutive(return_counts=True)[1].tolist()):
+        yield rows, move.source[rows[:1]], move.sink[rows[:1]]
 
 
+def _amounts(move: Move, z: Tensor, pool: Pool, rows: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of the samples ``rows`` with the amounts (part, m) that the pool's logits move by along their directions.
+
+    In float32 but for the parts with long moves. ``size`` is how many numbers a sample takes per sample of the pool.
+    """
+    scale = move.step[rows] / z[rows].square().sum(1).clamp(min=1e-30)
+    longest = scale * z[rows].norm(dim=1) * pool.z.norm(dim=1).max()
+    order = longest.argsort()
+    short = int((longest <= FAR).sum())
+    for places, dtype in ((order[:short], torch.float32), (order[short:], torch.float64)):
+        columns = pool.z.to(dtype).T.contiguous()
+        for part in places.split(max(1, CHUNK // (len(pool.z) * size))):
+            yield rows[part], (z[rows[part]] * scale[part, None]).to(dtype) @ columns
+
+
+def _places(numbers: Tensor, pool: Pool) -> Tensor:
+    """Where each sample stands in the pool, -1 where it does not, shape (n,)."""
+    if pool.index is None:
+        return torch.full_like(numbers, -1)
+    known = torch.full((int(torch.cat([numbers, pool.index]).max()) + 1,), -1)
+    return known.scatter(0, pool.index, torch.arange(len(pool.index)))[numbers]
+
+
+def _without_own(values: Tensor, place: Tensor) -> Tensor:
+    """The values (part, m) with 0 where a sample meets itself; changes them in place."""
+    inside = (place >= 0).nonzero()[:, 0]
+    values[inside, place[inside]] = 0
+    return values
+
+
+def _others(place: Tensor, pool: Pool) -> Tensor:
+    """How many samples of the pool each sample meets, itself not counted; at least 1, shape (n,)."""
+    return (len(pool.z) - (place >= 0).double()).clamp(min=1)
+
+
+@dataclass(frozen=True)
 class _Pair:
-    """Effect of moves along e_sink - e_y: only two logits change, so the cost does not grow with C."""
+    """Samples ready for moves from label to runner-up. The odds among the other classes stay: they count as one."""
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.log_p = pool.logits.log_softmax(1)
-        first = self.log_p.argmax(1, keepdim=True)
-        others = self.log_p.scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)
-        self.others = (-self.log_p.exp()).log1p().scatter(1, first, others)
-        """log(1 - p), without cancellation, shape (m, C)."""
-        self.top = self.log_p.topk(min(3, self.log_p.shape[1]), dim=1)
-        self.own = self.log_p.gather(1, pool.labels[:, None])[:, 0]
-        self.right = (self.own >= self.top.values[:, 0]).double()
+    log_p: Tensor
+    """Logarithms of the probabilities of label, runner-up and the rest, float64, shape (..., 3)."""
+    weights: tuple[Tensor, ...]
+    """p_y(1 - p_y + p_c), p_c(1 - p_c + p_y), p_y, p_c and the rest, float32."""
 
-    def effect(self, move: Move, rows: Tensor, amount: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Total variation and change of correctness, both shaped like ``amount`` (rows, pool or neighbours)."""
-        source, sink = move.source[rows, None], move.sink[rows, None]
-        columns = slice(None) if near is None else near
+    @classmethod
+    def of(cls, log_p: Tensor, source: Tensor, sink: Tensor) -> _Pair:
+        """From log-probabilities (..., C); label and runner-up (...,) or (1,)."""
+        pair = torch.stack([source, sink], -1).expand(*log_p.shape[:-1], 2)
+        rest = log_p.scatter(-1, pair, -torch.inf).logsumexp(-1, keepdim=True)
+        lumps = torch.cat([log_p.gather(-1, pair), rest], -1)
+        p_y, p_c, p_r = lumps.exp().unbind(-1)
+        weights = (p_y * (p_r + 2 * p_c), p_c * (p_r + 2 * p_y), p_y, p_c, p_r)
+        return cls(lumps, tuple(weight.float() for weight in weights))
 
-        def at(table: Tensor, label: Tensor) -> Tensor:
-            """Entry ``label`` (rows, 1) of every pool sample, shaped like ``amount``."""
-            return table.T[label[:, 0]] if near is None else table[near, label]
+    numbers: ClassVar[int] = 1
+    """Changes of probability to work out per move and sample."""
 
-        y, c = at(self.log_p, source), at(self.log_p, sink)
-        best = torch.full_like(amount, -torch.inf)  # of the classes that stay
-        for place in range(self.top.indices.shape[1]):
-            index, value = self.top.indices[columns, place], self.top.values[columns, place]
-            best = torch.maximum(best, torch.where((index == source) | (index == sink), -torch.inf, value))
-        p_y, p_c = y.exp(), c.exp()
-        # Σ over the rest = (Σ over all but the likelier of the pair) - the other: exact wherever the rest matters
-        others = torch.where(y >= c, at(self.others, source), at(self.others, sink))
-        rest = others + (-(torch.minimum(y, c) - others).exp().clamp(max=1)).log1p()
-        down, up = y - amount, c + amount
-        Z = torch.logaddexp(torch.logaddexp(down, up), rest)
-        tv = (((down - Z).exp() - p_y).abs() + ((up - Z).exp() - p_c).abs() + ((rest - Z).exp() - rest.exp()).abs()) / 2
-        labels = self.pool.labels[columns]
-        shift = amount * ((labels == sink).double() - (labels == source).double())
-        still = (self.own[columns] + shift >= torch.maximum(best, torch.maximum(down, up))).double()
-        return tv, still - self.right[columns]
+    def variation(self, amount: Tensor, _move: Move, _rows: Tensor) -> Tensor:
+        """½ Σ_k |p'_k - p_k| after moves by ``amount``, shaped like it (r, m).
+
+        With e = exp(a) - 1, f = 1 - exp(-a) and E = p_c e - p_y f it is half of
+        |p_y(1 - p_y + p_c) f + p_c(1 - p_c + p_y) e| + rest |E| over 1 + E: e and f have one sign, so nothing cancels.
+        """
+        if amount.dtype == torch.float64:
+            return _moved(self.log_p, amount[..., None] * amount.new_tensor([-1, 1, 0]))
+        own, other, p_y, p_c, rest = self.weights
+        e = amount.expm1()
+        f = e / (e + 1)
+        total = (e * p_c).addcmul_(f, p_y, value=-1)
+        both = e.mul_(other).addcmul_(f, own).abs_()
+        both.addcmul_(torch.abs(total, out=f), rest)
+        return both.div_(total.add_(1).mul_(2))
 
 
+@dataclass(frozen=True)
 class _Spread:
-    """Effect of moves along full directions over the classes, shape (n, C)."""
+    """Samples ready for moves along full directions over the classes."""
 
-    def __init__(self, pool: Pool, spread: Tensor) -> None:
-        self.pool = pool
-        self.spread = spread
-        self.p = pool.logits.softmax(1)
-        self.right = (pool.logits.gather(1, pool.labels[:, None])[:, 0] >= pool.logits.amax(1)).double()
+    log_p: Tensor
+    """Float64, shape (m, C), or (r, m, C) for samples of each move's own."""
+    p: Tensor
+    """Float32, shape (1 or r, C, m)."""
+    top: Tensor
+    """Likeliest class, shape (1 or r, m)."""
 
-    def effect(self, move: Move, rows: Tensor, amount: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As for :class:`_Pair`."""
-        columns = slice(None) if near is None else near
-        moved = self.pool.logits[columns] + amount[..., None] * self.spread[rows][:, None]
-        tv = (moved.softmax(-1) - self.p[columns]).abs().sum(-1) / 2
-        labels = self.pool.labels[columns].expand(amount.shape)
-        still = (moved.gather(-1, labels[..., None])[..., 0] >= moved.amax(-1)).double()
-        return tv, still - self.right[columns]
+    @classmethod
+    def of(cls, log_p: Tensor) -> _Spread:
+        by_class = log_p.mT if log_p.ndim == 3 else log_p.T[None]
+        return cls(log_p, by_class.exp().float().contiguous(), by_class.argmax(1))
+
+    @property
+    def numbers(self) -> int:
+        """Changes of probability to work out per move and sample."""
+        return self.p.shape[1]
+
+    def variation(self, amount: Tensor, move: Move, rows: Tensor) -> Tensor:
+        """½ Σ_k |p'_k - p_k| after moves of the samples ``rows`` (r,) by ``amount`` (r, m), shape (r, m).
+
+        With e_k = exp(a(d_k - d_top)) - 1 and E = Σ p_k e_k it is p'_k - p_k = p_k (e_k - E)/(1 + E): e_top is 0, so
+        nothing cancels for sure predictions.
+        """
+        assert move.spread is not None
+        direction = move.spread[rows]
+        if amount.dtype == torch.float64:
+            return _moved(self.log_p, amount[..., None] * direction[:, None])
+        d = direction.float()
+        change = d[:, :, None] - d.gather(1, self.top.expand(len(d), -1))[:, None]
+        change = change.mul_(amount[:, None]).expm1_().mul_(self.p)
+        total = change.sum(1)
+        change.addcmul_(self.p, total[:, None], value=-1)
+        return change.abs_().sum(1).div_(total.add_(1).mul_(2))
+
+
+def _moved(log_p: Tensor, change: Tensor) -> Tensor:
+    """½ Σ_k |p'_k - p_k| by the plain softmax, over the last dimension."""
+    return ((log_p + change).softmax(-1) - log_p.exp()).abs_().sum(-1) / 2

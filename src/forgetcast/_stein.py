@@ -60,6 +60,7 @@ def stein_rows(
     reference: Tensor,
     *,
     width: int,
+    population: int | None = None,
     device: torch.device | str = "cpu",
 ) -> SteinRows:
     """Rows of κ for all samples against the reference sample: n · m · w multiplications, a chunk of rows in memory.
@@ -75,6 +76,7 @@ def stein_rows(
         probabilities: softmax, float64, shape (n, C).
         reference: numbers of the reference samples, sorted, shape (m,), m at least 2.
         width: length of x before the sketch; D is ``width`` + C.
+        population: how many samples the reference stands for; default n.
         device: where to multiply.
 
     Raises:
@@ -128,5 +130,5 @@ def stein_rows(
         mean=total * scale * unit / others,
         normalised_mean=normalised / others,
         entropy_weighted_mean=weighted * weight.max() * scale * unit / weights,
-        expansion=absolute.square() / square.clamp(min=1e-300) * (n - 1) / others,
+        expansion=absolute.square() / square.clamp(min=1e-300) * ((population or n) - 1) / others,
     )

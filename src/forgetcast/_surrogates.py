@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from forgetcast._neighbours import Neighbours
 
@@ -16,6 +17,9 @@ __all__ = ["leave_one_out_ridge", "neighbour_vote", "random_features", "ridge_co
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties tried, in units of the mean squared length of a feature column."""
+
+BLOCK = 4096
+"""Samples taken at a time."""
 
 
 def neighbour_vote(neighbours: Neighbours, labels: Tensor, *, k: int = 20, smoothing: float = 1.0) -> Tensor:
@@ -40,43 +44,53 @@ def random_features(z: Tensor, *, width: int = 512, seed: int = 0) -> Tensor:
     d = z.shape[1]
     weight = torch.randn(d, width, generator=generator) / d**0.5
     offset = torch.randn(width, generator=generator)
-    features = torch.relu(z @ weight + offset)
-    return torch.cat([features, torch.ones(len(z), 1)], 1)
+    features = torch.ones(len(z), width + 1)
+    for rows, out in zip(z.split(BLOCK), features.split(BLOCK), strict=True):
+        out[:, :-1] = torch.addmm(offset, rows, weight).relu_()
+    return features
 
 
 def leave_one_out_ridge(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Leave-one-out predictions of ridge regression on one-hot labels, shape (n, classes), float64.
 
     With S = ΦᵀΦ + λI and h_i = φ_iᵀS⁻¹φ_i the prediction for i of the fit without i is (ŷ_i - h_i y_i)/(1 - h_i),
-    exactly. λ is the one of :data:`PENALTIES` with the smallest squared leave-one-out error.
+    exactly. λ is the one of :data:`PENALTIES` with the smallest squared leave-one-out error; all of them are tried in
+    one pass, in the basis in which ΦᵀΦ is diagonal. ``features`` (n, w) is turned into that basis in place.
     """
-    n, width = features.shape
+    width = features.shape[1]
     gram = torch.zeros(width, width, dtype=torch.float64)
     moments = torch.zeros(width, classes, dtype=torch.float64)
-    for rows in torch.arange(n).split(4096):
-        block = features[rows].double()
+    for block, y in zip(features.split(BLOCK), labels.split(BLOCK), strict=True):
         gram += block.T @ block
-        moments.index_add_(1, labels[rows], block.T)
+        moments += block.T @ one_hot(y, classes).to(block.dtype)
     eigenvalues, vectors = torch.linalg.eigh(gram)
     eigenvalues = eigenvalues.clamp(min=0)
     turned = vectors.T @ moments
-    unit = float(eigenvalues.mean()) + 1e-12
+    penalties = torch.tensor(PENALTIES, dtype=torch.float64) * (eigenvalues.mean() + 1e-12)
+    shrink = 1 / (eigenvalues[:, None] + penalties)  # (w, penalties)
+    fits = (shrink[:, :, None] * turned[:, None]).to(features.dtype)  # (w, penalties, classes)
     basis = vectors.to(features.dtype)
-    best, best_error = torch.empty(0), float("inf")
-    for penalty in PENALTIES:
-        shrink = 1 / (eigenvalues + penalty * unit)
-        predictions = torch.empty(n, classes, dtype=torch.float64)
-        error = 0.0
-        for rows in torch.arange(n).split(4096):
-            q = (features[rows] @ basis).double()
-            leverage = (q.square() @ shrink).clamp(max=1 - 1e-9)[:, None]
-            onehot = torch.nn.functional.one_hot(labels[rows], classes).double()
-            block = ((q * shrink) @ turned - leverage * onehot) / (1 - leverage)
-            predictions[rows] = block
-            error += float((block - onehot).square().sum())
-        if error < best_error:
-            best, best_error = predictions, error
-    return best
+    error = torch.zeros(len(PENALTIES), dtype=torch.float64)
+    for block, y in zip(features.split(BLOCK), labels.split(BLOCK), strict=True):
+        block.copy_(block @ basis)
+        outside = _left_out(block, y, shrink, fits)
+        outside.scatter_add_(2, y[:, None, None].expand(-1, len(error), 1), -torch.ones(len(y), len(error), 1))
+        error += outside.square_().sum((0, 2), dtype=torch.float64)
+    best = slice(int(error.argmin()), int(error.argmin()) + 1)
+    return torch.cat(
+        [
+            _left_out(block, y, shrink[:, best], fits[:, best])[:, 0].double()
+            for block, y in zip(features.split(BLOCK), labels.split(BLOCK), strict=True)
+        ]
+    )
+
+
+def _left_out(block: Tensor, labels: Tensor, shrink: Tensor, fits: Tensor) -> Tensor:
+    """(ŷ_i - h_i y_i)/(1 - h_i) for rows (b, w) in the diagonal basis and every penalty, (b, penalties, classes)."""
+    leverage = (block.square() @ shrink.to(block.dtype)).clamp(max=1 - 1e-6)[:, :, None]
+    fitted = (block @ fits.flatten(1)).unflatten(1, fits.shape[1:])
+    fitted.scatter_add_(2, labels[:, None, None].expand(-1, fitted.shape[1], 1), -leverage)
+    return fitted.div_(1 - leverage)
 
 
 def ridge_confidence(z: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> Tensor:

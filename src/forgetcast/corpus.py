@@ -181,8 +181,9 @@ class Corpus:
 
 
 def feature_columns(corpus: Corpus) -> list[str]:
-    """Names of the factor columns, in the order of the table."""
-    return [column for column in corpus.factors.columns if column not in ("target", "index")]
+    """Names of the factor columns, in the order of the table; without those that apply to no target of the corpus."""
+    known = corpus.factors.drop(columns=["target", "index"]).notna().any()
+    return known.index[known].tolist()
 
 
 def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS) -> pd.DataFrame:

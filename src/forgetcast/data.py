@@ -23,7 +23,9 @@ LABEL_NAMES = ("labels", "label")
 """Where a dict with inputs and label keeps the label."""
 CACHE_BYTES = 1 << 30
 PIECE = 512
-"""Items of a dataset that are read and checked at a time."""
+"""Items of a dataset that are read and checked at a time, at most; fewer of more than 64 kB each."""
+PIECE_BYTES = 1 << 25
+"""Bytes of a dataset that are read and checked at a time."""
 
 
 def leaves(x: Inputs) -> list[Tensor]:
@@ -102,6 +104,13 @@ def _named(x: Inputs, name: str = "") -> Iterator[tuple[str, Tensor]]:
     parts = sorted(x.items()) if isinstance(x, dict) else enumerate(x)
     for key, part in parts:
         yield from _named(part, f"{name}/{key}")
+
+
+def _nbytes(item: Any) -> int:
+    """Bytes of the arrays in an item of a dataset."""
+    if isinstance(item, (tuple, list, Mapping)):
+        return sum(_nbytes(part) for part in (item.values() if isinstance(item, Mapping) else item))
+    return int(getattr(item, "nbytes", 0))
 
 
 def _listed(shapes: list[tuple[int, ...]]) -> str:
@@ -194,9 +203,8 @@ class Data:
         size = 0
         labels = [torch.empty(0, dtype=torch.long)]
         with torch.random.fork_rng(devices=[]):
-            for start in range(0, n, PIECE):
-                indices = range(start, min(start + PIECE, n))
-                items = self._items_at(indices)
+            for indices, items in self._pieces(n):
+                start = indices[0]
                 x, y = self._batch(items, indices)
                 shapes = [tuple(leaf.shape[1:]) for leaf in leaves(x)]
                 if start == 0:
@@ -224,6 +232,17 @@ class Data:
     def _check_not_empty(self) -> None:
         if len(self.labels) == 0:
             raise DatasetError(f"the {self.role} is empty: expected at least one sample (x, y)")
+
+    def _pieces(self, n: int) -> Iterator[tuple[range, list[Any]]]:
+        """The n items in order, as many at a time as fit, with their numbers."""
+        start, size = 0, 0
+        items: list[Any] = []
+        for index in range(n):
+            items += self._items_at([index])
+            size += _nbytes(items[-1])
+            if len(items) == PIECE or size >= PIECE_BYTES or index == n - 1:
+                yield range(start, index + 1), items
+                start, size, items = index + 1, 0, []
 
     def _items_at(self, indices: Sequence[int]) -> list[Any]:
         if self._items is not None:

@@ -91,7 +91,8 @@ class Explainer:
 
     Args:
         predictor: the fitted predictor.
-        table: factors of all samples of the target, the predictor's columns among them.
+        table: factors of samples of the target, the predictor's columns among them. Samples of the table and of its
+            reference sample can be explained; what is usual for the target is told from the latter.
     """
 
     def __init__(self, predictor: DifficultyPredictor, table: FactorTable) -> None:
@@ -103,11 +104,12 @@ class Explainer:
         self.families = list(dict.fromkeys(factor.family for factor in self._factors))
         self._to_factor = _indicator(owners, self.names)
         self._to_family = _indicator([factor.family for factor in self._factors], self.families)
-        n = len(table.values)
-        self._values = table.values[self.names].to_numpy(dtype=float)
-        quantiles = [table.values.get(quantile_column(name), np.full(n, np.nan)) for name in self.names]
+        self._rows = table.worked_out
+        n = len(self._rows)
+        self._values = self._rows[self.names].to_numpy(dtype=float)
+        quantiles = [self._rows.get(quantile_column(name), np.full(n, np.nan)) for name in self.names]
         self._quantiles = np.column_stack([np.asarray(column, dtype=float) for column in quantiles])
-        typical = table.values[self.names].median().to_numpy(dtype=float)
+        typical = table.population[self.names].median().to_numpy(dtype=float)
         corpus = predictor.manifest["typical"]
         self._typical = [
             _number(corpus.get(factor.name)) if factor.per_target else own
@@ -127,7 +129,8 @@ class Explainer:
             IndexError: no such sample.
             UnknownNameError: no such objective.
         """
-        rows = self.table.values.iloc[[index]]
+        (place,) = self._places([index])
+        rows = self._rows.iloc[[place]]
         values, base = self.predictor.contributions(rows[list(self.predictor.features)], objective)
         sums = values[0] @ self._to_factor
         own = [k for k in np.argsort(-np.abs(sums), kind="stable") if sums[k] != 0]
@@ -140,7 +143,7 @@ class Explainer:
             contributions=pd.Series(values[0], index=list(self.predictor.features)),
             by_factor=pd.Series(sums, index=self.names),
             by_family=pd.Series(sums @ self._to_family, index=self.families),
-            reasons=tuple(self._reason(k, index, float(sums[k])) for k in order),
+            reasons=tuple(self._reason(k, place, float(sums[k])) for k in order),
         )
 
     def explain_many(self, indices: Sequence[int] | np.ndarray, objective: str) -> ExplanationSet:
@@ -158,7 +161,7 @@ class Explainer:
             indices=index,
             base=base,
             contributions=pd.DataFrame(sums, index=labels, columns=self.names),
-            values=pd.DataFrame(self._values[index], index=labels, columns=self.names),
+            values=pd.DataFrame(self._values[self._places(index)], index=labels, columns=self.names),
             by_family=pd.DataFrame(sums @ self._to_family, index=labels, columns=self.families),
         )
 
@@ -172,8 +175,8 @@ class Explainer:
         own = np.flatnonzero(self._own)
         top = own[np.argsort(-np.abs(sums[:, own]), axis=1, kind="stable")[:, :count]]
         return [
-            "; ".join(self._sentence(k, i, sums[row, k]) for k in top[row] if sums[row, k] != 0)
-            for row, i in enumerate(index)
+            "; ".join(self._sentence(k, place, sums[row, k]) for k in top[row] if sums[row, k] != 0)
+            for row, place in enumerate(self._places(index))
         ]
 
     # -- contributions ------------------------------------------------------------------------------------
@@ -182,30 +185,42 @@ class Explainer:
         """SHAP values by factor, shape (m, K), and the base; computed once per objective and set of samples."""
         key = (objective, index.tobytes())
         if key not in self._cache:
-            columns = self.table.values[list(self.predictor.features)]
+            columns = self._rows[list(self.predictor.features)]
+            places = self._places(index)
             parts = [
-                self.predictor.contributions(columns.iloc[index[start : start + CHUNK]], objective)
+                self.predictor.contributions(columns.iloc[places[start : start + CHUNK]], objective)
                 for start in range(0, max(len(index), 1), CHUNK)
             ]
             self._cache[key] = np.concatenate([values @ self._to_factor for values, _ in parts]), parts[0][1]
         return self._cache[key]
 
+    def _places(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Where samples stand among the rows.
+
+        Raises:
+            IndexError: a sample that the table does not have.
+        """
+        places = self._rows.index.get_indexer(pd.Index(indices))
+        if (places < 0).any():
+            raise IndexError(f"the table has no sample {np.asarray(indices)[places < 0][0]}")
+        return places
+
     # -- sentences ----------------------------------------------------------------------------------------
 
-    def _reason(self, k: int, index: int, contribution: float) -> Reason:
+    def _reason(self, k: int, place: int, contribution: float) -> Reason:
         factor = self._factors[k]
         return Reason(
             factor=factor.name,
             family=factor.family,
             contribution=contribution,
-            value=float(self._values[index, k]),
-            quantile=float(self._quantiles[index, k]),
+            value=float(self._values[place, k]),
+            quantile=float(self._quantiles[place, k]),
             direction="harder" if contribution > 0 else "easier",
-            sentence=self._sentence(k, index, contribution),
+            sentence=self._sentence(k, place, contribution),
         )
 
-    def _sentence(self, k: int, index: int, contribution: float) -> str:
-        factor, value, typical = self._factors[k], self._values[index, k], self._typical[k]
+    def _sentence(self, k: int, place: int, contribution: float) -> str:
+        factor, value, typical = self._factors[k], self._values[place, k], self._typical[k]
         direction = "harder" if contribution > 0 else "easier"
         if factor.name in self.table.not_applicable:
             title = _phrase(factor.title)
@@ -215,7 +230,7 @@ class Explainer:
             shown, usual = _shown(clause, factor, value), _shown(clause, factor, typical)
             note = "" if shown == usual or np.isnan(typical) else f"typical of the models learned from: {usual}"
             return f"{direction}: for the model as a whole: {_fill(clause, factor, value, note)}"
-        clause = factor.high if self._quantiles[index, k] > 0.5 else factor.low
+        clause = factor.high if self._quantiles[place, k] > 0.5 else factor.low
         shown, usual = _shown(clause, factor, value), _shown(clause, factor, typical)
         if shown == usual:  # a clause such as "more than usual" would claim a difference that nobody can see
             return f"{direction}: {_phrase(factor.title)}: {shown}, as usual for this model"

@@ -34,7 +34,7 @@ class DifficultyReport:
     """One row per objective and sample: index, objective, label, difficulty, lower, upper, percentile,
     percentile_lower, percentile_upper, p_trivial (all in [0, 1]), tier, reasons."""
     factors: FactorTable
-    """The factors that the predictor uses, for all samples of the model's data."""
+    """The factors that the predictor uses, for the samples of the table and for the reference sample."""
     predictor: DifficultyPredictor
     provenance: dict[str, Any]
     """Versions, fingerprint of the predictor, hashes of model and data, number of samples, settings."""
@@ -46,16 +46,18 @@ class DifficultyReport:
         """Take the forecast of one sample apart: SHAP values by factor and family, and sentences.
 
         Args:
-            index: any sample of the model's data.
+            index: a sample of the table (or of the reference sample of its factors: up to 2000 samples, any).
             objective: default: the report's first.
 
         Raises:
-            IndexRangeError: no such sample.
+            IndexRangeError: no such sample, or one that was not asked for.
             UnknownNameError: no such objective.
         """
-        n = len(self.factors.values)
+        n = self.provenance["n"]
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < n:
             raise IndexRangeError(f"expected a sample index from 0 to {n - 1}; got {index!r}")
+        if index not in self.factors.values.index and index not in self.factors.population.index:
+            raise IndexRangeError(f"sample {index} was not forecast: add it to the indices of predict_difficulty")
         return self._explaining().explain(int(index), self._objective(objective))
 
     def explanations(self, objective: str | None = None) -> ExplanationSet:
@@ -90,7 +92,7 @@ class DifficultyReport:
             )
         for name in pd.unique(frame["objective"]):
             self._objective(str(name))
-        n = len(self.factors.values)
+        n = self.provenance["n"]
         outside = frame.loc[~frame["index"].isin(range(n)), "index"]
         if len(outside):
             raise IndexRangeError(f"measured sample {outside.iloc[0]} is not among samples 0 to {n - 1}")
@@ -143,7 +145,8 @@ def predict_difficulty(
         model: a classifier that returns logits (n, classes); it is copied, never changed. Or a ``Target``.
         dataset: its training data: a map-style dataset of (x, y), a pair of tensors, or a DataLoader over
             such a dataset. None if ``model`` is a ``Target``.
-        indices: samples to forecast, in the order wanted; default all.
+        indices: samples to forecast, in the order wanted; default all. A few of a large model's samples take a
+            fraction of the time of all, with quantiles within a reference sample (see ``factor_table``).
         objective: "retrain": after unlearning the sample is treated as if it had never been trained on;
             "erase": it is no longer recognised; or "both".
         heldout: data of the same kind that the model was not trained on; some factors need it.
@@ -158,7 +161,8 @@ def predict_difficulty(
     Returns:
         The report; ``report.table`` has one row per objective and sample. Tiers: "trivial" where the goal is
         probably (p_trivial >= 0.5) met before any unlearning, else "easy", "medium" and "hard" by thirds of
-        the model's samples that are not trivial, in the order of the predicted percentile.
+        the model's samples (of the reference sample, with ``indices``) that are not trivial, in the order of the
+        predicted percentile.
 
     Raises:
         UnknownNameError: no such objective.
@@ -181,14 +185,15 @@ def predict_difficulty(
         )
     names = _needed_factors(fitted)
     target = _target(model, dataset, heldout, trajectory, collate_fn, batch_size)
-    index = np.arange(len(target)) if indices is None else target.data.check_indices(indices).numpy()
-    factors = factor_table(target, names=names, seed=seed, progress=progress)
+    factors = factor_table(target, names=names, indices=indices, seed=seed, progress=progress)
+    index = factors.values.index.to_numpy()
     explainer = Explainer(fitted, factors)
     parts = []
     for name in wanted:
-        everyone = fitted.predict(factors.values[list(fitted.features)], name)
+        everyone = fitted.predict(factors.population[list(fitted.features)], name)
         bounds = tier_bounds(everyone["percentile"].to_numpy(), everyone["p_trivial"].to_numpy())
-        forecast = everyone.iloc[index].reset_index(drop=True)
+        forecast = everyone if indices is None else fitted.predict(factors.values[list(fitted.features)], name)
+        forecast = forecast.reset_index(drop=True)
         forecast.insert(0, "index", index)
         forecast.insert(1, "objective", name)
         forecast.insert(2, "label", target.labels.numpy()[index])

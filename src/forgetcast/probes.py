@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ from forgetcast._gradient_pass import (
     measured_parameters,
     real_tensor,
 )
-from forgetcast._last_layer import augmented, leave_one_out_logits, residuals
+from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
 from forgetcast._logits import cross_entropy, margin
@@ -34,6 +33,7 @@ from forgetcast._neighbours import Neighbours, nearest_neighbours
 from forgetcast._rehearsal import (
     Move,
     Pool,
+    accuracy_change,
     ascent_move,
     damage,
     erase_move,
@@ -45,7 +45,7 @@ from forgetcast._stein import SteinRows, stein_rows
 from forgetcast._surrogates import neighbour_vote, ridge_confidence
 from forgetcast.data import Data, Inputs
 from forgetcast.errors import NotApplicableError
-from forgetcast.target import Head, Target, check_finite
+from forgetcast.target import Head, Target, as_logits, check_finite
 from forgetcast.trajectory import Trajectory
 
 __all__ = ["PROBES", "Centroids", "HeldOut", "Probes", "Rehearsal"]
@@ -57,14 +57,23 @@ REFERENCE = 1000
 """Samples on which collateral damage is measured, at most."""
 
 REFERENCE_WORK = 4_000_000_000
-"""Samples times classes times reference samples that a rehearsal may visit."""
+"""Samples times classes times reference samples that all rehearsals may visit."""
+
+REHEARSAL_WORK = 150_000_000
+"""Probabilities that one rehearsal may move: samples times reference samples, times classes where all of them move."""
+
+BLOCK = 4096
+"""Rows that are converted at a time."""
+
+FISHER = 5000
+"""Samples that the Fisher diagonal is estimated on, at most."""
 
 DAMPING = 1e-3
 """What is added to every entry of the Fisher diagonal, in units of its mean."""
 
 FROM_GRADIENTS = {
     "gradient_norm": "squares",
-    "self_influence": "fisher",
+    "self_influence": "influence",
     "margin_input_gradient_norm": "margin",
     "stein": "score",
 }
@@ -134,8 +143,6 @@ class Rehearsal:
     """Norm of the weight change relative to the norm of the layer's weights."""
     reference: Tensor
     """Mean total variation on the reference sample of the training data, in [0, 1]."""
-    accuracy_change: Tensor
-    """Change of accuracy on the reference sample, in [-1, 1]."""
     neighbours: Tensor
     """Mean total variation on its 20 nearest neighbours in feature space, in [0, 1]."""
     heldout: Tensor | None
@@ -159,11 +166,14 @@ class _Forward:
 class Probes:
     """Everything factors may ask of a target, computed lazily and once.
 
-    The model runs over the training data, streaming in order, once forward (logits, features, early and middle layer,
-    inputs) and, if gradients are asked for, once forward and backward for all probes in ``expected`` together;
-    self-influence takes one more such pass. Held-out data, if any, is run forward once. A few tiny forward passes over
-    copies of the first sample find the layers. Every checkpoint of a trajectory, one at a time, runs over the training
-    data once forward and, if its gradients are asked for, once forward and backward. The target stays as it is.
+    **Reading.** The training data is read in order, in batches, and only as often as this: once for everything that
+    comes out of a forward pass (logits, features, early and middle layer, inputs) and for all expected probes that rest
+    on gradients, together; a second time where ``rows`` are given (those rows alone), where a probe that rests on
+    gradients was not expected, or where the model cannot be differentiated; up to 5000 samples once more, before, for
+    ``self_influence``; and for every checkpoint of a trajectory once, and once more if its gradients are asked for.
+    Held-out data is read once. A few tiny passes over copies of the first sample find the layers. No batch is kept:
+    memory holds the rows of features, early and middle layer and inputs (at most 512 numbers each, 4 bytes a number),
+    what follows from them, and one batch. The target stays as it is.
 
     Wide representations are projected to 512 columns by a seeded count sketch (Charikar, Chen & Farach-Colton 2002),
     which keeps inner products in expectation and needs no large matrix. The reference sample of the rehearsals is
@@ -174,14 +184,24 @@ class Probes:
         target: what to probe.
         seed: of projections, random features, the reference sample and models that draw random numbers.
         progress: bars on stderr.
-        expected: names of probes that will be asked for. Those that rest on gradients are then measured in one pass;
-            others, asked for one after the other, take a pass each.
+        expected: names of probes that will be asked for. Those that rest on gradients are then measured in the first
+            pass; others, asked for one after the other, take a pass each.
+        rows: numbers of the samples that are asked for, sorted; default all. What takes more than a forward pass is
+            then worked out for these rows alone and NaN for all others.
 
     n is the number of samples, C of classes, d the width of the last layer's input. Tensors are on the CPU.
     """
 
-    def __init__(self, target: Target, seed: int = 0, progress: bool = False, expected: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        target: Target,
+        seed: int = 0,
+        progress: bool = False,
+        expected: Collection[str] = (),
+        rows: Tensor | None = None,
+    ) -> None:
         self.target = target
+        self.rows = rows
         self.seed = seed
         self.progress = progress
         self.expected = frozenset(expected)
@@ -248,7 +268,7 @@ class Probes:
     def early(self) -> Tensor:
         """Like ``middle`` of the layer nearest to a quarter of the depth, which may be the same, shape (n, <= 512)."""
         early = self._forward.early
-        return self.middle if early is None else _standardised(early)
+        return self.middle if early is None else early
 
     @probe
     def middle(self) -> Tensor:
@@ -256,7 +276,7 @@ class Probes:
         middle = self._forward.middle
         if middle is None:
             raise NotApplicableError("the model has no hidden layer whose output has one row per sample")
-        return _standardised(middle)
+        return middle
 
     @probe
     def inputs(self) -> Tensor:
@@ -292,25 +312,33 @@ class Probes:
         """Norm of the gradient of each sample's loss in the parameters, float64, shape (n,)."""
         squares = self._from_gradients("squares")
         self._note_left_out("gradient_norm")
-        return squares.sqrt()
+        return self._placed(squares, self._gradient_rows).sqrt()
 
     @probe
     def self_influence(self) -> Tensor:
         """gᵀF⁻¹g of each sample's loss gradient g, F the damped empirical Fisher diagonal, float64, shape (n,).
 
-        F is the mean of g² over all samples, so it takes a pass of its own over the data before this one.
+        F is the mean of g² over all samples up to 5000, and beyond that over 5000 drawn ones: a pass of its own over
+        these, before the one over all.
         """
-        fisher = self._from_gradients("fisher")
+        influence = self._from_gradients("influence")
         self._note_left_out("self_influence")
+        return self._placed(influence, self._gradient_rows)
+
+    @probe
+    def _fisher_weights(self) -> dict[str, Tensor]:
+        """1/F by group of parameters."""
+        fisher = self._differentiate({"fisher"}, rows=self._sample(FISHER, len(self.target)))["fisher"]
+        if isinstance(fisher, NotApplicableError):
+            raise fisher
         mean = sum(float(part.sum()) for part in fisher.values()) / sum(part.numel() for part in fisher.values())
         floor = max(DAMPING * mean, 1e-30)
-        inverse = {name: 1 / (part + floor) for name, part in fisher.items()}
-        return self._differentiate({"squares"}, inverse)["squares"]
+        return {name: 1 / (part + floor) for name, part in fisher.items()}
 
     @probe
     def margin_input_gradient_norm(self) -> Tensor:
         """Norm of the gradient of each sample's margin in its input, float64, shape (n,)."""
-        return self._from_gradients("margin")
+        return self._placed(self._from_gradients("margin"), self._gradient_rows)
 
     @probe
     def stein(self) -> SteinRows:
@@ -319,16 +347,19 @@ class Probes:
         inputs = self._forward.inputs
         if inputs is None:
             raise NotApplicableError("the inputs are not one tensor of real numbers per sample")
-        return stein_rows(
-            inputs,
+        rows = self._gradient_rows
+        found = stein_rows(
+            inputs if self.rows is None else inputs[rows],
             score.narrow,
             score.norm,
-            self.labels,
-            self.probabilities,
-            self.reference,
+            self.labels[rows],
+            self.probabilities[rows],
+            torch.searchsorted(rows, self.reference),
             width=score.width,
+            population=len(self.target),
             device=self._device,
         )
+        return SteinRows(**{name: self._placed(values, rows) for name, values in vars(found).items()})
 
     # -- the training run -------------------------------------------------------------------------------------
 
@@ -373,17 +404,20 @@ class Probes:
 
     @probe
     def feature_neighbours(self) -> Neighbours:
-        """The 100 nearest others by cosine of the features (index, similarity, ..., shapes (n, <= 100))."""
-        return self._nearest(self.features)
+        """The 100 nearest others by cosine of the features (index, similarity, ..., shapes (n, <= 100)).
+
+        Of all samples, whatever the rows asked for, since factors look at the neighbours' neighbours.
+        """
+        return nearest_neighbours(self.features, self.labels, k=100, device=self._device, seed=self.seed)
 
     @probe
     def middle_neighbours(self) -> Neighbours:
-        """The 100 nearest others by cosine of the middle layer (index, similarity, ..., shapes (n, <= 100))."""
+        """The 20 nearest others by cosine of the middle layer (index, similarity, ..., shapes (n, <= 20))."""
         return self._nearest(self.middle)
 
     @probe
     def input_neighbours(self) -> Neighbours:
-        """The 100 nearest others by cosine of the inputs (index, similarity, ..., shapes (n, <= 100))."""
+        """The 20 nearest others by cosine of the inputs (index, similarity, ..., shapes (n, <= 20))."""
         return self._nearest(self.inputs)
 
     # -- surrogates -------------------------------------------------------------------------------------------
@@ -506,24 +540,42 @@ class Probes:
         data = self.target.heldout
         if data is None:
             raise NotApplicableError("no held-out data was given")
-        run = self._run(data, "held-out", middle=False)
+        run = self._run(data, "held-out", hidden=False)
         return HeldOut(run.logits, data.labels, run.features)
 
     @probe
     def erase_rehearsal(self) -> Rehearsal:
         """Until the margin is 0, by moving weight from the label to the runner-up (fields of shape (n,))."""
-        return self._rehearse(erase_move(self.logits, self.labels))
+        return self._rehearse(self._erase_move)
+
+    @probe
+    def erase_accuracy_change(self) -> Tensor:
+        """Change of accuracy on the reference sample when the margin goes to 0 as in erase_rehearsal, shape (n,)."""
+        numbers = self._chosen(torch.arange(len(self.target)))
+        pool = self._pool(self._erase_move)
+        return self._placed(accuracy_change(self._erase_move, self.augmented_features[numbers], pool, numbers))
+
+    @probe
+    def _erase_move(self) -> Move:
+        return erase_move(self._chosen(self.logits), self._chosen(self.labels))
 
     @probe
     def ascent_rehearsal(self) -> Rehearsal:
         """Until the margin is 0, along the gradient of the sample's own loss (fields of shape (n,))."""
-        return self._rehearse(ascent_move(self.logits, self.labels))
+        return self._rehearse(ascent_move(self._chosen(self.logits), self._chosen(self.labels)))
 
     @probe
     def retrain_rehearsal(self) -> Rehearsal:
         """Until p_y is the surrogate confidence + 0.05, from the label to the runner-up (fields of shape (n,))."""
-        goal = (self.surrogate_confidence + 0.05).clamp(max=1)
-        return self._rehearse(retrain_move(self.logits, self.labels, goal))
+        goal = (self._chosen(self.surrogate_confidence) + 0.05).clamp(max=1)
+        return self._rehearse(retrain_move(self._chosen(self.logits), self._chosen(self.labels), goal))
+
+    @probe
+    def gradient_kernel(self) -> KernelRows:
+        """Row sums of the last layer's gradient kernel with the reference sample (fields of shape (n,))."""
+        z, r, reference = self.augmented_features, self.residuals, self.reference
+        rows = kernel_rows(self._chosen(z), self._chosen(r), z[reference], r[reference])
+        return replace(rows, absolute=self._placed(rows.absolute), square=self._placed(rows.square))
 
     @probe
     def leave_one_out_logits(self) -> Tensor:
@@ -561,61 +613,91 @@ class Probes:
 
     @probe
     def _forward(self) -> _Forward:
-        return self._run(self.target.data, "forward", middle=True)
+        if self.rows is None and self._expected_from_gradients:
+            self._measure(self._expected_from_gradients)
+        return self._kept.get("_forward") or self._run(self.target.data, "forward", hidden=True)
 
     @torch.no_grad()
-    def _run(self, data: Data, what: str, *, middle: bool) -> _Forward:
-        """One forward pass over ``data``; with ``middle`` also keeps the middle layer and the inputs."""
+    def _run(self, data: Data, what: str, *, hidden: bool) -> _Forward:
+        """One forward pass over ``data``; with ``hidden`` also keeps hidden layers and inputs."""
         target = self.target
-        tap = _Tap(target, *(_hidden_layers(self._layout, target.head) if middle else (None, None)))
-        logits, features, early, hidden, inputs, checksums = [], [], [], [], [], []
-        with reproducible(target, self.seed), tap:
-            for _, x, _y in self._batches(data, target.batch_size, what):
-                if middle:
-                    checksums.append(row_checksums(x))
-                x = target.to_device(x)
-                logits.append(target.forward(x).float().cpu())
-                if tap.features is not None:
-                    features.append(tap.features)
-                if tap.early is not None:
-                    early.append(_narrow(tap.early, self.seed))
-                if tap.middle is not None:
-                    hidden.append(_narrow(tap.middle, self.seed))
-                if middle and (real := real_tensor(x)) is not None:
-                    inputs.append(_narrow(real, self.seed + 1))
-                tap.features = tap.early = tap.middle = None
-        check_finite(torch.cat(logits), data)
-        parts = (features, early, hidden, inputs, checksums)
-        return _Forward(torch.cat(logits), *map(_joined, parts))
+        recorder = self._recorder(data, hidden)
+        with reproducible(target, self.seed), recorder:
+            for _, x, _y in recorder.watched(self._batches(data, target.batch_size, what)):
+                target.forward(target.to_device(x))
+        return recorder.result()
 
     def _from_gradients(self, name: str) -> Any:
         """The quantity of ``FROM_GRADIENTS`` called ``name``, measured along with all others that are expected."""
         if name not in self._gradients:
-            others = {quantity for probe, quantity in FROM_GRADIENTS.items() if probe in self.expected}
-            self._gradients |= self._differentiate({name} | others - self._gradients.keys())
+            self._measure({name} | self._expected_from_gradients)
         value = self._gradients[name]
         if isinstance(value, NotApplicableError):
             raise NotApplicableError(str(value))
         return value
 
-    def _differentiate(self, wanted: set[str], weights: dict[str, Tensor] | None = None) -> dict[str, Any]:
-        """One forward and backward pass over the training data."""
+    @property
+    def _expected_from_gradients(self) -> set[str]:
+        return {quantity for probe, quantity in FROM_GRADIENTS.items() if probe in self.expected}
+
+    def _measure(self, wanted: set[str]) -> None:
+        """Measure quantities that rest on gradients; the first pass over all data also gives what ``_forward`` does."""
+        wanted = wanted - self._gradients.keys()
+        weights = None
+        if "influence" in wanted:
+            try:
+                weights = self._fisher_weights
+            except NotApplicableError as reason:
+                self._gradients["influence"] = reason
+                wanted.remove("influence")
+        measure = partial(self._differentiate, wanted, weights=weights)
+        if self.rows is not None or "_forward" in self._kept:
+            self._gradients |= measure(rows=self._gradient_rows)
+            return
+        recorder = self._recorder(self.target.data, hidden=True)
+        with recorder:
+            self._gradients |= measure(recorder=recorder)
+        if recorder.complete:
+            self._kept["_forward"] = recorder.result()
+
+    def _differentiate(
+        self,
+        wanted: set[str],
+        *,
+        weights: dict[str, Tensor] | None = None,
+        rows: Tensor | None = None,
+        recorder: _Recorder | None = None,
+    ) -> dict[str, Any]:
+        """One forward and backward pass over the training data, or over some rows of it."""
         target = self.target
         size = gradient_batch(target, self._layout.activations)
         with reproducible(target, self.seed):
-            batches = self._batches(target.data, size, "gradients")
+            batches = self._batches(target.data, size, "gradients", rows)
+            if recorder is not None:
+                batches = recorder.watched(batches)
             narrow = partial(_narrow, seed=self.seed + 1)
             return gradient_pass(target, self._parameters, batches, wanted, weights=weights, narrow=narrow)
+
+    @probe
+    def _gradient_rows(self) -> Tensor:
+        """Numbers of the samples whose gradients are measured, sorted: those asked for and the reference sample."""
+        n = len(self.target)
+        return torch.arange(n) if self.rows is None else torch.cat([self.rows, self.reference]).unique()
 
     def _note_left_out(self, name: str) -> None:
         if left_out := self._parameters.left_out:
             self.notes[name] = _left_out(self.target.module, left_out)
 
-    def _batches(self, data: Data, size: int, what: str) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
-        total = -(-len(data) // size)
-        return iter(
-            tqdm(data.batches(size), total=total, desc=what, unit="batch", disable=not self.progress, leave=False)
-        )
+    def _batches(
+        self, data: Data, size: int, what: str, rows: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+        total = -(-(len(data) if rows is None else len(rows)) // size)
+        batches = data.batches(size) if rows is None else ((part, *data.fetch(part)) for part in rows.split(size))
+        return iter(tqdm(batches, total=total, desc=what, unit="batch", disable=not self.progress, leave=False))
+
+    def _recorder(self, data: Data, hidden: bool) -> _Recorder:
+        layers = _hidden_layers(self._layout, self.target.head) if hidden else {}
+        return _Recorder(self.target, data, layers, inputs=hidden, seed=self.seed)
 
     # -- shared steps -----------------------------------------------------------------------------------------
 
@@ -623,6 +705,10 @@ class Probes:
         """Positions of at most 1000 of ``size`` samples, sorted; fewer where n · C is in the millions."""
         work = REFERENCE_WORK // (len(self.target) * self.target.num_classes)
         m = min(REFERENCE, max(50, work))
+        return self._sample(m, size)
+
+    def _sample(self, m: int, size: int) -> Tensor:
+        """m of ``size`` positions by seed, sorted; all if they are no more than that."""
         if size <= m:
             return torch.arange(size)
         return torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))[:m].sort().values
@@ -633,7 +719,18 @@ class Probes:
         return self.target.device if self.target.device.type == "cuda" else "cpu"
 
     def _nearest(self, z: Tensor) -> Neighbours:
-        return nearest_neighbours(z, self.labels, k=100, device=self._device)
+        return nearest_neighbours(z, self.labels, k=20, device=self._device, rows=self.rows, seed=self.seed)
+
+    def _chosen(self, values: Tensor) -> Tensor:
+        """Those of n rows of values that are asked for."""
+        return values if self.rows is None else values[self.rows]
+
+    def _placed(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Values of some rows (default: those asked for) among n, NaN elsewhere."""
+        if self.rows is None:
+            return values
+        rows = self.rows if rows is None else rows
+        return values.new_full((len(self.target), *values.shape[1:]), torch.nan).index_copy_(0, rows, values)
 
     def _ridge(self, z: Tensor) -> Tensor:
         if len(z) < 2:
@@ -652,31 +749,46 @@ class Probes:
     def _cross_fit(self, learner: Callable[..., Tensor], z: Tensor) -> Tensor:
         return learner(z, self.labels, self.target.num_classes, self._folds, seed=self.seed)
 
+    def _pool(self, move: Move, heldout: HeldOut | None = None) -> Pool:
+        """What the damage of a move is measured on: the reference sample, or held-out data; every s-th where many."""
+        size = len(self.reference) if heldout is None else len(heldout.labels)
+        pick = self.reference if heldout is None else self._draw(size)
+        moved = len(self.target) * (1 if move.spread is None else self.target.num_classes)
+        pick = pick[:: -(-len(pick) // max(50, REHEARSAL_WORK // moved))]
+        if heldout is None:
+            return Pool(self.augmented_features[pick], self.logits[pick], self.labels[pick], pick)
+        assert heldout.features is not None
+        z = augmented(heldout.features[pick], self.head.bias is not None)
+        return Pool(z, heldout.logits[pick].double(), heldout.labels[pick])
+
+    @probe
+    def _neighbour_reach(self) -> Tensor:
+        """z̃_i·z̃_j/‖z̃_i‖² of the rows asked for and their 20 nearest neighbours, float32, shape (m, <= 20)."""
+        z = self.augmented_features.float()
+        near = self._chosen(self.feature_neighbours.index[:, :20])
+        parts = [
+            (z[index] @ own[:, :, None])[..., 0]
+            for own, index in zip(self._chosen(z).split(BLOCK // 4), near.split(BLOCK // 4), strict=True)
+        ]
+        return torch.cat(parts) / self._chosen(z).square().sum(1, keepdim=True).clamp(min=1e-30)
+
     def _rehearse(self, move: Move) -> Rehearsal:
-        z, head = self.augmented_features, self.head
-        whole = Pool(z, self.logits, self.labels, torch.arange(len(z)))
-        r = self.reference
-        part = Pool(z[r], self.logits[r], self.labels[r], r)
-        variation, accuracy = damage(move, z, part)
+        head, numbers = self.head, self._chosen(torch.arange(len(self.target)))
+        z, near = self.augmented_features[numbers], self.feature_neighbours.index[numbers, :20]
         outside = None
-        if self.target.heldout is not None:
-            held = self.heldout
-            if held.features is not None:
-                pick = self._draw(len(held.labels))
-                rows = augmented(held.features[pick], head.bias is not None)
-                outside = damage(move, z, Pool(rows, held.logits[pick].double(), held.labels[pick]))[0]
+        if self.target.heldout is not None and self.heldout.features is not None:
+            outside = damage(move, z, self._pool(move, self.heldout), numbers)
         size = head.weight.square().sum()
         if head.bias is not None:
             size = size + head.bias.square().sum()
         strength = move.step * move.length / z.norm(dim=1).clamp(min=1e-15)
         return Rehearsal(
-            step=move.step,
-            strength=strength,
-            shift=strength / size.sqrt().clamp(min=1e-15),
-            reference=variation,
-            accuracy_change=accuracy,
-            neighbours=neighbour_damage(move, z, whole, self.feature_neighbours.index[:, :20]),
-            heldout=outside,
+            step=self._placed(move.step),
+            strength=self._placed(strength),
+            shift=self._placed(strength / size.sqrt().clamp(min=1e-15)),
+            reference=self._placed(damage(move, z, self._pool(move), numbers)),
+            neighbours=self._placed(neighbour_damage(move, self._neighbour_reach, self.logits, near)),
+            heldout=None if outside is None else self._placed(outside),
         )
 
 
@@ -688,41 +800,91 @@ PROBES: dict[str, str] = {
 """Every probe a factor may name, with its description."""
 
 
-class _Tap:
-    """Keeps the last linear layer's input, the early and the middle layer's output of the latest forward pass."""
+class _Recorder:
+    """Keeps what a pass over the data shows: logits, features, early and middle layer and inputs, in one array each.
 
-    def __init__(self, target: Target, early: Layer | None, middle: Layer | None) -> None:
-        self.features: Tensor | None = None
-        self.early: Tensor | None = None
-        self.middle: Tensor | None = None
-        self._target = target
-        self._layers = {"early": early, "middle": middle}
+    It listens to the first forward pass after every batch that it hands on, whoever runs the model and how.
+    """
+
+    def __init__(self, target: Target, data: Data, layers: dict[str, Layer], *, inputs: bool, seed: int) -> None:
+        self._target, self._data, self._layers, self._inputs, self._seed = target, data, layers, inputs, seed
+        self._listening = False
+        self._seen: dict[str, Tensor] = {}
+        self._arrays: dict[str, Tensor] = {}
+        self._filled: dict[str, int] = {}
         self._handles: list[Any] = []
 
-    def __enter__(self) -> _Tap:
+    def __enter__(self) -> _Recorder:
         if self._target.head is not None:
-            self._handles.append(self._target.watch_head(self._keep_features))
-        for place, layer in self._layers.items():
-            if layer is not None:
-                self._handles.append(layer.module.register_forward_hook(partial(self._keep_output, place, layer)))
+            self._handles.append(self._target.watch_head(partial(self._see, "features")))
+        for name, layer in self._layers.items():
+            self._handles.append(layer.module.register_forward_hook(partial(self._see_layer, name, layer)))
+        self._handles.append(self._target.module.register_forward_hook(self._see_logits))
         return self
 
     def __exit__(self, *_: Any) -> None:
         while self._handles:
             self._handles.pop().remove()
 
-    def _keep_features(self, features: Tensor) -> None:
-        self.features = features.float().cpu()
+    def watched(self, batches: Iterator[tuple[Tensor, Inputs, Tensor]]) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+        """The same batches, each recorded by the time the next one is asked for."""
+        for batch in batches:
+            self._listening = True
+            yield batch
+            self._listening = False
+            if self._inputs:
+                self._seen["checksums"] = row_checksums(batch[1])
+                if (real := real_tensor(batch[1])) is not None:
+                    self._seen["inputs"] = real.to(self._target.dtype)
+            for name, values in self._seen.items():
+                self._keep(name, values)
+            self._seen.clear()
 
-    def _keep_output(self, place: str, layer: Layer, _module: nn.Module, _args: Any, out: Any) -> None:
+    @property
+    def complete(self) -> bool:
+        """Whether all data went by."""
+        return self._filled.get("logits", 0) == len(self._data)
+
+    def result(self) -> _Forward:
+        """What was recorded.
+
+        Raises:
+            ModelError: logits that are not finite.
+        """
+        whole = {name: array for name, array in self._arrays.items() if self._filled[name] == len(self._data)}
+        check_finite(whole["logits"], self._data)
+        for name in self._layers.keys() & whole.keys():
+            _standardised(whole[name], out=whole[name])
+        names = ("features", "early", "middle", "inputs", "checksums")
+        return _Forward(whole["logits"], *(whole.get(name) for name in names))
+
+    def _see(self, name: str, values: Tensor) -> None:
+        if self._listening:
+            self._seen[name] = values.detach()
+
+    def _see_layer(self, name: str, layer: Layer, _module: nn.Module, _args: Any, out: Any) -> None:
         tensor = first_tensor(out)
-        if getattr(self, place) is None and tensor is not None:
-            setattr(self, place, tensor.detach().movedim(layer.output_dim or 0, 0).clone())
+        if tensor is not None and name not in self._seen:
+            self._see(name, tensor.movedim(layer.output_dim or 0, 0).clone())
+
+    def _see_logits(self, _module: nn.Module, _args: Any, out: Any) -> None:
+        self._see("logits", as_logits(out))
+        self._listening = False
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        if name in ("early", "middle", "inputs"):
+            values = _narrow(values, self._seed + (name == "inputs"))
+        if name not in self._arrays:
+            dtype = torch.int64 if name == "checksums" else torch.float32
+            self._arrays[name] = torch.empty(len(self._data), *values.shape[1:], dtype=dtype)
+        start = self._filled.get(name, 0)
+        self._arrays[name][start : start + len(values)] = values
+        self._filled[name] = start + len(values)
 
 
-def _hidden_layers(found: Layout, head: Head | None) -> tuple[Layer | None, Layer | None]:
-    """Of the layers with parameters those nearest to a quarter and to half of the depth; the earlier of two equally
-    near. The first is None where both are the same.
+def _hidden_layers(found: Layout, head: Head | None) -> dict[str, Layer]:
+    """Of the layers with parameters ``early``, nearest to a quarter of the depth, and ``middle``, nearest to half;
+    the earlier of two equally near. Only ``middle`` where both are the same.
     """
     depth = len(found.layers)
     usable = [
@@ -731,13 +893,9 @@ def _hidden_layers(found: Layout, head: Head | None) -> tuple[Layer | None, Laye
         if layer.output_dim is not None and (head is None or layer.name != head.name)
     ]
     if not usable:
-        return None, None
+        return {}
     early, middle = (min(usable, key=lambda pair: abs(pair[0] - share * depth))[1] for share in (0.25, 0.5))
-    return None if early is middle else early, middle
-
-
-def _joined(parts: list[Tensor]) -> Tensor | None:
-    return torch.cat(parts) if parts else None
+    return {"middle": middle} if early is middle else {"early": early, "middle": middle}
 
 
 def _narrow(x: Tensor, seed: int) -> Tensor:
@@ -746,23 +904,44 @@ def _narrow(x: Tensor, seed: int) -> Tensor:
     The sketch flips the sign of every entry at random and sums the entries that fall into the same of 512 groups of
     equal size.
     """
-    x = x.detach().flatten(1).float() if x.ndim > 1 else x.detach()[:, None].float()
-    width = x.shape[1]
+    x = x.detach().float()
+    width = x[0].numel()
     if width <= WIDTH:
-        return x.cpu()
+        return x.reshape(len(x), width).cpu()
+    channels = 1
+    if x.ndim == 4 and x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last):
+        channels, x = x.shape[1], x.permute(0, 2, 3, 1)  # as it lies in memory: nothing is copied
+    order, sign = _sketch(width, seed, channels)
+    x = x.reshape(len(x), width).index_select(1, order.to(x.device))
+    parts = [columns * signs for columns, signs in zip(x.split(WIDTH, 1), sign.to(x).split(WIDTH), strict=True)]
+    total = parts[0]
+    for part in parts[1:]:
+        total[:, : part.shape[1]] += part
+    return total.cpu()
+
+
+@lru_cache(maxsize=8)
+def _sketch(width: int, seed: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Which entry comes where, and its sign, shapes (width,); entries are counted with the channels last."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(width, generator=generator).to(x.device)
-    sign = (2 * torch.randint(0, 2, (width,), generator=generator) - 1).to(x)
-    x = F.pad((x * sign)[:, order], (0, -width % WIDTH))
-    return x.reshape(len(x), -1, WIDTH).sum(1).cpu()
+    order = torch.randperm(width, generator=generator)
+    sign = 2 * torch.randint(0, 2, (width,), generator=generator) - 1
+    return order % (width // channels) * channels + order // (width // channels), sign[order]
 
 
-def _standardised(x: Tensor) -> Tensor:
-    """Columns with mean 0 and standard deviation 1; constant columns become 0."""
-    x = x.double()
-    spread = x.std(0, unbiased=False)
-    small = 1e-6 * x.abs().amax(0).clamp(min=1e-12)
-    return torch.where(spread > small, (x - x.mean(0)) / spread.clamp(min=1e-30), 0.0).float()
+def _standardised(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """Columns with mean 0 and standard deviation 1; constant columns become 0. Float32, in ``out`` if given."""
+    out = torch.empty_like(x) if out is None else out
+    blocks = x.split(BLOCK)
+    mean = torch.stack([block.sum(0, dtype=torch.float64) for block in blocks]).sum(0) / len(x)
+    square = torch.stack([(block.double() - mean).square_().sum(0) for block in blocks]).sum(0)
+    spread = (square / len(x)).sqrt()
+    largest = torch.stack([block.abs().amax(0) for block in blocks]).amax(0).double()
+    kept = spread > 1e-6 * largest.clamp(min=1e-12)
+    scale = torch.where(kept, 1 / spread.clamp(min=1e-30), 0.0)
+    for block, target in zip(blocks, out.split(BLOCK), strict=True):
+        target.copy_((block.double() - mean).mul_(scale))
+    return out
 
 
 def _centroids(z: Tensor, labels: Tensor, classes: int) -> Centroids:

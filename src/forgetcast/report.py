@@ -103,7 +103,7 @@ def render_html(
     return environment.get_template("report.html.j2").render(
         target=str(report.provenance.get("target", "")),
         model=str(report.provenance.get("model", ""))[:12],
-        training_samples=len(report.factors.values),
+        training_samples=report.provenance["n"],
         forecasts=report.table["index"].nunique(),
         level=manifest.get("intervals", {}).get("level"),
         objectives=[_objective(report, name, rows, waterfalls, explain) for name in objectives],
@@ -228,7 +228,7 @@ def _waterfall(report: DifficultyReport, objective: str, row: dict[str, Any]) ->
 
 def _values(report: DifficultyReport, index: int, names: Sequence[str]) -> dict[str, str]:
     """The sample's value of each factor, with its place among all samples where there is one."""
-    values: dict[str, float] = report.factors.values.loc[index].to_dict()  # type: ignore[assignment]
+    values: dict[str, float] = report.factors.worked_out.loc[index].to_dict()  # type: ignore[assignment]
     texts = {}
     for name in names:
         value, quantile = values.get(name, np.nan), values.get(quantile_column(name), np.nan)

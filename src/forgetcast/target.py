@@ -23,7 +23,7 @@ from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicabl
 from forgetcast.trajectory import Trajectory
 from forgetcast.weights import fit_weights
 
-__all__ = ["Head", "Target", "TrainFunction", "frozen_copy"]
+__all__ = ["Head", "Target", "TrainFunction", "as_logits", "check_finite", "frozen_copy"]
 
 TrainFunction = Callable[[np.ndarray, int], nn.Module]
 """``train(indices, seed)``: trains a fresh model on those samples (int64, shape (m,)) and returns it."""
@@ -179,12 +179,12 @@ class Target:
         Buffers among ``params`` replace the target's own.
         """
         args, kwargs = _arguments(x)
-        return _logits(functional_call(self.module, {**self.buffers, **params}, args, kwargs))
+        return as_logits(functional_call(self.module, {**self.buffers, **params}, args, kwargs))
 
     def forward(self, x: Inputs) -> Tensor:
         """Logits (b, classes) of ``x`` (already on the device) under the target's own parameters."""
         args, kwargs = _arguments(x)
-        return _logits(self.module(*args, **kwargs))
+        return as_logits(self.module(*args, **kwargs))
 
     @torch.no_grad()
     def logits(self, data: Data | None = None, module: nn.Module | None = None) -> Tensor:
@@ -201,7 +201,7 @@ class Target:
         with self._random_state_kept():
             for index, x, _ in data.batches(self.batch_size):
                 args, kwargs = _arguments(self.to_device(x))
-                parts.append(_logits(own(*args, **kwargs)).float().cpu())
+                parts.append(as_logits(own(*args, **kwargs)).float().cpu())
                 if module is None:
                     check_finite(parts[-1], data, int(index[0]))
         return torch.cat(parts)
@@ -376,7 +376,7 @@ class Target:
         x = self.to_device(data.fetch(torch.arange(min(4, len(data))))[0])
         args, kwargs = _arguments(x)
         try:
-            output = _logits(module(*args, **kwargs))
+            output = as_logits(module(*args, **kwargs))
         except ModelError:
             raise
         except Exception as error:
@@ -481,7 +481,8 @@ def _arguments(x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (x if isinstance(x, tuple) else (x,)), {}
 
 
-def _logits(output: Any) -> Tensor:
+def as_logits(output: Any) -> Tensor:
+    """The logits in what a model returns, which may have them as an attribute of that name."""
     output = getattr(output, "logits", output)
     if not isinstance(output, Tensor):
         raise ModelError(

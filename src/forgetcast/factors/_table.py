@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from forgetcast.errors import NotApplicableError, UnknownNameError
@@ -16,6 +18,9 @@ from forgetcast.registry import load_factors
 from forgetcast.target import Target
 
 __all__ = ["FactorTable", "factor_table", "quantile_column"]
+
+REFERENCE = 2000
+"""Samples that quantiles are taken among where not all are worked out: a standard error of at most 0.011."""
 
 
 def quantile_column(name: str) -> str:
@@ -29,32 +34,61 @@ def quantile_column(name: str) -> str:
 
 @dataclass(frozen=True)
 class FactorTable:
-    """Factors of every sample of one target."""
+    """Factors of samples of one target."""
 
     values: pd.DataFrame
-    """Index 0..n-1 named "index". One float64 column per factor, and for every per-sample factor one named
-    ``<factor>_quantile``: its mid-rank / n within the target, in (0, 1). Where a factor does not apply: all NaN."""
+    """One row per sample asked for, in the order asked; index: sample numbers, named "index". One float64 column per
+    factor, and for every per-sample factor one named ``<factor>_quantile``: its mid-rank / n within the target, in
+    (0, 1). Where a factor does not apply: all NaN."""
     not_applicable: dict[str, str]
     """Reason for every factor that does not apply to this target."""
     factors: dict[str, Factor]
     """The factors of the table, by name."""
     notes: dict[str, str] = field(default_factory=dict)
     """What a factor left out although it applies (for instance parameters of unsupported layers), by factor."""
+    reference: pd.DataFrame | None = None
+    """The same columns for the samples that quantiles are taken among; None where ``values`` has all samples."""
+
+    @property
+    def population(self) -> pd.DataFrame:
+        """Rows that stand for the whole target: all samples, or the reference sample."""
+        return self.values if self.reference is None else self.reference
+
+    @property
+    def worked_out(self) -> pd.DataFrame:
+        """All rows there are: those asked for, then what else the reference sample has."""
+        if self.reference is None:
+            return self.values
+        return pd.concat([self.values, self.reference[~self.reference.index.isin(self.values.index)]])
 
 
 def factor_table(
-    target: Target, *, names: Sequence[str] | None = None, seed: int = 0, progress: bool = False
+    target: Target,
+    *,
+    names: Sequence[str] | None = None,
+    indices: Any = None,
+    seed: int = 0,
+    progress: bool = False,
 ) -> FactorTable:
-    """Compute factors for all samples of the target's data.
+    """Compute factors of the target's samples.
+
+    With ``indices`` the values are those of the whole table, for less: one forward pass over all data (and what
+    follows from it: features, last-layer factors, fits of the surrogates), but gradients, neighbours, rehearsals and
+    Stein kernels only for the samples asked for and for a reference sample, namely all samples up to 2000 and beyond
+    that 2000 drawn by ``seed``. A quantile is the rank within the whole target where the factor's value is known of
+    all samples, and else the rank within the reference sample and the sample itself. So up to 2000 samples every row
+    equals that of the whole table, and beyond that all but the quantiles of the factors named above.
 
     Args:
         target: the model and its training data; stays as it is.
         names: which factors; default all that are registered.
-        seed: of projections, random features and the reference sample.
+        indices: which samples, in the order wanted; default all.
+        seed: of projections, random features and the reference samples.
         progress: bars on stderr.
 
     Raises:
         UnknownNameError: a name in ``names`` that no factor has.
+        IndexRangeError: indices outside the data, repeated, or not integers.
         PluginError: a factor returned a wrong shape.
     """
     known = load_factors()
@@ -62,32 +96,54 @@ def factor_table(
         if name not in known:
             raise UnknownNameError.of("factor", name, known)
     chosen: dict[str, Factor] = {name: known[name] for name in (known if names is None else names)}
-    expected = {probe for item in chosen.values() for probe in item.probes}
-    probes = Probes(target, seed=seed, progress=progress, expected=expected)
     n = len(target)
+    wanted = torch.arange(n) if indices is None else target.data.check_indices(indices)
+    reference = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:REFERENCE].sort().values
+    rows = torch.arange(n) if indices is None else torch.cat([wanted, reference]).unique()
+    probes = Probes(
+        target,
+        seed=seed,
+        progress=progress,
+        expected={probe for item in chosen.values() for probe in item.probes},
+        rows=None if len(rows) == n else rows,
+    )
     columns: dict[str, np.ndarray] = {}
     not_applicable: dict[str, str] = {}
     for name, item in tqdm(chosen.items(), desc="factors", unit="factor", disable=not progress, leave=False):
         try:
             values = item.compute(probes)
-            if not np.isfinite(values).all():
-                bad = np.flatnonzero(~np.isfinite(values))
-                raise NotApplicableError(f"not finite for {len(bad)} of {n} samples, the first is sample {bad[0]}")
+            bad = rows[~np.isfinite(values[rows.numpy()])]
+            if len(bad):
+                raise NotApplicableError(
+                    f"not finite for {len(bad)} of {len(rows)} samples, the first is sample {int(bad[0])}"
+                )
         except NotApplicableError as reason:
             not_applicable[name] = str(reason)
             values = np.full(n, np.nan)
-        columns[name] = values
+        columns[name] = values[rows.numpy()]
         if not item.per_target:
-            columns[quantile_column(name)] = _mid_rank(values)
+            columns[quantile_column(name)] = _quantiles(values, reference.numpy())[rows.numpy()]
     notes = {
         name: "; ".join(probes.notes[probe] for probe in item.probes if probe in probes.notes)
         for name, item in chosen.items()
         if name not in not_applicable and any(probe in probes.notes for probe in item.probes)
     }
-    index = pd.RangeIndex(n, name="index")
-    return FactorTable(pd.DataFrame(columns, index=index), not_applicable, chosen, notes)
+    table = pd.DataFrame(columns, index=pd.RangeIndex(n) if len(rows) == n else pd.Index(rows.numpy()))
+    table.index.name = "index"
+    if indices is None:
+        return FactorTable(table, not_applicable, chosen, notes)
+    return FactorTable(table.loc[wanted.numpy()], not_applicable, chosen, notes, table.loc[reference.numpy()])
 
 
-def _mid_rank(values: np.ndarray) -> np.ndarray:
-    """(average rank - 1/2) / n, in (0, 1); NaN stays NaN."""
-    return ((pd.Series(values).rank(method="average") - 0.5) / len(values)).to_numpy()
+def _quantiles(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(average rank - 1/2) / n, in (0, 1): of n samples, or where some are NaN of the reference and the sample itself.
+
+    NaN stays NaN.
+    """
+    if np.isfinite(values).all() or np.isnan(values).all():
+        return ((pd.Series(values).rank(method="average") - 0.5) / len(values)).to_numpy()
+    among = np.sort(values[reference])
+    middle = (np.searchsorted(among, values) + np.searchsorted(among, values, side="right")) / 2
+    outside = np.ones(len(values))
+    outside[reference] = 0
+    return np.where(np.isnan(values), np.nan, (middle + outside / 2) / (len(among) + outside))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcast._last_layer import kernel_row_statistics
+from forgetcast._last_layer import KernelRows
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors._factor import factor
 from forgetcast.probes import Rehearsal
@@ -106,9 +106,9 @@ def rehearsed_erase_neighbour_damage(erase_rehearsal: Rehearsal) -> Tensor:
     high="erasing it hardly lowers the accuracy on other training samples ({value:+.2%})",
     low="erasing it lowers the accuracy on other training samples more than usual here ({value:+.2%})",
 )
-def rehearsed_erase_accuracy_change(erase_rehearsal: Rehearsal) -> Tensor:
+def rehearsed_erase_accuracy_change(erase_accuracy_change: Tensor) -> Tensor:
     """Change of accuracy on the other training samples when it is erased. Shape (n,), in [-1, 1]."""
-    return erase_rehearsal.accuracy_change
+    return erase_accuracy_change
 
 
 @factor(
@@ -228,15 +228,13 @@ def rehearsed_retrain_neighbour_damage(retrain_rehearsal: Rehearsal) -> Tensor:
     high="about {value:,.0f} training samples move with it, more than usual here",
     low="about {value:,.0f} training samples move with it, fewer than usual here",
 )
-def expansion(residuals: Tensor, augmented_features: Tensor, reference: Tensor) -> Tensor:
+def expansion(gradient_kernel: KernelRows, class_counts: Tensor) -> Tensor:
     """Effective number of training samples whose predictions move with its own. Shape (n,), in [0, n].
 
     K_ij = (z̃_i·z̃_j)(r_i·r_j) over the reference sample, scaled from the reference to all n.
     """
-    r = residuals / residuals.norm(dim=1, keepdim=True)  # scales cancel out
-    z, size = augmented_features, residuals[reference].norm(dim=1).amax()
-    absolute, square = kernel_row_statistics(z, r, z[reference], residuals[reference] / size)
-    return absolute.square() / square.clamp(min=1e-300) * (len(r) / len(reference))
+    share = gradient_kernel.absolute.square() / gradient_kernel.square.clamp(min=1e-300) / gradient_kernel.pool
+    return share * class_counts.sum()
 
 
 @factor(
@@ -246,17 +244,14 @@ def expansion(residuals: Tensor, augmented_features: Tensor, reference: Tensor) 
     high="the other samples move along with it more than usual here (10^{value:.1f} of its own movement)",
     low="the other samples move along with it less than usual here (10^{value:.1f} of its own movement)",
 )
-def performance_tolerance(residuals: Tensor, augmented_features: Tensor, reference: Tensor) -> Tensor:
+def performance_tolerance(residuals: Tensor, augmented_features: Tensor, gradient_kernel: KernelRows) -> Tensor:
     """Decimal logarithm of how far others move per unit of its own movement. Shape (n,).
 
     log10(mean_j |K_ij| / K_ii) over the reference sample, K_ij = (z̃_i·z̃_j)(r_i·r_j).
     """
-    size = residuals.norm(dim=1)
-    z = augmented_features
-    absolute, _ = kernel_row_statistics(z, residuals / size[:, None], z[reference], residuals[reference])
-    own = z.square().sum(1).clamp(min=1e-30)
-    ratio = (absolute / len(reference) / own).clamp(min=1e-300)
-    return ratio.log10() - size.log10()
+    own = augmented_features.square().sum(1).clamp(min=1e-30)
+    ratio = (gradient_kernel.absolute / gradient_kernel.pool * gradient_kernel.unit / own).clamp(min=1e-300)
+    return ratio.log10() - residuals.norm(dim=1).log10()
 
 
 @factor(
