@@ -294,7 +294,7 @@ def test_interrupted_generate_says_what_is_kept_and_resumes(folder: Path) -> Non
     """Ctrl-C ends with 130 and a word on resuming; what was finished is not done again."""
     arguments = command(
         "generate", "--target", "mine:target", "--out", "stopped", "--instances", "12", "--oracle-groups", "6",
-        "--oracle-seeds", "60", "--unlearners", "gradient_ascent", "-q"
+        "--oracle-seeds", "24", "--unlearners", "gradient_ascent", "-q"
     )  # fmt: skip
     shards = folder / "stopped" / "shards" / "first"
     process = subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, text=True)
