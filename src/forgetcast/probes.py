@@ -359,6 +359,7 @@ class Probes:
             population=len(self.target),
             device=self._device,
         )
+        del self._gradients["score"]
         return SteinRows(**{name: self._placed(values, rows) for name, values in vars(found).items()})
 
     # -- the training run -------------------------------------------------------------------------------------
@@ -659,6 +660,9 @@ class Probes:
             self._gradients |= measure(recorder=recorder)
         if recorder.complete:
             self._kept["_forward"] = recorder.result()
+            if "stein" in self.expected:
+                with suppress(NotApplicableError):
+                    _ = self.stein  # now, for the score is as wide as the inputs and kept no longer than this
 
     def _differentiate(
         self,
