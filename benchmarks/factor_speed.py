@@ -66,9 +66,9 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(n: int, families: str) -> list[dict[str, Any]]:
+def measure(n: int, families: str, threads: int) -> list[dict[str, Any]]:
     """The whole table and its parts, a row each."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    torch.set_num_threads(threads)
     (x, y), (x_heldout, y_heldout) = datasets.load("fashion-mnist")
     x, y, held = x[:n], y[:n], n // 6
     model = architectures.build("cnn", x.shape[1:], 10)
@@ -96,7 +96,13 @@ def measure(n: int, families: str) -> list[dict[str, Any]]:
     seconds = time.perf_counter() - began
     whole = {"part": "whole table", "seconds": seconds, "peak_mb": peak(), "added_mb": peak() - before}
     parts = [{"part": part, "seconds": took} for part, took in watch.seconds.items() if took >= SHOWN]
-    common = {"families": families, "n": n, "rows": len(table.values), "columns": table.values.shape[1]}
+    common = {
+        "families": families,
+        "threads": threads,
+        "n": n,
+        "rows": len(table.values),
+        "columns": table.values.shape[1],
+    }
     return [
         common | {"epoch_s": epoch} | part | {"epochs": part["seconds"] / epoch}
         for part in (whole, *sorted(parts, key=lambda part: -part["seconds"]))
@@ -107,17 +113,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, action="append", help="training samples; both sizes by default")
     parser.add_argument("--families", choices=FAMILIES, action="append", help="default: all rows of the table")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of training and table alike")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("factor_speed.csv"))
     arguments = parser.parse_args()
     if arguments.worker:
-        print(json.dumps(measure(arguments.n[0], arguments.families[0])))
+        print(json.dumps(measure(arguments.n[0], arguments.families[0], arguments.threads)))
         return
     rows = []
     for families in arguments.families or FAMILIES:
         for n in arguments.n or SIZES:
-            command = [sys.executable, __file__, "--worker", "--n", str(n), "--families", families]
-            rows += json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            command = [sys.executable, __file__, "--worker", "--threads", str(arguments.threads)]
+            command += ["--n", str(n), "--families", families]
+            environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+            rows += json.loads(done.stdout)
     table = pd.DataFrame(rows)
     smallest = table[table["n"] == table["n"].min()].set_index(["families", "part"])["seconds"]
     keys = pd.MultiIndex.from_frame(table[["families", "part"]])
