@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast import Corpus, plots
+from forgetcast._logits import true_probability
 from forgetcast.agreement import spearman_interval
 from forgetcast.evaluation_page import table
 from forgetcast.factors import factor_table
@@ -33,7 +34,7 @@ def correlations(corpus: Corpus, name: str) -> pd.DataFrame:
     outcomes = corpus.outcomes[corpus.outcomes["target"] == name]
     instances = corpus.instances[corpus.instances["target"] == name]
     known = outcomes.drop_duplicates("index").set_index("index")["p_before"]
-    own = target.logits().softmax(1).gather(1, target.labels[:, None])[:, 0].numpy()[known.index]
+    own = true_probability(target.logits(), target.labels).numpy()[known.index]
     recorded = corpus.targets.set_index("target").loc[name, "model_hash"]
     if target.model_hash != recorded and not np.allclose(own, known, atol=0.02):
         raise SystemExit(f"{name} trained here is another model than the corpus's: its probabilities differ")

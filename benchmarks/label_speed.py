@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from forgetcast import registry
+from forgetcast._logits import margin as margins
 from forgetcast.generate import BLOCK, outcome_block
 from forgetcast.labels import difficulty
 from forgetcast.parallel import run_tasks
@@ -30,7 +31,7 @@ from forgetcast.recipes import published
 from forgetcast.sampling import draw_instances
 from forgetcast.target import Target
 from forgetcast.unlearn import Protocol, run_unlearner
-from forgetcast.unlearn.outcome import margins, total_variation
+from forgetcast.unlearn.outcome import total_variation
 from forgetcast.unlearn.workbench import Workbench
 
 UNLEARNERS = ("gradient_ascent", "neggrad_plus", "random_relabelling")

@@ -60,6 +60,17 @@ class Recycled(nn.Module):
         return self.head(x)
 
 
+class Sneaky(nn.Module):
+    """A weight that is also used outside its layer, so that the layers do not explain its gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.head = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.one(x) + 3 * F.linear(x, self.one.weight.T)))
+
+
 class Tokens(nn.Module):
     """Token numbers (b, t) to classes: embedding with a padding token, positions, mean."""
 

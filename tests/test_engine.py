@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forgetcast._conformance import module_state, same_state
+from forgetcast._logits import margin as margins
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, UnknownNameError
 from forgetcast.registry import unlearner as registered
 from forgetcast.target import Target
 from forgetcast.unlearn import Protocol, run_unlearner
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.gradient_ascent import GradientAscent
-from forgetcast.unlearn.outcome import margins
 from forgetcast.unlearn.protocol import OUTCOME_COLUMNS
 from forgetcast.unlearn.stack import Params, combine, distance, map_models, mix, norm, repeat, rows, size
 from forgetcast.unlearn.workbench import Workbench
@@ -456,6 +456,7 @@ def test_prepared_parts_may_be_handed_over() -> None:
     )
     same(frame, run(target, unlearner))
     assert finished == [2, 2, 1]
+    same(run_unlearner(target, unlearner, INDICES, P_OUT, state=state, workbench=bench), frame)  # with its settings
 
 
 @pytest.mark.parametrize("method", ["gradient_ascent", "neggrad_plus", "bad_teaching", "influence", "retraining"])

@@ -15,7 +15,7 @@ from forgetcast.errors import ModelError, NotApplicableError
 from forgetcast.probes import PROBES, Probes
 from forgetcast.target import Target
 from forgetcast.trajectory import Trajectory
-from gradient_cases import CASES, Tokens, data, per_sample_squares, relative_error, seeded
+from gradient_cases import CASES, Sneaky, Tokens, data, per_sample_squares, relative_error, seeded
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -188,15 +188,6 @@ def test_a_layer_that_sees_no_row_per_sample_is_differentiated_plainly() -> None
 
 def test_gradients_that_the_layers_do_not_explain_do_not_apply() -> None:
     """A weight that is also used outside its layer is noticed by plain differentiation of two samples."""
-
-    class Sneaky(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one, self.head = nn.Linear(5, 5), nn.Linear(5, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.tanh(self.one(x) + 3 * F.linear(x, self.one.weight.T)))
-
     with pytest.raises(NotApplicableError, match="by plain differentiation"):
         _ = Probes(Target(seeded(Sneaky), data((5,)))).gradient_norm
 

@@ -14,7 +14,7 @@ from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
 from forgetcast.probes import DAMPING, Probes
 from forgetcast.target import Target
-from gradient_cases import CASES, Tokens, data, relative_error, seeded
+from gradient_cases import CASES, Sneaky, Tokens, data, relative_error, seeded
 
 
 def written_out(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -156,15 +156,6 @@ def test_what_is_left_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gradients_that_the_layers_do_not_explain_do_not_apply() -> None:
     """A weight that is also used outside its layer has no self-influence either."""
-
-    class Sneaky(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one, self.head = nn.Linear(5, 5), nn.Linear(5, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.tanh(self.one(x) + 3 * F.linear(x, self.one.weight.T)))
-
     with pytest.raises(NotApplicableError, match="by plain differentiation"):
         _ = Probes(Target(seeded(Sneaky), data((5,)))).self_influence
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "margin"]
+__all__ = ["cross_entropy", "margin", "true_probability"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -19,3 +19,8 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Logit of the label minus the largest other. Shape (n,)."""
     rest = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
     return logits.gather(1, labels[:, None])[:, 0] - rest
+
+
+def true_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Softmax probability of the label. Shape (n,)."""
+    return logits.softmax(1).gather(1, labels[:, None])[:, 0]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
-__all__ = ["seeded"]
+__all__ = ["sample_positions", "seeded"]
 
 
 @contextmanager
@@ -29,3 +30,12 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def sample_positions(n: int, m: int, seed: int) -> Tensor:
+    """min(m, n) of n positions drawn by ``seed``, sorted, int64.
+
+    >>> sample_positions(4, 9, seed=0).tolist()
+    [0, 1, 2, 3]
+    """
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:m].sort().values

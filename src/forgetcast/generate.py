@@ -24,7 +24,7 @@ from forgetcast.corpus import FORMAT, Corpus, corpus_folder, read_parquet, write
 from forgetcast.errors import InputError, NotApplicableError, UnknownNameError
 from forgetcast.factors import factor_table
 from forgetcast.labels import CONSENSUS
-from forgetcast.oracle import TOGETHER, deal_groups, leave_groups_out, subset_answers, summarise
+from forgetcast.oracle import SHARE, TOGETHER, deal_groups, leave_groups_out, subset_answers, summarise
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
 from forgetcast.sampling import draw_instances
@@ -43,7 +43,6 @@ RETRAINING = "retraining"
 ALL = ("all",)
 BLOCK = 64
 ORACLE_BLOCK = 5
-SCREEN_SHARE = 0.7
 
 Task = tuple[str, Callable[..., pd.DataFrame], tuple[Any, ...]]
 """Key of the shard, function, arguments."""
@@ -102,9 +101,13 @@ def outcome_block(
     )
 
 
+def _models_per_task(target: Target) -> int:
+    return TOGETHER if target.trains_together else ORACLE_BLOCK
+
+
 def _oracle_tasks(target: Target, indices: np.ndarray, groups: int, seeds: int, seed: int) -> list[Task]:
     group = deal_groups(target.labels.numpy()[indices], groups, seed)
-    block = TOGETHER if target.trains_together else ORACLE_BLOCK
+    block = _models_per_task(target)
     tasks: list[Task] = []
     for s in range(seeds):
         for start in range(0, int(group.max()) + 1, block):
@@ -115,15 +118,16 @@ def _oracle_tasks(target: Target, indices: np.ndarray, groups: int, seeds: int, 
     return tasks
 
 
-def _suspicion(target: Target, models: int, seed: int, run: Callable[[list[Task], str], pd.DataFrame]) -> np.ndarray:
+def _suspicion(target: Target, models: int, seed: int, folder: Path, n_jobs: int | None, progress: bool) -> np.ndarray:
     """How much models on subsets of the data suspect each sample of being memorized, (n,)."""
-    block = TOGETHER if target.trains_together else ORACLE_BLOCK
+    block = _models_per_task(target)
     tasks: list[Task] = [
-        (f"screen-{start}-{block}-{models}-{seed}", subset_answers, (target, numbers, SCREEN_SHARE, seed))
+        (f"screen-{start}-{block}-{models}-{seed}", subset_answers, (target, numbers, SHARE, seed))
         for start in range(0, models, block)
         if (numbers := range(start, min(start + block, models)))
     ]
-    table = summarise(run(tasks, f"{target.name}: screen"))
+    fingerprint = f"{target.model_hash}{target.data_hash}"
+    table = summarise(_run(tasks, folder, fingerprint, f"{target.name}: screen", n_jobs, progress))
     return table.set_index("index")["memorization"].reindex(range(len(target))).to_numpy()
 
 
@@ -402,15 +406,8 @@ def generate_corpus(
         target = built(source)
         _check_names([*(known["target"] for known in described), target.name])
         _ready(target, names, objectives)
-        suspicion = None
-        if screen_models:
-            shards, model = folder / "shards" / target.name, f"{target.model_hash}{target.data_hash}"
-            suspicion = _suspicion(
-                target,
-                screen_models,
-                seed,
-                lambda tasks, title, shards=shards, model=model: _run(tasks, shards, model, title, n_jobs, progress),  # type: ignore[misc]
-            )
+        shards = folder / "shards" / target.name
+        suspicion = _suspicion(target, screen_models, seed, shards, n_jobs, progress) if screen_models else None
         chosen = draw_instances(target, min(instances, len(target)), seed, suspicion=suspicion)
         outcomes, labelled = _label(
             target,
@@ -424,12 +421,9 @@ def generate_corpus(
             n_jobs=n_jobs,
             progress=progress,
             seed=seed,
-            folder=folder / "shards" / target.name,
+            folder=shards,
         )
-        factors = (
-            factor_table(target, seed=seed, progress=progress).values.loc[labelled["index"]].reset_index(names="index")
-        )
-        factors.insert(0, "target", target.name)
+        factors = factor_rows(target, labelled["index"], seed, progress)
         for name, frame in (("outcomes", outcomes), ("instances", labelled), ("factors", factors)):
             tables[name].append(frame)
         described.append(_describe(target))
@@ -441,6 +435,13 @@ def generate_corpus(
             corpus.manifest["partial"] = f"{len(described)} of {len(targets)} targets"
         corpus.write(folder)
     return corpus
+
+
+def factor_rows(target: Target, index: pd.Series, seed: int, progress: bool) -> pd.DataFrame:
+    """Factors of some samples of a target, as a corpus holds them."""
+    rows = factor_table(target, seed=seed, progress=progress).values.loc[index].reset_index(names="index")
+    rows.insert(0, "target", target.name)
+    return rows
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -16,11 +16,18 @@ import pandas as pd
 import torch
 from torch import nn
 
+from forgetcast._logits import true_probability
 from forgetcast.data import Data
 from forgetcast.errors import InputError
 from forgetcast.target import Target
 
 __all__ = ["deal_groups", "leave_groups_out", "subset_answers", "subset_screen", "summarise"]
+
+SHARE = 0.7
+"""Of the data that each model of a screen sees."""
+
+TOGETHER = 20
+"""Models that are trained at once."""
 
 
 def deal_groups(labels: np.ndarray, groups: int, seed: int = 0) -> np.ndarray:
@@ -69,10 +76,10 @@ def leave_groups_out(
     return pd.concat(frames, ignore_index=True)
 
 
-def subset_screen(target: Target, *, models: int = 20, share: float = 0.7, seed: int = 0) -> pd.DataFrame:
+def subset_screen(target: Target, *, models: int = 20, share: float = SHARE, seed: int = 0) -> pd.DataFrame:
     """A first estimate for **every** sample, from models on random subsets of the data (Feldman & Zhang 2020).
 
-    Cheap and reliable, and biased for the question at hand: with ``share`` = 0.7 almost a third of a sample's
+    Cheap and reliable, and biased for the question at hand: with the default almost a third of a sample's
     neighbours are missing too (``benchmarks/oracle_check.py``). It is for choosing samples, never for their labels.
 
     Args:
@@ -113,14 +120,9 @@ def subset_answers(target: Target, numbers: Sequence[int], share: float, seed: i
     return pd.concat(frames, ignore_index=True)
 
 
-TOGETHER = 20
-"""Models that are trained at once."""
-
-
 def _true_label_probability(target: Target, model: nn.Module, index: np.ndarray) -> np.ndarray:
     x, y = target.data.fetch(torch.as_tensor(index))
-    p = target.logits(Data((x, y)), module=model).softmax(1).gather(1, y[:, None])[:, 0]
-    return p.numpy().astype(np.float64)
+    return true_probability(target.logits(Data((x, y)), module=model), y).numpy().astype(np.float64)
 
 
 def summarise(answers: pd.DataFrame) -> pd.DataFrame:

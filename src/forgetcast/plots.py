@@ -11,6 +11,7 @@ from __future__ import annotations
 import textwrap
 import warnings
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
@@ -317,10 +318,7 @@ def evaluation_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Raises:
         InputError: a column is missing.
     """
-    columns = ["target", "rho", "low", "high", "baseline", "ceiling"]
-    missing = [name for name in columns if name not in frame]
-    if missing:
-        raise InputError(f"expected columns {', '.join(columns)}; missing: {', '.join(missing)}")
+    _require(frame, ["target", "rho", "low", "high", "baseline", "ceiling"])
     ax = _axes(ax, 7.6, 1.7 + 0.42 * len(frame))
     if frame.empty:
         return _nothing(ax, "no target was evaluated")
@@ -354,17 +352,14 @@ def factor_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Raises:
         InputError: a column is missing.
     """
-    columns = ["target", "factor", "family", "rho", "low", "high"]
-    missing = [name for name in columns if name not in frame]
-    if missing:
-        raise InputError(f"expected columns {', '.join(columns)}; missing: {', '.join(missing)}")
+    _require(frame, ["target", "factor", "family", "rho", "low", "high"])
     known = frame.dropna(subset="rho")
     order = known.groupby("factor")["rho"].mean().abs().sort_values(ascending=False).index
     ax = _axes(ax, 8.2, 1.4 + 0.22 * len(order))
     if known.empty:
         return _nothing(ax, "no factor applies")
     targets = list(dict.fromkeys(known["target"]))
-    colors = [EASIER, HARDER, NEUTRAL, *mpl.color_sequences["tab10"]]
+    colors = cycle([EASIER, HARDER, NEUTRAL, *mpl.color_sequences["tab10"]])
     shifts = np.linspace(-0.25, 0.25, len(targets)) if len(targets) > 1 else [0.0]
     place = {name: row for row, name in enumerate(order)}
     for target, color, shift in zip(targets, colors, shifts, strict=False):
@@ -430,6 +425,12 @@ def forgetting_paths(points: pd.DataFrame, measure: str = "tv_test") -> Figure:
 
 
 # -- shared by all ---------------------------------------------------------------------------------------
+
+
+def _require(frame: pd.DataFrame, columns: list[str]) -> None:
+    """Refuse a frame that lacks some of the columns."""
+    if missing := [name for name in columns if name not in frame]:
+        raise InputError(f"expected columns {', '.join(columns)}; missing: {', '.join(missing)}")
 
 
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:

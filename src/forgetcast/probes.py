@@ -28,8 +28,9 @@ from forgetcast._gradient_pass import (
 from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
-from forgetcast._logits import cross_entropy, margin
+from forgetcast._logits import cross_entropy, margin, true_probability
 from forgetcast._neighbours import Neighbours, nearest_neighbours
+from forgetcast._random import sample_positions
 from forgetcast._rehearsal import (
     Move,
     Pool,
@@ -328,7 +329,7 @@ class Probes:
     @probe
     def _fisher_weights(self) -> dict[str, Tensor]:
         """1/F by group of parameters."""
-        fisher = self._differentiate({"fisher"}, rows=self._sample(FISHER, len(self.target)))["fisher"]
+        fisher = self._differentiate({"fisher"}, rows=sample_positions(len(self.target), FISHER, self.seed))["fisher"]
         if isinstance(fisher, NotApplicableError):
             raise fisher
         mean = sum(float(part.sum()) for part in fisher.values()) / sum(part.numel() for part in fisher.values())
@@ -586,7 +587,7 @@ class Probes:
     @probe
     def leave_one_out_probability(self) -> Tensor:
         """Probability of the label by ``leave_one_out_logits``, float64, shape (n,)."""
-        return self.leave_one_out_logits.softmax(1).gather(1, self.labels[:, None])[:, 0]
+        return true_probability(self.leave_one_out_logits, self.labels)
 
     # -- the target as a whole --------------------------------------------------------------------------------
 
@@ -709,13 +710,7 @@ class Probes:
         """Positions of at most 1000 of ``size`` samples, sorted; fewer where n · C is in the millions."""
         work = REFERENCE_WORK // (len(self.target) * self.target.num_classes)
         m = min(REFERENCE, max(50, work))
-        return self._sample(m, size)
-
-    def _sample(self, m: int, size: int) -> Tensor:
-        """m of ``size`` positions by seed, sorted; all if they are no more than that."""
-        if size <= m:
-            return torch.arange(size)
-        return torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))[:m].sort().values
+        return sample_positions(size, m, self.seed)
 
     @property
     def _device(self) -> torch.device | str:

@@ -10,8 +10,7 @@ import pandas as pd
 
 from forgetcast.corpus import Corpus
 from forgetcast.errors import InputError, NotApplicableError
-from forgetcast.factors import factor_table
-from forgetcast.generate import built
+from forgetcast.generate import built, factor_rows
 from forgetcast.recipes import Recipe
 from forgetcast.target import Target
 
@@ -60,9 +59,7 @@ def refresh_factors(
                     "of another model say nothing about these outcomes. Training may round otherwise on another machine"
                 )
         index = corpus.instances.loc[corpus.instances["target"] == name, "index"]
-        table = factor_table(target, seed=seed, progress=progress).values.loc[index].reset_index(names="index")
-        table.insert(0, "target", name)
-        parts.append(table)
+        parts.append(factor_rows(target, index, seed, progress))
     fresh = replace(corpus, factors=pd.concat(parts, ignore_index=True), manifest=corpus.manifest | {"files": {}})
     fresh.write(folder)
     return fresh

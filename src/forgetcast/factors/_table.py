@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from forgetcast._random import sample_positions
 from forgetcast.errors import NotApplicableError, UnknownNameError
 from forgetcast.factors._factor import Factor
 from forgetcast.probes import Probes
@@ -98,7 +99,7 @@ def factor_table(
     chosen: dict[str, Factor] = {name: known[name] for name in (known if names is None else names)}
     n = len(target)
     wanted = torch.arange(n) if indices is None else target.data.check_indices(indices)
-    reference = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:REFERENCE].sort().values
+    reference = sample_positions(n, REFERENCE, seed)
     rows = torch.arange(n) if indices is None else torch.cat([wanted, reference]).unique()
     probes = Probes(
         target,

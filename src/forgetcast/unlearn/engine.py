@@ -21,7 +21,7 @@ from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.control import ControlPath
 from forgetcast.unlearn.inference import own_logits
-from forgetcast.unlearn.outcome import Crossed, goal_values, measure_crossings
+from forgetcast.unlearn.outcome import Crossed, Measure, goal_values
 from forgetcast.unlearn.protocol import OBJECTIVES, OUTCOME_COLUMNS, Protocol
 from forgetcast.unlearn.stack import Stack, mix, rows
 from forgetcast.unlearn.workbench import Workbench
@@ -56,7 +56,7 @@ def run_unlearner(
         seed: of the unlearner's random choices; retain batches are the same for all samples.
         objectives: some of "retrain" and "erase".
         protocol: settings of the measurement.
-        workbench: shared preparation, to save time over several calls.
+        workbench: shared preparation, to save time over several calls; its settings hold where none are given.
         state: what ``unlearner.prepare(target)`` returned, if it was called already.
         advance: called with a number of finished samples, for progress bars.
 
@@ -69,7 +69,7 @@ def run_unlearner(
         InputError: ``p_out`` is not one number per sample, or (for ``retrain``) not finite.
         NotApplicableError: held-out data or a ``train`` callable is missing.
     """
-    protocol = protocol or Protocol()
+    protocol = protocol or (Protocol() if workbench is None else workbench.protocol)
     index = target.data.check_indices(indices)
     answers = _checked(p_out, len(index), objectives)
     bench = workbench or Workbench(target, protocol)
@@ -80,7 +80,7 @@ def run_unlearner(
     frames = []
     for part in index.split(together):
         goals = torch.tensor([p_out_of[i] + protocol.slack for i in part.tolist()])
-        crossings = _Crossings(target, bench, Samples.of(target, part), goals, objectives)
+        crossings = _Crossings(target, bench, Samples.of(target, part), goals, objectives, protocol)
         frames.append(crossings.outcomes(unlearner, state, seed))
         if advance is not None:
             advance(len(part))
@@ -138,9 +138,15 @@ class _Crossings:
     """Follows the paths of some samples and finds the crossing of every objective."""
 
     def __init__(
-        self, target: Target, bench: Workbench, samples: Samples, goals: Tensor, objectives: Sequence[str]
+        self,
+        target: Target,
+        bench: Workbench,
+        samples: Samples,
+        goals: Tensor,
+        objectives: Sequence[str],
+        protocol: Protocol,
     ) -> None:
-        self.target, self.bench, self.samples, self.protocol = target, bench, samples, bench.protocol
+        self.target, self.bench, self.samples, self.protocol = target, bench, samples, protocol
         self.objectives = tuple(objectives)
         limits = {"retrain": goals, "erase": torch.zeros_like(goals)}
         self.limits = torch.stack([limits[o] for o in self.objectives])
@@ -166,9 +172,17 @@ class _Crossings:
                 end = rows(found.params, never)
                 whole = torch.ones(len(never))
                 crossed.append(Crossed(never, torch.full_like(never, objective), step, whole, end, reached=False))
-        return measure_crossings(
-            self.target, self.bench, self.samples, self.objectives, self.limits, self.before, self.control, crossed
+        measure = Measure(
+            self.target,
+            self.bench,
+            self.samples,
+            self.objectives,
+            self.limits,
+            self.before,
+            self.control,
+            self.protocol,
         )
+        return measure.frame(crossed)
 
     def _follow(self, unlearner: Unlearner, state: Any, seed: int) -> tuple[list[_Span], list[_Best], bool]:
         spans: list[_Span] = []

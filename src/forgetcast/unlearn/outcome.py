@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from forgetcast._logits import margin, true_probability
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.control import ControlPath
 from forgetcast.unlearn.inference import own_logits
+from forgetcast.unlearn.protocol import Protocol
 from forgetcast.unlearn.relearn import relearn_steps
 from forgetcast.unlearn.stack import Stack, distance, rows
 from forgetcast.unlearn.workbench import Workbench
 
-__all__ = ["Crossed", "goal_values", "margins", "measure_crossings", "total_variation"]
+__all__ = ["Crossed", "Measure", "goal_values", "total_variation"]
 
 LOGITS = 1 << 25
 """Logits held at a time."""
@@ -54,17 +56,10 @@ class Crossed:
         )
 
 
-def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """True-label logit minus the largest other logit, (m,)."""
-    own = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return own - others
-
-
 def goal_values(objectives: Sequence[str], logits: Tensor, labels: Tensor) -> Tensor:
     """What the goals are about: true-label probability (``retrain``) or margin (``erase``), (objectives, r)."""
-    own = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-    return torch.stack([own if objective == "retrain" else margins(logits, labels) for objective in objectives])
+    value = {"retrain": true_probability, "erase": margin}
+    return torch.stack([value[objective](logits, labels) for objective in objectives])
 
 
 def total_variation(a: Tensor, b: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -87,46 +82,33 @@ def _mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
     return values.mean(-1) if weight is None else (values * weight).sum(-1) / weight.sum(-1).clamp_min(1)
 
 
-def measure_crossings(
-    target: Target,
-    bench: Workbench,
-    samples: Samples,
-    objectives: Sequence[str],
-    limits: Tensor,
-    before: Tensor,
-    control: ControlPath,
-    crossed: Sequence[Crossed],
-) -> pd.DataFrame:
-    """One row per sample and objective, in their order; what ``crossed`` does not hold was trivial.
-
-    Args:
-        samples: m of them.
-        limits: what every objective's goal asks for, (objectives, m).
-        before: the same of the target, (objectives, m).
-        control: the control's path as far as it is needed.
-        crossed: where each path is measured.
-    """
-    measure = _Measure(target, bench, samples, objectives, limits, before, control)
-    most = max(1, LOGITS // bench.base.numel())
-    frames = [
-        measure.rows(found.take(part)) for found in crossed for part in torch.arange(len(found.position)).split(most)
-    ]
-    if bool((before <= limits).any()):
-        frames.append(measure.trivial())
-    frame = pd.concat(frames, ignore_index=True)
-    order = frame["position"] * len(objectives) + frame["number"]
-    return frame.iloc[order.argsort(kind="stable")].drop(columns=["position", "number"]).reset_index(drop=True)
-
-
 @dataclass(frozen=True)
-class _Measure:
+class Measure:
+    """Measures m samples that walked together, where their paths cross their goals."""
+
     target: Target
     bench: Workbench
     samples: Samples
     objectives: Sequence[str]
     limits: Tensor
+    """What every objective's goal asks for, (objectives, m)."""
     before: Tensor
+    """The same of the target, (objectives, m)."""
     control: ControlPath
+    """The control's path as far as it is needed."""
+    protocol: Protocol
+
+    def frame(self, crossed: Sequence[Crossed]) -> pd.DataFrame:
+        """One row per sample and objective, in their order; what ``crossed`` does not hold was trivial."""
+        most = max(1, LOGITS // self.bench.base.numel())
+        frames = [
+            self.rows(found.take(part)) for found in crossed for part in torch.arange(len(found.position)).split(most)
+        ]
+        if bool((self.before <= self.limits).any()):
+            frames.append(self.trivial())
+        frame = pd.concat(frames, ignore_index=True)
+        order = frame["position"] * len(self.objectives) + frame["number"]
+        return frame.iloc[order.argsort(kind="stable")].drop(columns=["position", "number"]).reset_index(drop=True)
 
     def trivial(self) -> pd.DataFrame:
         """Samples whose goal was met from the start: nothing forgotten, no damage."""
@@ -170,14 +152,14 @@ class _Measure:
             for part, truth in ((slice(retain), bench.retain_y), (slice(retain, None), bench.test_y))
             for logits in (after, control)
         ]
-        first = self._of_sample(self.samples.logits[position].float().cpu(), position, self.bench.base[retain:][None])
+        first = self._of_sample(self.samples.logits[position].float().cpu(), position, bench.base[retain:][None])
         last = self._of_sample(now, position, after[:, retain:])
         again = relearn_steps(
             self.target,
             found.params,
             self.samples.take(position),
-            lr=bench.protocol.relearn_lr,
-            most=bench.protocol.relearn_most,
+            lr=self.protocol.relearn_lr,
+            most=self.protocol.relearn_most,
         )
         return pd.DataFrame(
             {
@@ -211,8 +193,8 @@ class _Measure:
         """p, margin and membership evidence of samples; ``test_logits`` (r or 1, T, classes)."""
         labels = self.samples.y[position].cpu()
         return {
-            "p": _numbers(logits.softmax(1).gather(1, labels[:, None])[:, 0]),
-            "margin": _numbers(margins(logits, labels)),
+            "p": _numbers(true_probability(logits, labels)),
+            "margin": _numbers(margin(logits, labels)),
             "mia": _numbers(membership(logits, labels, test_logits, self.bench.test_y)),
         }
 

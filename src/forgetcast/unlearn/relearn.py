@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from forgetcast._logits import true_probability
 from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples
@@ -30,7 +31,7 @@ def relearn_steps(target: Target, params: Stack, samples: Samples, *, lr: float,
         lr: rate of the steps.
         most: steps after which it is given up; the result is then ``most``.
     """
-    before = samples.logits.softmax(1).gather(1, samples.y[:, None])[:, 0]
+    before = true_probability(samples.logits, samples.y)
     weights = {name: params[name].clone() for name in target.params}
     buffers = {name: value for name, value in params.items() if name not in weights}
     stacked = stackable(target.module)
@@ -44,7 +45,7 @@ def relearn_steps(target: Target, params: Stack, samples: Samples, *, lr: float,
     goal, last = before, before
     for step in range(most + 1):
         gradient, logits = gradients(loss, weights, buffers, samples.x, samples.y, stacked=stacked)
-        p = logits.softmax(1).gather(1, samples.y[:, None])[:, 0]
+        p = true_probability(logits, samples.y)
         if step == 0:
             goal, last = (before + p) / 2, p
         there = p >= goal

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
+from forgetcast._logits import margin, true_probability
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
-from forgetcast.unlearn.outcome import margins, total_variation
+from forgetcast.unlearn.outcome import total_variation
 from forgetcast.unlearn.protocol import Protocol
 from forgetcast.unlearn.stack import Params, distance
 from forgetcast.unlearn.workbench import Workbench
@@ -60,21 +61,22 @@ def trace(
         after, reference = (
             (*bench.utility(part).split(sizes), bench.neighbour_logits_of_one(part, near)) for part in (params, control)
         )
-        margin = float(margins(logits, samples.y.cpu()))
+        labels = samples.y.cpu()
+        lead = float(margin(logits, labels))
         one, other = ({n: value[None] for n, value in part.items()} for part in (params, control))
         records.append(
             {
                 "unlearner": name,
                 "step": step,
-                "p": float(logits.softmax(1)[0, samples.y.cpu()]),
-                "margin": margin,
+                "p": float(true_probability(logits, labels)),
+                "margin": lead,
                 "shift": float(distance(one, other, target.params)),
                 "tv_retain": float(total_variation(after[0], reference[0], kept)),
                 "tv_test": float(total_variation(after[1], reference[1])),
                 "tv_neighbours": float(total_variation(after[2], reference[2])),
             }
         )
-        return margin
+        return lead
 
     for unlearner in unlearners:
         record(unlearner.name, 0, target.params, target.params)

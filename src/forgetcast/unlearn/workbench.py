@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from forgetcast._random import sample_positions
 from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.errors import NotApplicableError
 from forgetcast.target import Target
@@ -33,9 +34,9 @@ class Workbench:
                 "collateral damage is measured on it"
             )
         self.target, self.protocol = target, protocol
-        self.retain = _fixed_sample(len(target), protocol.utility_samples, 1)
+        self.retain = sample_positions(len(target), protocol.utility_samples, 1)
         """Positions of the retain sample in the training data, (R,)."""
-        self.test = _fixed_sample(len(target.heldout), protocol.utility_samples, 2)
+        self.test = sample_positions(len(target.heldout), protocol.utility_samples, 2)
         """Positions of the test sample in the held-out data, (T,)."""
         self.retain_x, self.retain_y = target.data.fetch(self.retain)
         self.test_x, self.test_y = target.heldout.fetch(self.test)
@@ -98,7 +99,3 @@ def _inference(target: Target, *parts: Inputs) -> list[Inference]:
 
 def _flat(x: Any) -> Tensor:
     return torch.cat([leaf.flatten(1).float() for leaf in leaves(x)], 1)
-
-
-def _fixed_sample(n: int, size: int, seed: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:size].sort().values
