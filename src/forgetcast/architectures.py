@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from forgetcast._random import seeded
 from forgetcast.errors import InputError, UnknownNameError
 
-__all__ = ["ARCHITECTURES", "AttentionNet", "ResidualNet", "build"]
+__all__ = ["ARCHITECTURES", "AttentionNet", "MobileNet", "RandomFeatures", "ResidualNet", "build"]
 
 
 def logistic(shape: Sequence[int], classes: int, dropout: float = 0.0) -> nn.Module:
@@ -102,6 +102,64 @@ class ResidualNet(nn.Module):
         return self.head(self.dropout(self.blocks(self.stem(x)).mean((2, 3))))
 
 
+class _InvertedResidual(nn.Module):
+    """Expand, filter every channel on its own, project (Sandler et al. 2018, arXiv 1801.04381, section 3.3)."""
+
+    def __init__(self, inside: int, outside: int, stride: int, expansion: int = 3) -> None:
+        super().__init__()
+        wide = inside * expansion
+        self.layers = nn.Sequential(
+            nn.Conv2d(inside, wide, 1, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU6(),
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU6(),
+            nn.Conv2d(wide, outside, 1, bias=False),
+            nn.BatchNorm2d(outside),
+        )
+        self.residual = inside == outside and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+class MobileNet(nn.Module):
+    """A stem and three inverted residual blocks (16 and 24 channels), then global average pooling."""
+
+    def __init__(self, shape: Sequence[int], classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        stride = 2 if shape[-1] > 16 else 1
+        self.stem = nn.Sequential(nn.Conv2d(shape[0], 16, 3, stride, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+        self.blocks = nn.Sequential(
+            _InvertedResidual(16, 16, 1), _InvertedResidual(16, 24, 2), _InvertedResidual(24, 24, 1)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(24, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.dropout(self.blocks(self.stem(x)).mean((2, 3))))
+
+
+class RandomFeatures(nn.Module):
+    """Kernel-style wide network: fixed random Fourier features of a Gaussian kernel, and a linear layer on them.
+
+    Rahimi & Recht 2007, "Random features for large-scale kernel machines", algorithm 1; the kernel's width is the
+    root of the number of inputs. Only the linear layer is trained.
+    """
+
+    def __init__(self, shape: Sequence[int], classes: int, dropout: float = 0.0, width: int = 1024) -> None:
+        super().__init__()
+        inputs = math.prod(shape)
+        self.register_buffer("directions", torch.randn(width, inputs) / math.sqrt(inputs))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(width))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.dropout(torch.cos(F.linear(x.flatten(1), self.directions, self.phases))))
+
+
 class AttentionNet(nn.Module):
     """Patches, learned positions, one pre-norm self-attention block, mean pooling (after arXiv 2010.11929)."""
 
@@ -135,12 +193,14 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "deep_mlp": deep_mlp,
     "logistic": logistic,
     "mlp": mlp,
+    "mobilenet": MobileNet,
+    "random_features": RandomFeatures,
     "resnet": ResidualNet,
     "wide_mlp": wide_mlp,
 }
 """Factories by name: ``factory(input_shape, classes, dropout=0.0)``."""
 
-_FOR_IMAGES = ("attention", "cnn", "resnet")
+_FOR_IMAGES = ("attention", "cnn", "mobilenet", "resnet")
 
 
 def build(name: str, shape: Sequence[int], classes: int, *, dropout: float = 0.0, seed: int = 0) -> nn.Module:

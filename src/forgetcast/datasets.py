@@ -21,6 +21,7 @@ Split = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 """((x, y), (x_heldout, y_heldout)): float32 inputs, int64 labels."""
 
 FASHION_MNIST_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
+KERNLAB_FOLDERS = ("/usr/lib/R/site-library/kernlab/data", "/usr/lib/R/library/kernlab/data")
 MLBENCH_FOLDERS = ("/usr/lib/R/site-library/mlbench/data", "/usr/lib/R/library/mlbench/data")
 
 
@@ -29,7 +30,8 @@ def load(name: str) -> Split:
 
     Fashion-MNIST is read from the folder in ``FORGETCAST_FASHION_MNIST`` or where the Debian package
     ``dataset-fashion-mnist`` puts it; satellite, letter and shuttle from ``FORGETCAST_MLBENCH`` or where
-    ``r-cran-mlbench`` puts them (needs the ``mlbench`` extra).
+    ``r-cran-mlbench`` puts them, spam from ``FORGETCAST_KERNLAB`` or where ``r-cran-kernlab`` puts it (these four need
+    the ``mlbench`` extra).
 
     Raises:
         UnknownNameError: no such dataset.
@@ -78,7 +80,7 @@ def _wine() -> Split:
     from sklearn.datasets import load_wine
 
     raw = load_wine()
-    return _tabular(raw.data, raw.target, 130)
+    return _tabular(raw.data, raw.target, 150)
 
 
 def _find(variable: str, folders: tuple[str, ...], package: str, files: Sequence[str]) -> Path:
@@ -127,24 +129,42 @@ def _fashion_mnist() -> Split:
 
 
 def _mlbench(table: str, label: str, train: int) -> Split:
+    return _r_table("FORGETCAST_MLBENCH", MLBENCH_FOLDERS, "mlbench", table, label, train)
+
+
+def _spam() -> Split:
+    """Word frequencies of 4,601 letters as log(x + 0.1), after Hastie et al. 2009, section 9.1.2."""
+    return _r_table("FORGETCAST_KERNLAB", KERNLAB_FOLDERS, "kernlab", "spam", "type", 3600, lambda x: np.log(x + 0.1))
+
+
+def _r_table(
+    variable: str,
+    folders: tuple[str, ...],
+    package: str,
+    table: str,
+    label: str,
+    train: int,
+    scale: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+) -> Split:
+    """A table of an R package, its columns scaled and standardised."""
     try:
         import rdata
     except ImportError as error:
         raise NotApplicableError(
-            "reading mlbench data needs the package rdata: pip install 'forgetcast[mlbench]'"
+            f"reading {package} data needs the package rdata: pip install 'forgetcast[mlbench]'"
         ) from error
     file = f"{table}.rda"
-    path = _find("FORGETCAST_MLBENCH", MLBENCH_FOLDERS, "r-cran-mlbench", [file]) / file
+    path = _find(variable, folders, f"r-cran-{package}", [file]) / file
     try:
         frame = rdata.read_rda(str(path), default_encoding="ascii")[table]
         codes = frame[label].astype("category").cat.codes.to_numpy(np.int64)
         x = frame.drop(columns=label).to_numpy(np.float64)
     except Exception as error:  # a damaged file can raise nearly anything
         raise FileFormatError(
-            f"{path} does not hold the mlbench table {table} ({type(error).__name__}: {first_line(error)}): "
+            f"{path} does not hold the {package} table {table} ({type(error).__name__}: {first_line(error)}): "
             "install its package again"
         ) from error
-    return _tabular(x, codes, train)
+    return _tabular(scale(x), codes, train)
 
 
 _LOADERS: dict[str, Callable[[], Split]] = {
@@ -154,6 +174,7 @@ _LOADERS: dict[str, Callable[[], Split]] = {
     "letter": lambda: _mlbench("LetterRecognition", "lettr", 15000),
     "satellite": lambda: _mlbench("Satellite", "classes", 4435),
     "shuttle": lambda: _mlbench("Shuttle", "Class", 43500),
+    "spam": _spam,
     "wine": _wine,
 }
 

@@ -27,7 +27,7 @@ class Recipe:
     dataset: str
     architecture: str
     n: int
-    """Training samples, drawn at random with ``seed``."""
+    """Training samples, drawn at random."""
     epochs: int
     lr: float = 2e-3
     weight_decay: float = 0.0
@@ -37,6 +37,11 @@ class Recipe:
     heldout: int = 600
     """Held-out samples at most."""
     seed: int = 0
+    """Of initialisation, order and, unless ``data_seed`` is given, of the samples drawn."""
+    augment: bool = False
+    """Whether inputs are changed at random in training (``forgetcast.augmentation``)."""
+    data_seed: int | None = None
+    """Of the samples drawn: with it two recipes are two training runs on the same data."""
 
     def __post_init__(self) -> None:
         for name, least in (("n", 1), ("heldout", 1), ("epochs", 0)):
@@ -62,7 +67,7 @@ class Recipe:
         (x, y), (x_heldout, y_heldout) = datasets.load(self.dataset)
         if self.n > len(y):
             raise InputError(f"recipe {self.name!r} asks for {self.n} samples; {self.dataset} has {len(y)}")
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.seed if self.data_seed is None else self.data_seed)
         chosen = torch.randperm(len(y), generator=generator)[: self.n]
         kept = torch.randperm(len(y_heldout), generator=generator)[: self.heldout]
         classes = int(max(y.max(), y_heldout.max())) + 1
@@ -70,7 +75,7 @@ class Recipe:
         flipped = torch.randperm(self.n, generator=generator)[: round(self.label_noise * self.n)]
         y[flipped] = (y[flipped] + torch.randint(1, classes, flipped.shape, generator=generator)) % classes
         make = partial(_make, self.architecture, tuple(x.shape[1:]), classes, self.dropout)
-        trainer = Trainer(make, channels_last(x), y, self.epochs, self.lr, 64, self.weight_decay)
+        trainer = Trainer(make, channels_last(x), y, self.epochs, self.lr, 64, self.weight_decay, self.augment)
         states: list[dict[str, torch.Tensor]] = []
         rates: list[float] = []
 
@@ -142,6 +147,36 @@ PUBLISHED: tuple[Recipe, ...] = (
     Recipe("fashion-attention", "fashion-mnist", "attention", 1500, 25, seed=14),
     Recipe("satellite-mlp", "satellite", "mlp", 2000, 40, 1e-3, seed=15),
     Recipe("letter-wide-mlp", "letter", "wide_mlp", 2500, 50, 5e-3, seed=16),
+    Recipe("breast-cancer-logistic", "breast-cancer", "logistic", 400, 60, 5e-3, seed=17),
+    Recipe("breast-cancer-mlp-noise", "breast-cancer", "mlp", 380, 80, 3e-3, label_noise=0.05, seed=18),
+    Recipe("breast-cancer-random-features", "breast-cancer", "random_features", 390, 60, 5e-3, seed=19),
+    Recipe("wine-mlp", "wine", "mlp", 150, 60, 2e-3, seed=20),
+    Recipe("wine-deep-mlp", "wine", "deep_mlp", 150, 40, 2e-3, weight_decay=1e-2, label_noise=0.05, seed=21),
+    Recipe("satellite-logistic", "satellite", "logistic", 1500, 40, 5e-3, seed=22),
+    Recipe("satellite-deep-mlp", "satellite", "deep_mlp", 1500, 60, 2e-3, weight_decay=1e-2, seed=23),
+    Recipe("satellite-random-features", "satellite", "random_features", 1200, 60, 5e-3, seed=24),
+    Recipe("satellite-mlp-noise", "satellite", "mlp", 1500, 80, 3e-3, label_noise=0.1, seed=25),
+    Recipe("letter-mlp", "letter", "mlp", 2500, 60, 3e-3, seed=26),
+    Recipe("letter-mlp-short", "letter", "mlp", 2000, 10, 2e-3, seed=27),
+    Recipe("letter-deep-mlp-dropout", "letter", "deep_mlp", 2500, 40, 3e-3, dropout=0.1, seed=28),
+    Recipe("shuttle-mlp", "shuttle", "mlp", 2000, 40, 2e-3, seed=29),
+    Recipe("shuttle-wide-mlp-noise", "shuttle", "wide_mlp", 1500, 80, 5e-3, label_noise=0.05, seed=30),
+    Recipe("shuttle-random-features", "shuttle", "random_features", 1500, 40, 5e-3, seed=31),
+    Recipe("spam-logistic", "spam", "logistic", 1500, 40, 5e-3, seed=32),
+    Recipe("spam-mlp", "spam", "mlp", 2000, 30, 1e-3, seed=33),
+    Recipe("spam-mlp-augmented", "spam", "mlp", 1500, 60, 3e-3, augment=True, label_noise=0.03, seed=34),
+    Recipe("spam-wide-mlp", "spam", "wide_mlp", 1200, 60, 3e-3, weight_decay=1e-2, seed=35),
+    Recipe("digits-cnn-short", "digits", "cnn", 900, 6, 4e-3, seed=36),
+    Recipe("digits-mobilenet", "digits", "mobilenet", 900, 25, 5e-3, label_noise=0.03, seed=37),
+    Recipe("digits-attention", "digits", "attention", 800, 30, 2e-3, seed=38),
+    Recipe("digits-random-features", "digits", "random_features", 1000, 60, 5e-3, label_noise=0.03, seed=39),
+    Recipe("digits-mlp-again", "digits", "mlp", 1000, 40, seed=40, data_seed=2),
+    Recipe("fashion-mlp-short", "fashion-mnist", "mlp", 1500, 4, 1e-3, seed=41),
+    Recipe("fashion-random-features", "fashion-mnist", "random_features", 1500, 40, 3e-3, seed=42),
+    Recipe("fashion-cnn-small", "fashion-mnist", "cnn", 500, 60, 4e-3, seed=43),
+    Recipe("fashion-cnn-augmented", "fashion-mnist", "cnn", 1000, 40, 4e-3, augment=True, seed=44),
+    Recipe("fashion-mobilenet", "fashion-mnist", "mobilenet", 1000, 20, 5e-3, seed=45),
+    Recipe("fashion-cnn-again", "fashion-mnist", "cnn", 2000, 25, 3e-3, seed=46, data_seed=11),
 )
 """The targets of the published corpus."""
 

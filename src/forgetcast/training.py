@@ -13,6 +13,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from forgetcast._random import seeded
+from forgetcast.augmentation import augmented
 
 __all__ = ["Record", "Trainer", "train_classifier", "train_stacked", "trains_stacked"]
 
@@ -30,6 +31,7 @@ def train_classifier(
     lr: float = 1e-3,
     batch_size: int = 64,
     weight_decay: float = 0.0,
+    augment: bool = False,
     seed: int = 0,
     record: Record | None = None,
 ) -> nn.Module:
@@ -44,7 +46,8 @@ def train_classifier(
         x, y: inputs (n, ...) and labels (n,).
         indices: samples to train on; default all.
         epochs, lr, batch_size, weight_decay: the usual meaning; the rate falls to 0 along a cosine.
-        seed: order of the samples and dropout; the global random state is left as it was.
+        augment: change inputs at random (:func:`forgetcast.augmentation.augmented`), anew in every epoch.
+        seed: order of the samples, augmentation and dropout; the global random state is left as it was.
         record: sees the model, in evaluation mode, after every epoch; training goes on as if it had not. For a
             :class:`forgetcast.Trajectory` it keeps a copy of the state dict, or the model's outputs.
     """
@@ -58,10 +61,11 @@ def train_classifier(
             model.train()
             (rate,) = schedule.get_last_lr()
             for batch in torch.randperm(len(y)).split(batch_size):
-                batch = batch[member[batch]]
-                if len(batch) > 1:
+                inputs = augmented(x[batch]) if augment else x[batch]
+                kept = member[batch]
+                if kept.sum() > 1:
                     optimizer.zero_grad()
-                    F.cross_entropy(model(x[batch]), y[batch]).backward()
+                    F.cross_entropy(model(inputs[kept]), y[batch[kept]]).backward()
                     optimizer.step()
                 schedule.step()
             if record is not None:
@@ -172,6 +176,7 @@ class Trainer:
     lr: float = 1e-3
     batch_size: int = 64
     weight_decay: float = 0.0
+    augment: bool = False
 
     def __call__(self, indices: np.ndarray, seed: int, record: Record | None = None) -> nn.Module:
         """Train on the samples ``indices`` with ``seed`` for both initialisation and order."""
@@ -181,10 +186,12 @@ class Trainer:
     def many(self, indices: Sequence[np.ndarray], seeds: Sequence[int]) -> list[nn.Module]:
         """One model for every set of samples and its seed, trained side by side where that is faster."""
         models = [self.make(seed) for seed in seeds]
-        if len(models) >= STACK and trains_stacked(models[0]):
-            return train_stacked(models, self.x, self.y, indices=indices, seeds=seeds, **self._settings())
+        if len(models) >= STACK and trains_stacked(models[0]) and not self.augment:
+            settings = self._settings()
+            del settings["augment"]
+            return train_stacked(models, self.x, self.y, indices=indices, seeds=seeds, **settings)
         return [self(part, seed) for part, seed in zip(indices, seeds, strict=True)]
 
     def _settings(self) -> dict[str, Any]:
-        names = ("epochs", "lr", "batch_size", "weight_decay")
+        names = ("epochs", "lr", "batch_size", "weight_decay", "augment")
         return {name: getattr(self, name) for name in names}
