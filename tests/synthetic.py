@@ -49,6 +49,13 @@ def training_table(targets: int = 6, rows: int = 60, seed: int = 0, noise: float
         frame["percentile_erase"] = 1 - rank
         frame["trivial_erase"] = False
         frame["difficulty_erase"] = 0.1 + 0.2 * (1 - rank)
+        for objective in ("retrain", "erase"):
+            harm = frame[f"difficulty_{objective}"]
+            frame[f"collateral_neighbours_{objective}"] = np.minimum(3 * harm, 1)
+            frame[f"steps_{objective}"] = 20 * harm
+            late = frame["noise_quantile"] > 0.5  # the noise column decides which of the two does less harm
+            frame[f"under_gentle_{objective}"] = harm * np.where(late, 2, 0.5)
+            frame[f"under_rough_{objective}"] = harm
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
 
@@ -71,6 +78,7 @@ def corpus(targets: int = 4, rows: int = 40, seed: int = 0, noise: float = 0.05)
                 part["forgetting"] = 1.0
                 part["p_before"] = 0.99
                 part["tv_retain"] = part["tv_test"] = np.where(trivial, 0, damage)
+                part["steps"] = 20 * part["tv_test"]
                 parts.append(part)
     instances = table[["target", "index", "weight", "memorization", "p_out"]].copy()
     instances["label"] = 0

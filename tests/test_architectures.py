@@ -12,7 +12,7 @@ from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.target import Target
 
 IMAGES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
-FLAT = ["deep_mlp", "logistic", "mlp", "wide_mlp"]
+FLAT = ["deep_mlp", "logistic", "mlp", "random_features", "wide_mlp"]
 CASES = [(name, shape) for name in ARCHITECTURES for shape in IMAGES] + [(name, (36,)) for name in FLAT]
 
 

@@ -24,9 +24,10 @@ FACTS = {
     "letter": ((15000, 16), 5000, 26, 18668, "a92ca10702d2"),
     "satellite": ((4435, 36), 2000, 6, 6435, "90987e359277"),
     "shuttle": ((43500, 9), 14500, 7, 58000, "819e16f9d8c6"),
-    "wine": ((130, 13), 48, 3, 178, "c2823a1885d1"),
+    "spam": ((3600, 57), 1001, 2, 4207, "3390eb26165f"),
+    "wine": ((150, 13), 28, 3, 178, "c2823a1885d1"),
 }
-TABLES = ["breast-cancer", "letter", "satellite", "shuttle", "wine"]
+TABLES = ["breast-cancer", "letter", "satellite", "shuttle", "spam", "wine"]
 load = cache(datasets.load)
 
 
@@ -140,6 +141,7 @@ def test_mlbench_is_read_without_warnings() -> None:
 PACKAGES = [
     ("fashion-mnist", "FORGETCAST_FASHION_MNIST", "dataset-fashion-mnist"),
     *((name, "FORGETCAST_MLBENCH", "r-cran-mlbench") for name in ("letter", "satellite", "shuttle")),
+    ("spam", "FORGETCAST_KERNLAB", "r-cran-kernlab"),
 ]
 
 

@@ -154,7 +154,7 @@ def test_label_noise_flips_exactly_its_share(share: float) -> None:
 @pytest.mark.parametrize("name", [f.name for f in fields(Recipe) if f.name not in ("name", "dataset", "heldout", "n")])
 def test_every_setting_acts_on_the_model(name: str) -> None:
     """None of them is written down and forgotten."""
-    other = {"architecture": "wide_mlp", "epochs": 4, "seed": 4}.get(name, 0.2)
+    other = {"architecture": "wide_mlp", "epochs": 4, "seed": 4, "augment": True, "data_seed": 4}.get(name, 0.2)
     assert replace(CHEAP, **{name: other}).build().model_hash != CHEAP.build().model_hash
 
 

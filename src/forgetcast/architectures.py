@@ -148,6 +148,9 @@ class RandomFeatures(nn.Module):
     root of the number of inputs. Only the linear layer is trained.
     """
 
+    directions: Tensor
+    phases: Tensor
+
     def __init__(self, shape: Sequence[int], classes: int, dropout: float = 0.0, width: int = 1024) -> None:
         super().__init__()
         inputs = math.prod(shape)

@@ -163,14 +163,18 @@ class Corpus:
 
     @classmethod
     def join(cls, corpora: Sequence[Corpus]) -> Corpus:
-        """Several corpora as one; targets must have different names.
+        """Several corpora as one; targets must have different names. Each target keeps the settings it was made with.
 
         Raises:
             InputError: none given, or two share a target's name.
         """
         if not corpora:
             raise InputError("expected at least one corpus; got none")
-        targets = [target for corpus in corpora for target in corpus.manifest["targets"]]
+        targets = [
+            {"settings": corpus.manifest.get("settings")} | target
+            for corpus in corpora
+            for target in corpus.manifest["targets"]
+        ]
         names = [target["target"] for target in targets]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -189,7 +193,9 @@ def feature_columns(corpus: Corpus) -> list[str]:
 def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS) -> pd.DataFrame:
     """One row per (target, index): descriptors, weight, memorization, p_out, labels of both objectives, factors.
 
-    Label columns are difficulty_<objective>, percentile_<objective> and trivial_<objective>.
+    Label columns are difficulty_<objective>, percentile_<objective>, trivial_<objective>, those of ``parts.PARTS``
+    that were recorded, such as steps_<objective>, and under_<unlearner>_<objective>: difficulty under each unlearner
+    that served most samples.
     """
     keys = ["target", "index"]
     table = corpus.instances[[*keys, "weight", "memorization", "p_out"]]
@@ -198,4 +204,9 @@ def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS)
         label = labels.consensus(corpus.outcomes, corpus.instances, objective, unlearners)
         columns = {name: f"{name}_{objective}" for name in ("difficulty", "percentile", "trivial")}
         table = table.merge(label[[*keys, *columns]].rename(columns=columns), on=keys, how="inner")
+        parts = labels.outcome_parts(corpus.outcomes, objective, unlearners).set_index(keys)
+        table = table.merge(parts.add_suffix(f"_{objective}").reset_index(), on=keys)
+        under = labels.per_unlearner(corpus.outcomes, objective, sorted(corpus.outcomes["unlearner"].unique()))
+        under = under.loc[:, under.notna().mean() > 0.5].add_prefix("under_").add_suffix(f"_{objective}")
+        table = table.merge(under.reset_index(), on=keys, how="left")
     return table.merge(corpus.factors, on=keys, how="inner", validate="one_to_one")

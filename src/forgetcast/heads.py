@@ -14,19 +14,26 @@ import pandas as pd
 
 from forgetcast.errors import InputError
 from forgetcast.lightgbm_text import read_booster
+from forgetcast.parts import PARTS
 
 __all__ = [
     "DEFAULT_PARAMS",
     "HEADS",
     "INTERVAL_HEADS",
     "OBJECTIVES",
+    "PART_HEADS",
+    "UNLEARNER",
     "Head",
     "fit_excluding",
     "fit_head",
+    "fit_unlearner_head",
     "fit_without",
     "from_log_scale",
     "labels_of",
     "log_scale",
+    "recorded_parts",
+    "unlearners_of",
+    "with_unlearner",
     "training_weights",
 ]
 
@@ -35,6 +42,11 @@ OBJECTIVES = ("retrain", "erase")
 
 HEADS = ("percentile", "difficulty", "trivial")
 INTERVAL_HEADS = ("percentile", "difficulty")
+PART_HEADS = tuple(PARTS)
+"""Heads for the parts of an outcome that people act on, where the training table has them."""
+
+UNLEARNER = "unlearner"
+"""Head and further column of the head that forecasts difficulty under each unlearner."""
 
 DEFAULT_PARAMS: dict[str, Any] = {
     "num_boost_round": 250,
@@ -59,15 +71,16 @@ _FIXED: dict[str, Any] = {
 }
 
 WEIGHT_LIMIT = 5.0
-SMALLEST = 1e-3
+SMALLEST = {"steps": 0.1}
+"""What the protocol cannot tell from none, by head, if it is not 0.001."""
 
 
 @dataclass(frozen=True)
 class Head:
     """One fitted model: LightGBM trees, or a constant where the label did not vary.
 
-    ``raw`` is on the head's own scale: percentile in (0, 1) but not clipped, difficulty on a
-    logarithmic scale from 0 to 1 (``log_scale``), or the probability of being trivial.
+    ``raw`` is on the head's own scale: percentile in (0, 1) but not clipped, difficulty and the parts on a logarithmic
+    scale (``log_scale``), or the probability of being trivial.
     """
 
     features: tuple[str, ...]
@@ -113,27 +126,39 @@ def training_weights(table: pd.DataFrame) -> np.ndarray:
     return (tempered / tempered.groupby(table["target"], sort=False).transform("mean")).to_numpy()
 
 
-def log_scale(difficulty: np.ndarray) -> np.ndarray:
-    """Difficulty in [0, 1] on a logarithmic scale from 0 to 1: log(1 + d/ε) / log(1 + 1/ε) with ε = 0.001.
+def log_scale(value: np.ndarray, head: str = "difficulty") -> np.ndarray:
+    """A value >= 0 on a logarithmic scale, 0 to 0 and 1 to 1: log(1 + v/ε) / log(1 + 1/ε) with ε = 0.001.
 
     It is monotone, so that an interval formed on it stays valid on the way back, where errors are multiples: the
-    interval is narrow where difficulty is small. Damage below ε is beyond what the protocol can tell from none.
+    interval is narrow where difficulty is small. Damage below ε is beyond what the protocol can tell from none; for
+    steps ε is 0.1.
     """
-    return np.log1p(np.clip(difficulty, 0, 1) / SMALLEST) / np.log1p(1 / SMALLEST)
+    smallest = SMALLEST.get(head, 1e-3)
+    return np.log1p(np.maximum(value, 0) / smallest) / np.log1p(1 / smallest)
 
 
-def from_log_scale(scaled: np.ndarray) -> np.ndarray:
-    """The difficulty that ``log_scale`` maps to ``scaled``, clipped to [0, 1].
+def from_log_scale(scaled: np.ndarray, head: str = "difficulty") -> np.ndarray:
+    """The value that ``log_scale`` maps to ``scaled``; at least 0, and at most 1 where more has no meaning.
 
     >>> from_log_scale(log_scale(np.array([0.0, 0.05, 1.0]))).round(12).tolist()
     [0.0, 0.05, 1.0]
+    >>> from_log_scale(log_scale(np.array([0.5, 12.0]), "steps"), "steps").round(9).tolist()
+    [0.5, 12.0]
     """
-    difficulty = np.clip(SMALLEST * np.expm1(scaled * np.log1p(1 / SMALLEST)), 0, 1)
-    return np.where(scaled >= 1, 1.0, difficulty)
+    smallest = SMALLEST.get(head, 1e-3)
+    value = np.maximum(smallest * np.expm1(scaled * np.log1p(1 / smallest)), 0)
+    if head in ("steps", "parameter_shift"):
+        return value
+    return np.where(np.asarray(scaled) >= 1, 1.0, np.minimum(value, 1))
+
+
+def recorded_parts(table: pd.DataFrame, objective: str) -> list[str]:
+    """The part heads that a training table has labels for."""
+    return [head for head in PART_HEADS if f"{head}_{objective}" in table.columns]
 
 
 def labels_of(table: pd.DataFrame, objective: str, head: str) -> np.ndarray:
-    """What a head is fitted to, shape (n,): the percentile, difficulty on a log scale, or 0/1 for trivial.
+    """What a head is fitted to, shape (n,): the percentile, 0/1 for trivial, or difficulty or a part on a log scale.
 
     Percentile: the trivial samples of a target tie at the middle of their band. For ``retrain`` they are spread over
     that band by memorization (where the table has it), that is by how near they are to the goal: a sample far beyond
@@ -143,8 +168,8 @@ def labels_of(table: pd.DataFrame, objective: str, head: str) -> np.ndarray:
     as others, and squared loss on the plain scale would spend the trees on those.
     """
     column = table[f"{head}_{objective}"].to_numpy(dtype=float).copy()
-    if head == "difficulty":
-        return log_scale(column)
+    if head == "difficulty" or head in PART_HEADS:
+        return log_scale(column, head)
     if head == "percentile" and objective == "retrain" and "memorization" in table.columns:
         memorization, weight = (table[name].to_numpy(dtype=float) for name in ("memorization", "weight"))
         tied = (table["trivial_retrain"].to_numpy(dtype=float) == 1) & ~np.isnan(memorization)
@@ -187,6 +212,44 @@ def fit_head(
     except (lgb.basic.LightGBMError, TypeError, ValueError) as error:
         raise InputError(f"LightGBM could not fit the {head} head with {dict(params)}: {error}") from error
     return Head(tuple(features), text=booster.model_to_string())
+
+
+def unlearners_of(table: pd.DataFrame, objective: str) -> list[str]:
+    """The unlearners that a training table has columns for, the least harmful first (mean on the log scale)."""
+    prefix, suffix = "under_", f"_{objective}"
+    columns = [str(name) for name in table if str(name).startswith(prefix) and str(name).endswith(suffix)]
+    counted = table.loc[~table[f"trivial_{objective}"].astype(bool), columns]
+    harm = counted.apply(log_scale).mean().fillna(0.0)
+    return [name.removeprefix(prefix).removesuffix(suffix) for name in sorted(columns, key=lambda name: harm[name])]
+
+
+def with_unlearner(X: np.ndarray, unlearners: int) -> np.ndarray:
+    """Features (m, F) once per unlearner and its number beside them: (m * unlearners, F + 1), samples outermost."""
+    return np.column_stack([np.repeat(X, unlearners, axis=0), np.tile(np.arange(unlearners), len(X))])
+
+
+def fit_unlearner_head(
+    table: pd.DataFrame,
+    features: Sequence[str],
+    objective: str,
+    unlearners: Sequence[str],
+    params: Mapping[str, Any],
+    seed: int,
+) -> Head:
+    """One head for difficulty under every unlearner: its last feature is the unlearner's place in ``unlearners``.
+
+    The places are an order of harm, so that a split on them means something. It is fitted to samples that are not
+    trivial: the others ask for no unlearner.
+    """
+    rows = table[~table[f"trivial_{objective}"].astype(bool)]
+    y = rows[[f"under_{name}_{objective}" for name in unlearners]].to_numpy(dtype=float).ravel()
+    X = with_unlearner(rows[list(features)].to_numpy(dtype=float), len(unlearners))
+    weight = np.repeat(training_weights(rows), len(unlearners))
+    known = ~np.isnan(y)
+    columns = [*features, UNLEARNER]
+    if not known.any():
+        return Head(tuple(columns))
+    return fit_head(X[known], log_scale(y[known]), weight[known], columns, UNLEARNER, params, seed)
 
 
 def fit_excluding(

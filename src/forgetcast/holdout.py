@@ -9,12 +9,24 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import InputError, SchemaError
-from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, fit_excluding, fit_without, from_log_scale, labels_of
+from forgetcast.heads import (
+    HEADS,
+    INTERVAL_HEADS,
+    OBJECTIVES,
+    fit_excluding,
+    fit_without,
+    from_log_scale,
+    labels_of,
+    recorded_parts,
+)
 from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
 
 __all__ = ["Group", "leave_one_group_out", "objectives_of"]
 
 Group = Literal["target", "architecture", "dataset"]
+
+FOLDS = 8
+"""Targets are dealt into so many folds for the errors that calibrate intervals."""
 
 Residuals = dict[str, dict[str, np.ndarray]]
 """target -> head -> measured minus predicted on the head's own scale."""
@@ -37,8 +49,9 @@ def leave_one_group_out(
 ) -> pd.DataFrame:
     """Forecast every instance by a fit to all groups but its own.
 
-    Intervals are made just as ``DifficultyPredictor.fit`` would make them from all other groups: from the errors of
-    fits that leave out the group and one more target. Nothing measured on the group reaches them.
+    Intervals come from the errors of fits that leave out the group and an eighth of the other targets, whose errors are
+    kept; with up to eight targets this is what ``DifficultyPredictor.fit`` does with all other groups. Nothing measured
+    on the group reaches them.
 
     Args:
         table: training table (``corpus.training_table``).
@@ -52,7 +65,8 @@ def leave_one_group_out(
     Returns:
         One row per objective and instance: objective, target, index, group, weight, memorization (NaN where the table
         has none), difficulty_measured, percentile_measured, trivial_measured, percentile_placed (ties among trivial
-        samples resolved as in the fit, see ``heads.labels_of``), and the columns of ``DifficultyPredictor.predict``.
+        samples resolved as in the fit, see ``heads.labels_of``), the columns of ``DifficultyPredictor.predict``, and
+        for every part in ``parts.PARTS`` that was recorded its forecast and, with _measured, what was measured.
 
     Raises:
         SchemaError: columns are missing.
@@ -71,7 +85,7 @@ def leave_one_group_out(
         rows = table.dropna(subset=[f"{head}_{objective}" for head in HEADS]).reset_index(drop=True)
         groups = rows[group].astype(str).to_numpy(dtype=object)
         raw, residuals = _calibrated(rows, features, objective, groups, params, seed, n_jobs)
-        raw = raw.clip(0, 1)
+        raw[list(HEADS)] = raw[list(HEADS)].clip(0, 1)
         out = pd.DataFrame({"objective": objective, "target": rows["target"].astype(str), "index": rows["index"]})
         out["group"] = groups
         out["weight"] = rows["weight"].to_numpy(dtype=float)
@@ -85,6 +99,9 @@ def leave_one_group_out(
         out["percentile"] = raw["percentile"]
         out["percentile_lower"], out["percentile_upper"] = bounds["percentile"]
         out["p_trivial"] = raw["trivial"]
+        for part in recorded_parts(rows, objective):
+            out[part] = from_log_scale(raw[part].to_numpy(), part)
+            out[f"{part}_measured"] = rows[f"{part}_{objective}"].to_numpy(dtype=float)
         parts.append(out)
     return pd.concat(parts, ignore_index=True)
 
@@ -99,24 +116,22 @@ def _calibrated(
     n_jobs: int,
 ) -> tuple[pd.DataFrame, dict[str, Residuals]]:
     """Out-of-group predictions of all heads (index of ``rows``), and for every group the residuals by head and target
-    of fits that left out the group and one more target."""
+    of fits that left out the group and the target's fold."""
     targets = rows["target"].astype(str).to_numpy(dtype=object)
     own = {group: frozenset(targets[groups == group]) for group in dict.fromkeys(groups)}
-    pairs = {
-        (group, target): own[group] | {target}
-        for group in own
-        for target in dict.fromkeys(targets[groups != group])
-        if len(set(targets[groups != group])) > 1
-    }
+    excluded = _exclusions(own, list(dict.fromkeys(targets)))
     settings: dict[str, Any] = {"params": params, "seed": seed, "n_jobs": n_jobs}
-    predicted = pd.concat(fit_excluding(rows, features, objective, targets, list(own.values()), **settings))
-    sets = list(dict.fromkeys(pairs.values()))  # leaving out a and b serves both when groups are targets
+    heads = (*HEADS, *recorded_parts(rows, objective))
+    predicted = pd.concat(
+        fit_excluding(rows, features, objective, targets, list(own.values()), heads=heads, **settings)
+    )
+    sets = list(dict.fromkeys(excluded.values()))  # leaving out two folds serves the groups of both
     frames = fit_excluding(rows, features, objective, targets, sets, heads=INTERVAL_HEADS, **settings)
     by_set = dict(zip(sets, frames, strict=True))
     residuals: dict[str, Residuals] = {group: {} for group in own}
-    for (group, target), excluded in pairs.items():
+    for (group, target), left_out in excluded.items():
         at = rows.index[targets == target]
-        residuals[group][target] = _residuals(rows.loc[at], by_set[excluded].loc[at], objective)
+        residuals[group][target] = _residuals(rows.loc[at], by_set[left_out].loc[at], objective)
     for group in own:
         if not residuals[group]:  # a single target is left to fit to: folds of its rows, as in the predictor itself
             rest = rows[groups != group]
@@ -124,6 +139,20 @@ def _calibrated(
             frame = fit_without(rest, features, objective, folds, heads=INTERVAL_HEADS, **settings)
             residuals[group]["folds"] = _residuals(rest, frame, objective)
     return predicted.reindex(rows.index), residuals
+
+
+def _exclusions(own: Mapping[str, frozenset[str]], targets: Sequence[str]) -> dict[tuple[str, str], frozenset[str]]:
+    """For every group and every target outside it, the targets that the fit leaves out whose error on that target
+    calibrates the group's intervals: the group (a single target with its fold) and the target's fold."""
+    fold = {name: frozenset(targets[number % FOLDS :: FOLDS]) for number, name in enumerate(targets)}
+    sets = {}
+    for group, members in own.items():
+        base = fold[next(iter(members))] if len(members) == 1 else members
+        for name in targets:
+            left_out = base | fold[name]
+            if name not in base and len(left_out) < len(targets):
+                sets[group, name] = left_out
+    return sets
 
 
 def _residuals(rows: pd.DataFrame, predicted: pd.DataFrame, objective: str) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.parts import PARTS
 
 __all__ = [
     "CONSENSUS",
@@ -17,6 +18,7 @@ __all__ = [
     "consensus",
     "difficulty",
     "harmonic_score",
+    "outcome_parts",
     "per_unlearner",
     "reliability",
     "weighted_percentile",
@@ -139,6 +141,21 @@ def consensus(
         }
     )
     return result.reset_index()
+
+
+def outcome_parts(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str] = CONSENSUS) -> pd.DataFrame:
+    """What it took to meet the goal: mean over unlearners, seeds averaged first, of every part that was recorded.
+
+    Returns:
+        Columns target, index and those of ``PARTS``: total variation on held-out data and on the sample's neighbours
+        (in [0, 1]), steps, and the distance of the parameters from their control's.
+    """
+    chosen = outcomes[(outcomes["objective"] == objective) & outcomes["unlearner"].isin(unlearners)]
+    recorded = {name: column for name, column in PARTS.items() if column in outcomes}
+    keys = ["target", "index"]
+    per_run = chosen.groupby([*keys, "unlearner"], sort=False)[list(recorded.values())].mean()
+    parts = per_run.groupby(keys, sort=False).mean()
+    return parts.rename(columns={column: name for name, column in recorded.items()}).reset_index()
 
 
 def agreement(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str] = CONSENSUS) -> pd.DataFrame:

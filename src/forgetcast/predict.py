@@ -15,6 +15,7 @@ from torch import nn
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, SchemaError, UnknownNameError
 from forgetcast.explain import Explainer, Explanation, ExplanationSet, factor_of
 from forgetcast.factors import FactorTable, factor_table
+from forgetcast.familiarity import Familiarity
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
@@ -32,12 +33,16 @@ class DifficultyReport:
 
     table: pd.DataFrame
     """One row per objective and sample: index, objective, label, difficulty, lower, upper, percentile,
-    percentile_lower, percentile_upper, p_trivial (all in [0, 1]), tier, reasons."""
+    percentile_lower, percentile_upper, p_trivial (all in [0, 1]), tier; where the predictor knows
+    them, the parts of the outcome (collateral_test, collateral_neighbours, steps, parameter_shift: see
+    ``DifficultyPredictor.predict_parts``) and best_unlearner, the one forecast to do the least harm; reasons."""
     factors: FactorTable
     """The factors that the predictor uses, for the samples of the table and for the reference sample."""
     predictor: DifficultyPredictor
     provenance: dict[str, Any]
     """Versions, fingerprint of the predictor, hashes of model and data, number of samples, settings."""
+    familiarity: Familiarity = field(default_factory=Familiarity)
+    """Whether the model and its data are like those that the predictor was fitted to."""
     measurements: pd.DataFrame | None = None
     """Measured difficulty, where ``measured`` attached it: index, objective, difficulty, percentile."""
     _explainer: Explainer | None = field(default=None, repr=False, compare=False)
@@ -198,8 +203,15 @@ def predict_difficulty(
         forecast.insert(1, "objective", name)
         forecast.insert(2, "label", target.labels.numpy()[index])
         forecast["tier"] = tiers(forecast["percentile"].to_numpy(), forecast["p_trivial"].to_numpy(), bounds)
+        described = factors.values[list(fitted.features)]
+        parts_of = fitted.predict_parts(described, name)
+        forecast[parts_of.columns] = parts_of.to_numpy()
+        under = fitted.predict_unlearners(described, name)
+        if len(under.columns):
+            forecast["best_unlearner"] = under.columns.to_numpy(dtype=object)[under.to_numpy().argmin(axis=1)]
         forecast["reasons"] = explainer.sentences(index, name)
         parts.append(forecast)
+    likeness = fitted.familiarity(factors.population[list(fitted.features)])
     provenance = {
         "forgetcast": version("forgetcast"),
         **({"target": model.name} if isinstance(model, Target) else {}),
@@ -207,6 +219,7 @@ def predict_difficulty(
         "model": target.model_hash,
         "data": target.data_hash,
         "n": len(target),
+        "familiarity": str(likeness),
         "settings": {
             "objective": objective,
             "samples": len(index),
@@ -215,7 +228,9 @@ def predict_difficulty(
             "seed": seed,
         },
     }
-    return DifficultyReport(pd.concat(parts, ignore_index=True), factors, fitted, provenance, _explainer=explainer)
+    return DifficultyReport(
+        pd.concat(parts, ignore_index=True), factors, fitted, provenance, likeness, _explainer=explainer
+    )
 
 
 def tier_bounds(percentile: np.ndarray, p_trivial: np.ndarray) -> tuple[float, float]:

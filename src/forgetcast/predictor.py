@@ -14,17 +14,24 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError
+from forgetcast.familiarity import Familiarity, contexts, familiarity
 from forgetcast.heads import (
     DEFAULT_PARAMS,
     HEADS,
     INTERVAL_HEADS,
     OBJECTIVES,
+    PART_HEADS,
+    UNLEARNER,
     Head,
     fit_head,
+    fit_unlearner_head,
     fit_without,
     from_log_scale,
     labels_of,
+    recorded_parts,
     training_weights,
+    unlearners_of,
+    with_unlearner,
 )
 from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
 from forgetcast.predictor_folder import (
@@ -45,10 +52,11 @@ MINIMUM_ROWS = 10
 class DifficultyPredictor:
     """Forecasts difficulty from factors, for one or both objectives.
 
-    Per objective there are three gradient-boosted heads (LightGBM): the within-target percentile of
-    difficulty, the absolute difficulty and the probability that the goal is already met before unlearning
-    ("trivial"). Intervals are
-    conformal: their width is a quantile of the errors made on targets that the fit had not seen.
+    Per objective there are gradient-boosted heads (LightGBM) for the within-target percentile of difficulty, the
+    absolute difficulty and the probability that the goal is already met before unlearning ("trivial"); where the
+    training table has them, also for the parts of the outcome (``parts.PARTS``), and one for the difficulty under
+    each unlearner. Intervals are conformal: their width is a quantile of the errors made on targets that the fit had
+    not seen.
 
     Attributes:
         features: the factor columns it needs, in order.
@@ -88,7 +96,8 @@ class DifficultyPredictor:
                 where a factor does not apply), and for at least one objective o: percentile_o and
                 difficulty_o in [0, 1] and trivial_o. Rows without labels (NaN) of an objective are left out
                 of its fit. With a column memorization, trivial samples of retrain, which tie, are placed by it
-                (see ``heads.labels_of``).
+                (see ``heads.labels_of``). Columns of parts (steps_o, ...) and of unlearners (under_u_o) give the
+                heads for them.
             features: the feature columns, F of them, each a valid Python identifier.
             params: LightGBM parameters over ``heads.DEFAULT_PARAMS``, ``num_boost_round`` included.
             seed: of row and column sampling.
@@ -106,6 +115,7 @@ class DifficultyPredictor:
         table = table.reset_index(drop=True)
         heads: Heads = {}
         residuals: Residuals = {}
+        unlearners: dict[str, list[str]] = {}
         folds = ""
         for objective in objectives:
             rows = _labelled(table, objective)
@@ -113,8 +123,13 @@ class DifficultyPredictor:
             weight = training_weights(rows)
             heads[objective] = {
                 head: fit_head(X, labels_of(rows, objective, head), weight, features, head, params or {}, seed)
-                for head in HEADS
+                for head in (*HEADS, *recorded_parts(rows, objective))
             }
+            unlearners[objective] = unlearners_of(rows, objective)
+            if len(unlearners[objective]) > 1:
+                heads[objective][UNLEARNER] = fit_unlearner_head(
+                    rows, features, objective, unlearners[objective], params or {}, seed
+                )
             groups, folds = calibration_groups(rows, seed)
             predicted = fit_without(
                 rows,
@@ -136,6 +151,8 @@ class DifficultyPredictor:
         manifest: dict[str, Any] = {
             "features": features,
             "typical": _typical(table, features),
+            "contexts": contexts(table, features),
+            "unlearners": unlearners,
             "intervals": {
                 "method": "conformal, symmetric and of constant width on the head's own scale (crepes "
                 "ConformalRegressor) from the errors of fits that left out "
@@ -211,6 +228,56 @@ class DifficultyPredictor:
             "p_trivial": np.clip(heads["trivial"].raw(X), 0, 1),
         }
         return pd.DataFrame(columns, index=features.index)
+
+    def predict_parts(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
+        """Forecast what unlearning will take and do, as the mean over the unlearners of the label.
+
+        Args:
+            features, objective: as for ``predict``.
+
+        Returns:
+            Index of ``features``; of the columns collateral_test and collateral_neighbours (total variation of the
+            predictions on held-out data and on the sample's nearest neighbours, in [0, 1]), steps (>= 0) and
+            parameter_shift (>= 0, Euclidean) those that the corpus recorded.
+
+        Raises:
+            UnknownNameError, SchemaError, InputError: as for ``predict``.
+        """
+        heads, X = self._of(objective), self._matrix(features)
+        columns = {name: from_log_scale(heads[name].raw(X), name) for name in PART_HEADS if name in heads}
+        return pd.DataFrame(columns, index=features.index)
+
+    def predict_unlearners(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
+        """Forecast the difficulty of each sample under each unlearner, should the sample not be trivial.
+
+        Args:
+            features, objective: as for ``predict``.
+
+        Returns:
+            Index of ``features``; a column per unlearner, in [0, 1]; none if the corpus had a single unlearner. The
+            smallest of a row names the unlearner that is forecast to do the least harm.
+
+        Raises:
+            UnknownNameError, SchemaError, InputError: as for ``predict``.
+        """
+        heads, X = self._of(objective), self._matrix(features)
+        names = self.manifest.get("unlearners", {}).get(objective, []) if UNLEARNER in heads else []
+        if not names:
+            return pd.DataFrame(index=features.index)
+        values = from_log_scale(heads[UNLEARNER].raw(with_unlearner(X, len(names)))).reshape(len(X), len(names))
+        return pd.DataFrame(values, index=features.index, columns=names)
+
+    def familiarity(self, features: pd.DataFrame) -> Familiarity:
+        """How much the target that ``features`` come from is like those the predictor was fitted to.
+
+        Args:
+            features: factors of samples of one target, as for ``predict``.
+
+        Raises:
+            SchemaError, InputError: as for ``predict``.
+        """
+        self._matrix(features)
+        return familiarity(self.manifest.get("contexts", {}), features)
 
     def contributions(self, features: pd.DataFrame, objective: str) -> tuple[np.ndarray, float]:
         """SHAP values of the percentile head (path-dependent TreeSHAP, Lundberg et al. 2020).
@@ -334,6 +401,11 @@ def _check_table(table: pd.DataFrame, features: list[str]) -> list[str]:
             y = rows[f"{head}_{objective}"].to_numpy(dtype=float)
             if ((y < 0) | (y > 1)).any():
                 raise InputError(f"{head}_{objective} must lie in [0, 1]; got {y.min():g} to {y.max():g}")
+        for part in recorded_parts(table, objective):
+            if not (rows[f"{part}_{objective}"].to_numpy(dtype=float) >= 0).all():
+                raise InputError(
+                    f"{part}_{objective} must be numbers of at least 0; got {rows[f'{part}_{objective}'].min()}"
+                )
         if len(rows) >= MINIMUM_ROWS:
             found.append(objective)
     if not found:
@@ -354,7 +426,9 @@ def _typical(table: pd.DataFrame, features: list[str]) -> dict[str, float | None
 def _table_hash(table: pd.DataFrame, features: list[str], objectives: list[str]) -> str:
     sha = hashlib.sha256("\n".join(table["target"].astype(str)).encode())
     optional = ["memorization"] if "memorization" in table.columns else []
-    for name in ["weight", *optional, *features, *(f"{head}_{o}" for o in objectives for head in HEADS)]:
+    labels = [f"{head}_{o}" for o in objectives for head in (*HEADS, *recorded_parts(table, o))]
+    labels += [f"under_{name}_{o}" for o in objectives for name in unlearners_of(table, o)]
+    for name in ["weight", *optional, *features, *labels]:
         sha.update(name.encode() + table[name].to_numpy(dtype="<f8", na_value=np.nan).tobytes())
     return sha.hexdigest()
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from forgetcast.errors import FileFormatError, PathError, SchemaError
-from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, Head
+from forgetcast.familiarity import check_contexts
+from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, PART_HEADS, UNLEARNER, Head
 from forgetcast.lightgbm_text import read_booster
 
 __all__ = ["Heads", "Residuals", "holds_predictor", "read_folder", "seal", "write_folder"]
@@ -26,6 +27,9 @@ FORMAT = "forgetcast-predictor"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 RESIDUALS = "residuals.json"
+ALL_HEADS = (*HEADS, *PART_HEADS, UNLEARNER)
+OPTIONAL = ("contexts", "unlearners")
+"""Parts of the manifest that predictors of earlier versions lack."""
 
 
 def holds_predictor(folder: Path) -> bool:
@@ -103,7 +107,12 @@ def read_folder(folder: Path) -> tuple[Heads, Residuals, dict[str, Any]]:
                 f"{folder / name} is corrupt: its SHA-256 is not the one in {MANIFEST}; copy the folder again"
             )
     heads = {
-        objective: {name: _read_head(entry, contents, manifest["features"], folder) for name, entry in entries.items()}
+        objective: {
+            name: _read_head(
+                entry, contents, [*manifest["features"], *([UNLEARNER] if name == UNLEARNER else [])], folder
+            )
+            for name, entry in entries.items()
+        }
         for objective, entries in manifest["objectives"].items()
     }
     residuals = _parse(contents[RESIDUALS], folder / RESIDUALS)
@@ -131,7 +140,8 @@ def _sha256(content: bytes) -> str:
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    parts = ("format", "format_version", "features", "typical", "objectives", "intervals", "files")
+    parts = ["format", "format_version", "features", "typical", "objectives", "intervals", "files"]
+    parts += [name for name in OPTIONAL if name in manifest]
     return _sha256(json.dumps({name: manifest[name] for name in parts}, sort_keys=True).encode())
 
 
@@ -140,7 +150,7 @@ def _copy_others(folder: Path, fresh: Path) -> None:
     fresh.mkdir()
     if not folder.exists():
         return
-    own = {MANIFEST, RESIDUALS, *(f"{objective}-{head}.txt" for objective in OBJECTIVES for head in HEADS)}
+    own = {MANIFEST, RESIDUALS, *(f"{objective}-{head}.txt" for objective in OBJECTIVES for head in ALL_HEADS)}
     for path in folder.iterdir():
         if path.name in own:
             continue
@@ -219,14 +229,22 @@ def _check_manifest(manifest: Any, path: Path) -> None:
     )
     level = manifest["intervals"].get("level")
     need(_is_number(level) and 0 < level < 1, "expected 'intervals.level' between 0 and 1")
+    check_contexts(manifest.get("contexts", {}), features, need)
+    unlearners = manifest.get("unlearners", {})
+    lists = list(unlearners.values()) if isinstance(unlearners, dict) else [None]
+    need(
+        all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists),
+        "expected 'unlearners' to be lists of names",
+    )
     objectives = manifest["objectives"]
     need(bool(objectives) and set(objectives) <= set(OBJECTIVES), f"expected objectives among {OBJECTIVES}")
     expected = {RESIDUALS}
     for objective, entries in objectives.items():
         need(
-            isinstance(entries, dict) and set(entries) == set(HEADS),
-            f"expected the heads {HEADS} of {objective}",
+            isinstance(entries, dict) and set(HEADS) <= set(entries) <= set(ALL_HEADS),
+            f"expected the heads {HEADS} of {objective}, and of others only {ALL_HEADS}",
         )
+        need(UNLEARNER not in entries or bool(unlearners.get(objective)), f"expected the unlearners of {objective}")
         for head, entry in entries.items():
             file = f"{objective}-{head}.txt"
             good = isinstance(entry, dict) and (

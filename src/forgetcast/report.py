@@ -106,6 +106,7 @@ def render_html(
         training_samples=report.provenance["n"],
         forecasts=report.table["index"].nunique(),
         level=manifest.get("intervals", {}).get("level"),
+        unlike=str(report.familiarity) if report.familiarity.out_of_distribution else "",
         objectives=[_objective(report, name, rows, waterfalls, explain) for name in objectives],
         not_applicable=[
             {"factor": _title(report, name), "reason": reason}

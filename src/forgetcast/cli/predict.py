@@ -44,6 +44,8 @@ def predict(
     check_output(html, (".html", ".htm"))
     chosen = None if indices is None else parse_indices(indices)
     report = forecast(**inputs, indices=chosen)
+    if report.familiarity.out_of_distribution:
+        click.echo(f"warning: {report.familiarity}; intervals may not hold", err=True)
     table = report.table
     if top is not None:
         table = hardest(table, top)
@@ -83,14 +85,16 @@ def readable(table: pd.DataFrame) -> str:
     lines = []
     for objective, rows in table.groupby("objective", sort=False):
         lines.append(f"objective: {objective}")
-        lines.append("  index  label  percentile           difficulty           trivial  tier     why")
+        lines.append(
+            "  index  label  percentile           difficulty           trivial  tier     best unlearner      why"
+        )
         for row in rows.to_dict("records"):
             percentile = "{percentile:.2f} [{percentile_lower:.2f}, {percentile_upper:.2f}]".format_map(row)
             difficulty = "{difficulty:.2f} [{lower:.2f}, {upper:.2f}]".format_map(row)
             why = re.split("; (?=harder: |easier: )", row["reasons"])[0]
             lines.append(
                 f"{row['index']:>7}  {row['label']:>5}  {percentile:<19}  {difficulty:<19}  "
-                f"{row['p_trivial']:>6.0%}   {row['tier']:<7}  {why}"
+                f"{row['p_trivial']:>6.0%}   {row['tier']:<7}  {row.get('best_unlearner', '-'):<18}  {why}"
             )
         lines.append("")
     return "\n".join(lines).rstrip()
