@@ -15,7 +15,8 @@ import pandas as pd
 from scipy.special import logit
 from tqdm import tqdm
 
-from forgetcast.corpus import Corpus, feature_columns, training_table
+from forgetcast.choice import unlearner_choice
+from forgetcast.corpus import Corpus, feature_columns, training_table, write_parquet
 from forgetcast.errors import InputError, PathError, UnknownNameError
 from forgetcast.grading import against_ceilings, grade, noise_ceilings
 from forgetcast.heads import DEFAULT_PARAMS
@@ -44,11 +45,15 @@ class Evaluation:
     differences: pd.DataFrame
     """Forecast minus each rival, paired: group, objective, subset, against, rho with both intervals."""
     per_target: pd.DataFrame
-    """One row per group, objective and target: n, nontrivial, rho, low, high, baseline (best single factor), ceiling,
-    rho_nontrivial, partial (given memorization), auc, concordance, recall, coverage (of the percentile with ties
-    placed as in the fit), coverage_difficulty, mae."""
+    """One row per group, objective and target: n, nontrivial, rho, low, high, baseline (best single factor), gain over
+    it with gain_low, familiarity (p-value against the other groups), ceiling, rho_nontrivial, partial (given
+    memorization), auc, concordance, recall, coverage (of the percentile with ties placed as in the fit),
+    coverage_difficulty, mae."""
     metrics: pd.DataFrame
     """Means over targets of the per-target numbers, and numbers over all rows: group, objective, metric, value."""
+    parts: pd.DataFrame
+    """Order of the parts of the outcome: group, objective, subset, part, rho with both intervals, worst, worst_target,
+    targets."""
     factors: pd.DataFrame
     """Every single factor: group, objective, subset, factor, rho, worst, hindsight."""
     calibration: pd.DataFrame
@@ -60,6 +65,8 @@ class Evaluation:
     rho, low, high."""
     unlearners: pd.DataFrame
     """Left-out unlearners on left-out targets: objective, unlearner, rho with intervals, targets."""
+    choice: pd.DataFrame
+    """Naming an unlearner per sample against always taking one: see ``choice.unlearner_choice``."""
     predictions: pd.DataFrame
     """Every forecast behind the numbers: see ``leave_one_group_out``, with a column held_out."""
     settings: dict[str, Any]
@@ -75,7 +82,7 @@ class Evaluation:
         }
 
     def write(self, folder: str | Path) -> Path:
-        """Write evaluation.json, evaluation.md, one CSV per table and pictures.
+        """Write evaluation.json, evaluation.md, one CSV per table (predictions as Parquet) and pictures.
 
         Raises:
             PathError: the folder cannot be written, or is a file.
@@ -90,8 +97,10 @@ class Evaluation:
                 for item in fields(self)
                 if isinstance(getattr(self, item.name), pd.DataFrame)
             }
+            write_parquet(frames["predictions"], folder / "predictions.parquet")
             for name, frame in frames.items():
-                _put(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+                if name != "predictions":
+                    _put(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
             pictures = self._draw(folder)
             record = {"settings": self.settings} | {
                 name: [{key: _plain(value) for key, value in row.items()} for row in frame.to_dict(orient="records")]
@@ -176,7 +185,7 @@ def evaluate(
             collected.setdefault(name, []).append(frame)
         bar.update()
     frames = {name: pd.concat(parts, ignore_index=True) for name, parts in collected.items()}
-    curves, left_out = [], pd.DataFrame()
+    curves, left_out, choice = [], pd.DataFrame(), pd.DataFrame()
     if extras:
         fit: dict[str, Any] = {"params": params, "seed": seed, "n_jobs": n_jobs}
         curves.append(targets_curve(table, columns, **fit).assign(kind="targets"))
@@ -185,6 +194,7 @@ def evaluate(
         bar.update()
         if len(unlearners) > 1:
             left_out = unseen_unlearners(corpus, columns, unlearners, resamples=resamples, **fit)
+        choice = unlearner_choice(table, columns, resamples=resamples, **fit)
         bar.update()
     bar.close()
     settings = {
@@ -206,6 +216,7 @@ def evaluate(
         ceilings=against_ceilings(ceilings, frames["per_target"]),
         learning=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
         unlearners=left_out,
+        choice=choice,
         settings=settings,
     )
 

@@ -39,6 +39,13 @@ def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
             parts.append(_differences(evaluation.differences.query(keys)))
     parts.append("## Each unseen target")
     parts.append(_per_target(evaluation.per_target))
+    if len(evaluation.parts):
+        parts.append("## Parts of the outcome")
+        parts.append(
+            "Order within unseen targets of what people act on: total variation of predictions on held-out data and on "
+            "the sample's neighbours, steps, distance of the parameters."
+        )
+        parts.append(_outcome_parts(evaluation.parts))
     parts.append("## How near to the ceiling")
     parts.append(
         "A correlation with a noisy label cannot exceed the root of the label's reliability. Ties: what a perfect "
@@ -90,6 +97,14 @@ def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
         parts.append("## Unseen unlearners on unseen targets")
         columns = {"objective": "objective", "left-out unlearner": "unlearner", "targets": "targets"}
         parts.append(table(evaluation.unlearners, columns | {"ρ": _rho}))
+    if len(evaluation.choice):
+        parts.append("## Naming an unlearner")
+        parts.append(
+            "Mean measured difficulty of unseen targets' samples that are not trivial, under the unlearner that the "
+            "forecast names for each; under the one that was best on the training targets; under the best for each "
+            "sample, known afterwards; and under any (the mean). Interval: targets redrawn."
+        )
+        parts.append(_choice(evaluation.choice))
     parts.append("## Single factors, one target left out at a time")
     parts.append("The sign of each factor is chosen on the training targets. The ten best of each objective.")
     parts.append(_factors(evaluation.factors))
@@ -165,6 +180,37 @@ def _per_target(rows: pd.DataFrame) -> str:
             "pairs ordered rightly": _number("concordance"),
             "recall of hardest tenth": _number("recall"),
             "coverage": _number("coverage"),
+        },
+    )
+
+
+def _outcome_parts(rows: pd.DataFrame) -> str:
+    return table(
+        rows,
+        {
+            "left out": "group",
+            "objective": "objective",
+            "samples": "subset",
+            "part": "part",
+            "ρ [instances], [targets]": _rho,
+            "worst target": lambda row: "" if pd.isna(row["worst"]) else f"{row['worst']:.2f} ({row['worst_target']})",
+        },
+    )
+
+
+def _choice(rows: pd.DataFrame) -> str:
+    return table(
+        rows,
+        {
+            "objective": "objective",
+            "unlearners": "unlearners",
+            "named": _number("named", 4),
+            "single best": lambda row: f"{row['single_best']:.4f} ({row['best']})",
+            "hindsight": _number("hindsight", 4),
+            "any": _number("any", 4),
+            "named minus single best": lambda row: f"{row['difference']:.4f} [{row['low']:.4f}, {row['high']:.4f}]",
+            "least harmful named": _number("hit"),
+            "targets": "targets",
         },
     )
 

@@ -11,14 +11,18 @@ from scipy.stats import spearmanr
 
 from forgetcast.baselines import ridge, single_columns, single_factors
 from forgetcast.corpus import Corpus
+from forgetcast.familiarity import ODD_BELOW, contexts, familiarity
 from forgetcast.holdout import Group
 from forgetcast.labels import reliability
+from forgetcast.parts import PARTS
 from forgetcast.scores import Bootstrap, auc, bootstrap_rho, concordance, partial_rho, tie_ceiling, top_recall
 
 __all__ = ["against_ceilings", "grade", "noise_ceilings"]
 
 BINS = 10
-RIVALS = ("ridge", "best single factor", "best factor in hindsight", "memorization", "distance to the goal")
+NAMED = {"KSD score": "stein_", "averaged confidence": "training_confidence"}
+"""Scores of the literature, and what their columns begin with; of several the best on the other groups is taken."""
+RIVALS = ("ridge", "best single factor", *NAMED, "best factor in hindsight", "memorization", "distance to the goal")
 MEASURED = {"memorization", "best factor in hindsight", "distance to the goal"}
 """Rivals that use what is not known before unlearning: they bound, they do not forecast."""
 
@@ -34,7 +38,9 @@ def grade(
     seed: int,
 ) -> dict[str, pd.DataFrame]:
     """All tables of one kind of group."""
-    out: dict[str, list[Any]] = {name: [] for name in ("summary", "differences", "factors", "metrics", "calibration")}
+    out: dict[str, list[Any]] = {
+        name: [] for name in ("summary", "differences", "parts", "factors", "metrics", "calibration")
+    }
     per_target = []
     for objective, own in predicted.groupby("objective", sort=False):
         label = f"percentile_{objective}"
@@ -52,6 +58,10 @@ def grade(
                 continue
             singles, factors, chosen = single_factors(rows[kept], columns, label, groups[kept])
             scores = {"forecast": own["percentile"].to_numpy(float)[kept], "ridge": linear[kept]} | singles
+            for name, prefix in NAMED.items():
+                known = [column for column in single_columns(rows, _numbers(rows)) if column.startswith(prefix)]
+                if known:
+                    scores[name] = single_factors(rows[kept], known, label, groups[kept])[0]["best single factor"]
             if own["memorization"].notna().any():
                 scores["memorization"] = _memorization(own[kept], group)
             if objective == "retrain" and "goal_distance" in rows:
@@ -77,22 +87,44 @@ def grade(
             for rival in RIVALS:
                 if rival in scores:
                     out["differences"].append({**keys, "against": rival} | boot.mean("forecast", rival))
+            out["parts"].extend({**keys, **part} for part in _parts(own[kept & scored], resamples, seed))
             out["factors"].extend((factors.assign(**keys)[[*keys, *factors.columns]]).to_dict(orient="records"))
             if subset == "all":
                 best = singles["best single factor"]
-        rows_of = _per_target(own, boots, group, str(objective), ceilings, scored, best)
+        likeness = _familiarity(rows, features, groups)
+        rows_of = _per_target(own, boots, group, str(objective), ceilings, scored, best, likeness)
         per_target.append(rows_of)
         out["metrics"].extend(_metrics(own[scored], rows_of, group, str(objective)))
         out["calibration"].append(_calibration(own[scored], group, str(objective)))
     return {
         "summary": pd.DataFrame(out["summary"]),
         "differences": pd.DataFrame(out["differences"]),
+        "parts": pd.DataFrame(out["parts"]),
         "per_target": pd.concat(per_target, ignore_index=True),
         "metrics": pd.DataFrame(out["metrics"]),
         "factors": pd.DataFrame(out["factors"]),
         "calibration": pd.concat(out["calibration"], ignore_index=True),
         "predictions": predicted.assign(held_out=group),
     }
+
+
+def _numbers(rows: pd.DataFrame) -> list[str]:
+    """Numeric columns: also factors that the forecast was not given, such as those of the training run."""
+    return [str(name) for name in rows.select_dtypes("number").columns]
+
+
+def _parts(own: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:
+    """How well every part of the outcome is ordered: part, rho with intervals, worst, worst_target, targets."""
+    records = []
+    for part in PARTS:
+        if f"{part}_measured" in own:
+            scores, measured = {part: own[part].to_numpy(float)}, own[f"{part}_measured"].to_numpy(float)
+            boot = bootstrap_rho(scores, measured, own["target"].to_numpy(dtype=object), resamples=resamples, seed=seed)
+            name, worst = boot.worst(part)
+            records.append(
+                {"part": part, **boot.mean(part), "worst": worst, "worst_target": name, "targets": len(boot.targets)}
+            )
+    return records
 
 
 def _memorization(own: pd.DataFrame, group: Group) -> np.ndarray:
@@ -119,12 +151,14 @@ def _per_target(
     ceilings: pd.DataFrame,
     scored: np.ndarray,
     best: np.ndarray,
+    likeness: Mapping[str, float],
 ) -> pd.DataFrame:
     records = []
     for target, rows in own[scored].groupby("target", sort=False):
         at = rows.index.to_numpy()
         nontrivial = ~rows["trivial_measured"].astype(bool)
         rho, low, high = boots["all"].of_target("forecast", str(target))
+        gain, gain_low, _ = boots["all"].of_target("forecast", str(target), "best single factor")
         known = ceilings.query("objective == @objective and target == @target and kind != 'oracle'")["ceiling"]
         measured, score = rows["percentile_measured"].to_numpy(float), rows["percentile"].to_numpy(float)
         memorization = rows["memorization"].to_numpy(float)
@@ -139,6 +173,9 @@ def _per_target(
                 "low": low,
                 "high": high,
                 "baseline": boots["all"].of_target("best single factor", str(target))[0],
+                "gain": gain,
+                "gain_low": gain_low,
+                "familiarity": likeness[str(target)],
                 "ceiling": float(known.min()) if known.notna().any() else np.nan,
                 "rho_nontrivial": boots.get("not trivial", boots["all"]).of_target("forecast", str(target))[0],
                 "partial": np.nan if np.isnan(memorization).any() else partial_rho(score, measured, memorization),
@@ -160,6 +197,16 @@ def _per_target(
             }
         )
     return pd.DataFrame(records)
+
+
+def _familiarity(rows: pd.DataFrame, features: Sequence[str], groups: np.ndarray) -> dict[str, float]:
+    """The p-value of every target against the targets of the other groups (``forgetcast.familiarity``)."""
+    found = {}
+    for group in dict.fromkeys(groups):
+        known = contexts(rows[groups != group], features)
+        for target, own in rows[groups == group].groupby("target", sort=False):
+            found[str(target)] = familiarity(known, own).p_value
+    return found
 
 
 METRICS = {
@@ -188,6 +235,15 @@ def _metrics(own: pd.DataFrame, per_target: pd.DataFrame, group: Group, objectiv
                 | {"targets": len(values)}
             )
     targets = {"targets": len(per_target)}
+    gains = per_target["gain_low"].dropna()
+    if len(gains):
+        name = "share of targets with a gain over the best single factor (95 %)"
+        records.append({**keys, "metric": name, "value": float((gains > 0).mean())} | targets)
+    strange = per_target[per_target["familiarity"] < ODD_BELOW]
+    records.append({**keys, "metric": "targets flagged as unlike the others", "value": float(len(strange))} | targets)
+    if len(strange):
+        value = float(strange["coverage"].mean())
+        records.append({**keys, "metric": "coverage on flagged targets, percentile", "value": value} | targets)
     pooled = _correlation(own["difficulty"], own["difficulty_measured"])
     records.append({**keys, "metric": "rho of difficulty over all targets' instances", "value": pooled} | targets)
     between = _correlation(per_target["difficulty"], per_target["difficulty_measured"])

@@ -21,7 +21,7 @@ from forgetcast.heads import (
 )
 from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
 
-__all__ = ["Group", "leave_one_group_out", "objectives_of"]
+__all__ = ["Group", "deal_targets", "leave_one_group_out", "objectives_of"]
 
 Group = Literal["target", "architecture", "dataset"]
 
@@ -30,6 +30,15 @@ FOLDS = 8
 
 Residuals = dict[str, dict[str, np.ndarray]]
 """target -> head -> measured minus predicted on the head's own scale."""
+
+
+def deal_targets(names: Sequence[str]) -> list[frozenset[str]]:
+    """Targets in at most ``FOLDS`` sets of about one size.
+
+    >>> [sorted(fold) for fold in deal_targets(["a", "b"])]
+    [['a'], ['b']]
+    """
+    return [frozenset(names[number::FOLDS]) for number in range(min(FOLDS, len(names)))]
 
 
 def objectives_of(table: pd.DataFrame) -> list[str]:
@@ -144,7 +153,7 @@ def _calibrated(
 def _exclusions(own: Mapping[str, frozenset[str]], targets: Sequence[str]) -> dict[tuple[str, str], frozenset[str]]:
     """For every group and every target outside it, the targets that the fit leaves out whose error on that target
     calibrates the group's intervals: the group (a single target with its fold) and the target's fold."""
-    fold = {name: frozenset(targets[number % FOLDS :: FOLDS]) for number, name in enumerate(targets)}
+    fold = {name: members for members in deal_targets(targets) for name in members}
     sets = {}
     for group, members in own.items():
         base = fold[next(iter(members))] if len(members) == 1 else members

@@ -11,11 +11,14 @@ import pandas as pd
 
 from forgetcast.corpus import Corpus, training_table
 from forgetcast.heads import fit_head, labels_of, training_weights
-from forgetcast.holdout import objectives_of
+from forgetcast.holdout import deal_targets, objectives_of
 from forgetcast.labels import weighted_percentile
 from forgetcast.scores import bootstrap_rho, within_target_rho
 
 __all__ = ["few_samples_curve", "targets_curve", "unseen_unlearners"]
+
+MOST_HELD_OUT = 16
+"""Targets that a learning curve is averaged over."""
 
 EMPHASIS = 5.0
 """How much more a measured sample of the target itself counts than one of another target."""
@@ -32,7 +35,8 @@ def targets_curve(
 ) -> pd.DataFrame:
     """Rank correlation on unseen targets against the number of targets fitted to.
 
-    For every held-out target, ``repeats`` random subsets of the others of sizes 1, 2, 4, ... and all of them once.
+    For every held-out target (of many, ``MOST_HELD_OUT`` spread over the table), ``repeats`` random subsets of the
+    others of sizes 1, 2, 4, ... and all of them once.
 
     Returns:
         objective, size, rho (mean over targets and subsets), low and high (5 % and 95 % quantile over them).
@@ -44,7 +48,7 @@ def targets_curve(
     tasks = [
         (objective, size, name, rng.permutation([other for other in names if other != name])[:size].tolist())
         for objective in objectives_of(table)
-        for name in names
+        for name in _spread(names)
         for size in sizes
         for _ in range(1 if size == full else repeats)
     ]
@@ -80,7 +84,7 @@ def few_samples_curve(
     most = max(sizes)
     counts = table["target"].value_counts()
     names = [name for name in pd.unique(table["target"]) if counts[name] >= 2 * most]
-    tasks = [(objective, size, name) for objective in objectives_of(table) for name in names for size in sizes]
+    tasks = [(objective, size, name) for objective in objectives_of(table) for name in _spread(names) for size in sizes]
 
     def one(objective: str, size: int, name: str) -> float:
         rows = _labelled(table, objective)
@@ -111,8 +115,8 @@ def unseen_unlearners(
 ) -> pd.DataFrame:
     """Forecast what an unlearner that gave no labels does to targets that gave none either.
 
-    For each unlearner the label is the consensus of the others, of all targets but one; scored is the left-out
-    unlearner's own percentile on the left-out target.
+    For each unlearner the label is the consensus of the others; targets are left out by eighths, and scored is the
+    left-out unlearner's own percentile on them.
 
     Returns:
         objective, unlearner, rho (mean over targets), low, high, low_targets, high_targets, targets.
@@ -128,15 +132,15 @@ def unseen_unlearners(
             )
             targets = rows["target"].to_numpy(dtype=object)
 
-            def one(name: str, rows: pd.DataFrame = rows, objective: str = objective) -> np.ndarray:
-                fit, test = rows[rows["target"] != name], rows[rows["target"] == name]
+            def one(own: np.ndarray, rows: pd.DataFrame = rows, objective: str = objective) -> np.ndarray:
+                fit, test = rows[~own], rows[own]
                 return _forecast(fit, test, features, objective, np.ones(len(fit)), params, seed)
 
-            names = list(dict.fromkeys(targets))
-            parts = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(one)(name) for name in names)
+            folds = [np.isin(targets, list(fold)) for fold in deal_targets(list(dict.fromkeys(targets)))]
+            parts = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(one)(own) for own in folds)
             score = np.zeros(len(rows))
-            for name, part in zip(names, parts, strict=True):
-                score[targets == name] = part
+            for own_rows, part in zip(folds, parts, strict=True):
+                score[own_rows] = part
             measured = rows["left_out"].to_numpy(dtype=float)
             result = bootstrap_rho({"forecast": score}, measured, targets, resamples=resamples, seed=seed)
             records.append(
@@ -145,6 +149,11 @@ def unseen_unlearners(
                 | {"targets": len(result.targets)}
             )
     return pd.DataFrame(records)
+
+
+def _spread(names: Sequence[str]) -> list[str]:
+    """At most ``MOST_HELD_OUT`` of the names, evenly spread."""
+    return list(names[:: max(1, -(-len(names) // MOST_HELD_OUT))])
 
 
 def _labelled(table: pd.DataFrame, objective: str) -> pd.DataFrame:

@@ -87,13 +87,16 @@ class Bootstrap:
             for name, value in zip(("rho", "low", "high", "low_targets", "high_targets"), values, strict=True)
         }
 
-    def of_target(self, method: str, target: str) -> tuple[float, float, float]:
-        """rho, low and high of one method on one target; NaN where the target says nothing."""
+    def of_target(self, method: str, target: str, against: str | None = None) -> tuple[float, float, float]:
+        """rho (or its difference to ``against``), low and high on one target; NaN where the target says nothing."""
         if target not in self.targets:
             return np.nan, np.nan, np.nan
         own, at = self.methods.index(method), self.targets.index(target)
-        rho = float(self.rho[own, at])
-        return rho, *_interval(rho, self.resampled[own, :, at])
+        rho, draws = float(self.rho[own, at]), self.resampled[own, :, at]
+        if against is not None:
+            other = self.methods.index(against)
+            rho, draws = rho - float(self.rho[other, at]), draws - self.resampled[other, :, at]
+        return rho, *_interval(rho, draws)
 
     def worst(self, method: str) -> tuple[str, float]:
         """The target with the lowest rho, and that rho."""
