@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -63,13 +65,21 @@ def training_table(targets: int = 6, rows: int = 60, seed: int = 0, noise: float
 UNLEARNERS = ("gradient_ascent", "influence", "random_relabelling")
 
 
-def corpus(targets: int = 4, rows: int = 40, seed: int = 0, noise: float = 0.05) -> Corpus:
+def corpus(
+    targets: int = 4,
+    rows: int = 40,
+    seed: int = 0,
+    noise: float = 0.05,
+    unlearners: Sequence[str] = UNLEARNERS,
+    name: str = "target",
+) -> Corpus:
     """A corpus whose consensus difficulty follows ``training_table``, each unlearner with noise of its own."""
     table = training_table(targets, rows, seed, noise)
+    table["target"] = table["target"].str.replace("target", name)
     rng = np.random.default_rng(seed)
     parts = []
     for objective in ("retrain", "erase"):
-        for unlearner in UNLEARNERS:
+        for unlearner in unlearners:
             for run in (0, 1):
                 part = table[["target", "index"]].assign(unlearner=unlearner, seed=run, objective=objective)
                 trivial = table[f"trivial_{objective}"].to_numpy()

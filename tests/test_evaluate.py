@@ -28,7 +28,6 @@ from forgetcast.scores import (
     top_recall,
     within_target_rho,
 )
-from forgetcast.tuning import choose_params
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 
 QUICK = {"num_boost_round": 50, "learning_rate": 0.12}
@@ -462,7 +461,7 @@ def test_the_same_seed_gives_the_same_numbers(evaluation: Evaluation, measured: 
     pd.testing.assert_frame_equal(again.summary, rows, check_exact=True)
 
 
-# -- learning and tuning ----------------------------------------------------------------------------------
+# -- learning --------------------------------------------------------------------------------------------
 
 
 def test_more_targets_help_when_targets_differ() -> None:
@@ -482,33 +481,3 @@ def test_a_few_samples_of_an_odd_target_help() -> None:
     rows = curve.query("objective == 'retrain'").set_index("size")
     assert rows.loc[40, "low"] > rows.loc[0, "low"] + 0.2
     assert few_samples_curve(table, FEATURES, sizes=(0, 60), params=QUICK).empty
-
-
-def test_the_choice_of_parameters_sees_validation_targets_only(table: pd.DataFrame) -> None:
-    """Spoiling the labels of other targets' scores changes nothing but through the fit; all tries are on record."""
-    grid = ({"num_boost_round": 1, "learning_rate": 0.001, "min_data_in_leaf": 150}, QUICK)
-    chosen, tried = choose_params(table, FEATURES, ["target 0", "target 3"], grid=grid)
-    assert chosen == QUICK
-    assert tried["params"].tolist() == [dict(candidate) for candidate in grid]
-    assert tried["chosen"].tolist() == [False, True]
-    out = leave_one_group_out(table, FEATURES, params=QUICK)
-    expected = [
-        spearmanr(rows["percentile"], rows["percentile_measured"]).statistic
-        for (_, target), rows in out.groupby(["objective", "target"])
-        if target in ("target 0", "target 3")
-    ]
-    assert tried["rho"].iloc[1] == pytest.approx(np.mean(expected))
-
-
-def test_a_tie_between_candidates_goes_to_the_first(table: pd.DataFrame) -> None:
-    """Two names for the same fit: the earlier is kept."""
-    chosen, _ = choose_params(table, FEATURES, ["target 0"], grid=(QUICK, {**QUICK, "num_leaves": 12}))
-    assert chosen == QUICK
-
-
-def test_choosing_without_targets_or_with_unknown_ones_is_refused(table: pd.DataFrame) -> None:
-    """Names are checked against the table."""
-    with pytest.raises(UnknownNameError, match="did you mean 'target 0'"):
-        choose_params(table, FEATURES, ["target 00"])
-    with pytest.raises(InputError, match="at least one validation target"):
-        choose_params(table, FEATURES, [])

@@ -16,7 +16,7 @@ import shap
 from scipy.stats import spearmanr
 
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError
-from forgetcast.heads import fit_without, labels_of, training_weights
+from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without, labels_of, training_weights
 from forgetcast.intervals import balanced_residuals, conformal_interval
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
 from synthetic import FEATURES, training_table
@@ -428,6 +428,130 @@ def test_an_unusable_parameter_is_an_input_error(table: pd.DataFrame) -> None:
         DifficultyPredictor.fit(table, FEATURES, params=QUICK, metrics={"rho": float("nan")})
 
 
+# -- continuing -------------------------------------------------------------------------------------------
+
+
+def new_targets(count: int = 3, seed: int = 21) -> pd.DataFrame:
+    """Targets that the predictor has not seen, on which its relation runs the other way for ``retrain``."""
+    table = training_table(count, 60, seed=seed)
+    table["target"] = "new " + table["target"]
+    table["percentile_retrain"] = 1 - table["percentile_retrain"]
+    return table.drop(columns="memorization")
+
+
+def continued_by_hand(head: Head, rows: pd.DataFrame, objective: str, name: str) -> lgb.Booster:
+    """The trees of ``head`` and those that LightGBM adds to them for these rows."""
+    settings = {**DEFAULT_PARAMS, **QUICK, "deterministic": True, "force_row_wise": True, "num_threads": 1}
+    settings |= {"verbosity": -1, "seed": 0, "objective": "regression"}
+    rounds = settings.pop("num_boost_round")
+    data = lgb.Dataset(rows[FEATURES].to_numpy(), labels_of(rows, objective, name), weight=training_weights(rows))
+    return lgb.train(settings, data, rounds, init_model=lgb.Booster(model_str=head.text))
+
+
+@pytest.fixture(scope="module")
+def continued(predictor: DifficultyPredictor) -> DifficultyPredictor:
+    """The predictor, continued on three new targets."""
+    return DifficultyPredictor.fit(new_targets(), FEATURES, params=QUICK, continue_from=predictor)
+
+
+def test_a_continued_predictor_keeps_its_trees_and_adds_to_them(
+    predictor: DifficultyPredictor, continued: DifficultyPredictor, tmp_path: Path
+) -> None:
+    """The first trees forecast as before, the whole as LightGBM's own continuation does; it loads bit for bit."""
+    X = fresh_features()
+    before, after = (one.heads("retrain")["percentile"] for one in (predictor, continued))
+    assert after.booster.num_trees() == 2 * before.booster.num_trees() == 120
+    np.testing.assert_array_equal(after.booster.predict(X, num_iteration=60), before.raw(X.to_numpy()))
+    by_hand = continued_by_hand(before, new_targets(), "retrain", "percentile")
+    np.testing.assert_array_equal(after.raw(X.to_numpy()), by_hand.predict(X))
+    loaded = DifficultyPredictor.load(continued.save(tmp_path / "continued"))
+    for objective in OBJECTIVES:
+        assert same(loaded.predict(X, objective), continued.predict(X, objective))
+    values, base = continued.contributions(X, "retrain")
+    np.testing.assert_allclose(
+        np.clip(base + values.sum(axis=1), 0, 1), continued.predict(X, "retrain")["percentile"], atol=1e-6
+    )
+
+
+def test_continuing_learns_what_the_new_targets_tell(
+    predictor: DifficultyPredictor, continued: DifficultyPredictor
+) -> None:
+    """On an unseen target like the new ones the forecast turns round, and nothing is lost where nothing was new."""
+    unseen = new_targets(1, seed=50)
+    for one, low, high in ((predictor, -1, -0.8), (continued, 0.8, 1)):
+        rho = spearmanr(one.predict(unseen[FEATURES], "retrain")["percentile"], unseen["percentile_retrain"]).statistic
+        assert low < rho < high
+        erase = spearmanr(one.predict(unseen[FEATURES], "erase")["percentile"], unseen["percentile_erase"]).statistic
+        assert erase > 0.85
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_intervals_of_a_continued_predictor_rest_on_continuations_without_the_target(
+    predictor: DifficultyPredictor, count: int
+) -> None:
+    """Each new target's errors are those of a continuation on the others; a single one's, those of the old trees."""
+    table = new_targets(count)
+    fitted = DifficultyPredictor.fit(table, FEATURES, params=QUICK, continue_from=predictor)
+    for objective, head in itertools.product(OBJECTIVES, ("percentile", "difficulty")):
+        before = predictor.heads(objective)[head]
+        for name, rows in table.groupby("target"):
+            others = table[table["target"] != name]
+            forecast = (
+                continued_by_hand(before, others, objective, head).predict(rows[FEATURES].to_numpy())
+                if len(others)
+                else before.raw(rows[FEATURES].to_numpy())
+            )
+            expected = labels_of(rows, objective, head) - np.clip(forecast, 0, 1)
+            np.testing.assert_allclose(fitted._residuals[objective][head][name], expected, atol=1e-12)
+        assert set(fitted._residuals[objective][head]) == set(table["target"])
+
+
+def test_the_manifest_of_a_continued_predictor_names_all_its_targets(
+    predictor: DifficultyPredictor, continued: DifficultyPredictor
+) -> None:
+    """Old and new targets with their rows, and what was continued."""
+    training = continued.manifest["training"]
+    assert set(training["rows"]) == {f"{kind}target {k}" for kind, n in (("", 6), ("new ", 3)) for k in range(n)}
+    assert training["continued_from"]["fingerprint"] == predictor.fingerprint
+    assert training["continued_from"]["training"] == predictor.manifest["training"]
+    assert "going on from the same trees" in continued.manifest["intervals"]["method"]
+    assert continued.manifest["typical"] == predictor.manifest["typical"]
+
+
+def test_an_objective_without_new_labels_stays_as_it_was(predictor: DifficultyPredictor) -> None:
+    """Heads and residuals of ``erase`` are the old ones where the new targets were not measured for it."""
+    table = new_targets().drop(columns=["percentile_erase", "difficulty_erase", "trivial_erase"])
+    fitted = DifficultyPredictor.fit(table, FEATURES, params=QUICK, continue_from=predictor)
+    assert fitted.objectives == OBJECTIVES
+    assert fitted.heads("erase") == predictor.heads("erase")
+    assert fitted._residuals["erase"] == predictor._residuals["erase"]
+    assert fitted.heads("retrain") != predictor.heads("retrain")
+
+
+def test_a_head_without_trees_is_fitted_afresh_and_one_without_news_stays(predictor: DifficultyPredictor) -> None:
+    """ "Never trivial" has no trees to go on from; where all new samples are trivial, the trees stay."""
+    table = new_targets()
+    fitted = DifficultyPredictor.fit(
+        table.assign(trivial_erase=table["trivial_retrain"], trivial_retrain=True),
+        FEATURES,
+        params=QUICK,
+        continue_from=predictor,
+    )
+    assert predictor.heads("erase")["trivial"].booster is None
+    assert fitted.heads("erase")["trivial"].booster.num_trees() == 60
+    assert fitted.heads("retrain")["trivial"] == predictor.heads("retrain")["trivial"]
+
+
+def test_continuing_on_seen_targets_or_other_features_is_refused(
+    table: pd.DataFrame, predictor: DifficultyPredictor
+) -> None:
+    """Boosting twice on the same rows, and trees over other columns, are errors that name them."""
+    with pytest.raises(InputError, match="target 0, target 1, target 2, target 3 and 2 more already"):
+        DifficultyPredictor.fit(table, FEATURES, continue_from=predictor)
+    with pytest.raises(SchemaError, match="keeps its 9 features"):
+        DifficultyPredictor.fit(new_targets(), FEATURES[:4], continue_from=predictor)
+
+
 # -- files ------------------------------------------------------------------------------------------------
 
 
@@ -459,15 +583,18 @@ def test_the_manifest_tells_where_the_predictor_comes_from(table: pd.DataFrame, 
 def test_saving_over_a_predictor_replaces_it_and_keeps_other_files(
     predictor: DifficultyPredictor, folder: Path
 ) -> None:
-    """A model card beside the predictor survives; files of heads that no longer exist do not."""
+    """A model card beside the predictor survives; files of heads that no longer exist, and old records, do not."""
     (folder / "README.md").write_text("card")
     (folder / "figures").mkdir()
     (folder / "figures" / "a.txt").write_text("figure")
+    predictor.save(folder, {"tuning.csv": b"rho\n0.5\n"})
+    assert (folder / "tuning.csv").read_bytes() == b"rho\n0.5\n"
     alone = DifficultyPredictor.fit(training_table(2, 40).drop(columns=["percentile_erase"]), FEATURES, params=QUICK)
     alone.save(folder)
     assert (folder / "README.md").read_text() == "card"
     assert (folder / "figures" / "a.txt").read_text() == "figure"
     assert not (folder / "erase-percentile.txt").exists()
+    assert not (folder / "tuning.csv").exists()
     assert DifficultyPredictor.load(folder).fingerprint == alone.fingerprint
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 

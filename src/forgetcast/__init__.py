@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from forgetcast.generate import generate_corpus, measure
     from forgetcast.predict import DifficultyReport, predict_difficulty
     from forgetcast.predictor import DifficultyPredictor
+    from forgetcast.predictor_training import train_predictor
     from forgetcast.target import Target
     from forgetcast.trajectory import Trajectory
 
@@ -25,6 +26,7 @@ __all__ = [
     "generate_corpus",
     "measure",
     "predict_difficulty",
+    "train_predictor",
 ]
 
 try:
@@ -42,6 +44,7 @@ _HOMES = {
     "generate_corpus": "generate",
     "measure": "generate",
     "predict_difficulty": "predict",
+    "train_predictor": "predictor_training",
 }
 
 

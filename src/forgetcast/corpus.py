@@ -162,6 +162,19 @@ class Corpus:
         return cls(**frames, manifest=manifest)
 
     @classmethod
+    def published(cls) -> Corpus:
+        """The corpus that comes with forgetcast: inside the installed package, or in the checkout.
+
+        Raises:
+            PathError: this installation has none.
+        """
+        here = Path(__file__).resolve().parent
+        for folder in (here / "published_corpus", here.parents[1] / "training_data" / "published"):
+            if (folder / "manifest.json").is_file():
+                return cls.read(folder)
+        raise PathError("this installation comes without the published corpus: give a corpus folder")
+
+    @classmethod
     def join(cls, corpora: Sequence[Corpus]) -> Corpus:
         """Several corpora as one; targets must have different names. Each target keeps the settings it was made with.
 

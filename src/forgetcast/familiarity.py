@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import RobustScaler
 
-__all__ = ["Familiarity", "check_contexts", "contexts", "familiarity"]
+__all__ = ["Familiarity", "check_contexts", "contexts", "extended", "familiarity"]
 
 ODD_BELOW = 0.05
 """A target is called unlike the corpus when its p-value is below this."""
@@ -56,13 +56,21 @@ def contexts(table: pd.DataFrame, features: Sequence[str]) -> dict[str, Any]:
     grouped = table.groupby("target", sort=False)[list(features)]
     constant = grouped.nunique().le(1).all() & grouped.first().nunique().gt(1)
     names = [name for name in features if constant[name]]
-    values = grouped.first()[names]
+    return {"columns": names, "targets": _rows(grouped.first()[names])}
+
+
+def extended(known: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    """``contexts`` of a corpus with the targets of another training table besides, in the same columns."""
+    if not known.get("columns"):
+        return dict(known)
+    more = table.groupby("target", sort=False)[known["columns"]].median()
+    return {**known, "targets": known["targets"] | _rows(more)}
+
+
+def _rows(values: pd.DataFrame) -> dict[str, list[float | None]]:
     return {
-        "columns": names,
-        "targets": {
-            str(target): [None if np.isnan(value) else float(value) for value in row]
-            for target, row in zip(values.index, values.to_numpy(dtype=float), strict=True)
-        },
+        str(target): [None if np.isnan(value) else float(value) for value in row]
+        for target, row in zip(values.index, values.to_numpy(dtype=float), strict=True)
     }
 
 

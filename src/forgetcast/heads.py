@@ -11,9 +11,11 @@ import joblib
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from forgetcast.errors import InputError
 from forgetcast.lightgbm_text import read_booster
+from forgetcast.parallel import pool_of
 from forgetcast.parts import PARTS
 
 __all__ = [
@@ -195,12 +197,19 @@ def fit_head(
     head: str,
     params: Mapping[str, Any],
     seed: int,
+    init: Head | None = None,
 ) -> Head:
     """Fit one head to features ``X`` (n, F), labels ``y`` (n,) and weights (n,); same inputs, same bytes.
+
+    Boosting goes on from the trees of ``init`` where it has any: they stay, and ``num_boost_round`` more are added.
+    Where there is nothing to learn from (no rows, or labels that do not vary) those trees stay alone.
 
     Raises:
         InputError: LightGBM refuses a parameter.
     """
+    start = None if init is None else init.booster
+    if init is not None and (len(y) == 0 or (start is not None and np.ptp(y) == 0)):
+        return init
     if np.ptp(y) == 0:
         return Head(tuple(features), constant=float(y[0]))
     settings = {**DEFAULT_PARAMS, **params}
@@ -208,7 +217,7 @@ def fit_head(
     settings |= _FIXED | {"seed": seed, "objective": "binary" if head == "trivial" else "regression"}
     try:
         data = lgb.Dataset(X, y, weight=weight, feature_name=list(features), params=settings)
-        booster = lgb.train(settings, data, num_boost_round=rounds)
+        booster = lgb.train(settings, data, num_boost_round=rounds, init_model=start)
     except (lgb.basic.LightGBMError, TypeError, ValueError) as error:
         raise InputError(f"LightGBM could not fit the {head} head with {dict(params)}: {error}") from error
     return Head(tuple(features), text=booster.model_to_string())
@@ -235,21 +244,23 @@ def fit_unlearner_head(
     unlearners: Sequence[str],
     params: Mapping[str, Any],
     seed: int,
+    init: Head | None = None,
 ) -> Head:
     """One head for difficulty under every unlearner: its last feature is the unlearner's place in ``unlearners``.
 
     The places are an order of harm, so that a split on them means something. It is fitted to samples that are not
-    trivial: the others ask for no unlearner.
+    trivial: the others ask for no unlearner. It goes on from ``init`` as in ``fit_head``, with the unlearners of
+    ``init``; the table need not have all of them.
     """
     rows = table[~table[f"trivial_{objective}"].astype(bool)]
-    y = rows[[f"under_{name}_{objective}" for name in unlearners]].to_numpy(dtype=float).ravel()
+    y = rows.reindex(columns=[f"under_{name}_{objective}" for name in unlearners]).to_numpy(dtype=float).ravel()
     X = with_unlearner(rows[list(features)].to_numpy(dtype=float), len(unlearners))
     weight = np.repeat(training_weights(rows), len(unlearners))
     known = ~np.isnan(y)
     columns = [*features, UNLEARNER]
     if not known.any():
-        return Head(tuple(columns))
-    return fit_head(X[known], log_scale(y[known]), weight[known], columns, UNLEARNER, params, seed)
+        return init or Head(tuple(columns))
+    return fit_head(X[known], log_scale(y[known]), weight[known], columns, UNLEARNER, params, seed, init)
 
 
 def fit_excluding(
@@ -263,6 +274,8 @@ def fit_excluding(
     params: Mapping[str, Any] | None = None,
     seed: int = 0,
     n_jobs: int = 2,
+    init: Mapping[str, Head] | None = None,
+    title: str = "",
 ) -> list[pd.DataFrame]:
     """Predictions for every set of groups by heads fitted to all groups outside that set.
 
@@ -271,11 +284,13 @@ def fit_excluding(
         features: feature columns, F of them.
         objective: "retrain" or "erase".
         groups: group of every row, shape (n,).
-        exclusions: sets of groups; each must leave rows to fit to.
+        exclusions: sets of groups; each must leave rows to fit to, unless the fit goes on from ``init``.
         heads: which heads to fit.
         params: LightGBM parameters over the defaults.
         seed: of row and column sampling.
         n_jobs: fits run at a time, in threads.
+        init: fitted heads by name; every fit goes on from them (see ``fit_head``).
+        title: of a progress bar on stderr; without one there is no bar.
 
     Returns:
         One table per set: its rows (index of ``table``), one column per head on the head's own scale (see ``Head``).
@@ -286,11 +301,13 @@ def fit_excluding(
 
     def one(excluded: frozenset[Any], head: str) -> np.ndarray:
         out = np.isin(groups, list(excluded))
-        fitted = fit_head(X[~out], labels[head][~out], weight[~out], features, head, params or {}, seed)
+        start = (init or {}).get(head)
+        fitted = fit_head(X[~out], labels[head][~out], weight[~out], features, head, params or {}, seed, start)
         return fitted.raw(X[out])
 
     tasks = [(excluded, head) for excluded in exclusions for head in heads]
-    results = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(one)(*task) for task in tasks)
+    work = pool_of(n_jobs, prefer="threads")(joblib.delayed(one)(*task) for task in tasks)
+    results = list(tqdm(work, total=len(tasks), desc=title, unit="fit", disable=not title, leave=False))
     frames = [pd.DataFrame(index=table.index[np.isin(groups, list(excluded))]) for excluded in exclusions]
     for number, ((_, head), values) in enumerate(zip(tasks, results, strict=True)):
         frames[number // len(heads)][head] = values
@@ -308,18 +325,20 @@ def fit_without(
     seed: int = 0,
     n_jobs: int = 2,
     only: Sequence[Any] | None = None,
+    init: Mapping[str, Head] | None = None,
+    title: str = "",
 ) -> pd.DataFrame:
     """Out-of-group predictions: each group is predicted by heads fitted to all other groups.
 
     Args:
-        table, features, objective, groups, heads, params, seed, n_jobs: see ``fit_excluding``; at least two groups.
+        table, features, objective, groups, heads, params, seed, n_jobs, init, title: see ``fit_excluding``; at least
+            two groups, unless the fit goes on from ``init``.
         only: predict these groups alone (all others still serve as training data).
 
     Returns:
         One column per head on the head's own scale (see ``Head``), index of ``table``; NaN for rows not predicted.
     """
     exclusions = [frozenset([group]) for group in dict.fromkeys(groups if only is None else only)]
-    frames = fit_excluding(
-        table, features, objective, groups, exclusions, heads=heads, params=params, seed=seed, n_jobs=n_jobs
-    )
+    settings: dict[str, Any] = {"params": params, "seed": seed, "n_jobs": n_jobs, "init": init, "title": title}
+    frames = fit_excluding(table, features, objective, groups, exclusions, heads=heads, **settings)
     return pd.concat(frames).reindex(table.index)

@@ -37,9 +37,10 @@ def conformal_interval(scores: np.ndarray, value: np.ndarray, level: float) -> t
     return bounds[:, 0], bounds[:, 1]
 
 
-def calibration_groups(rows: pd.DataFrame, seed: int) -> tuple[np.ndarray, str]:
-    """Group of every row whose errors calibrate the intervals, and what the groups are."""
-    if rows["target"].nunique() > 1:
+def calibration_groups(rows: pd.DataFrame, seed: int, by_target: bool = False) -> tuple[np.ndarray, str]:
+    """Group of every row whose errors calibrate the intervals, and what the groups are: targets, or folds of the rows
+    of a single one unless ``by_target``."""
+    if by_target or rows["target"].nunique() > 1:
         return rows["target"].astype(str).to_numpy(dtype=object), "target"
     folds = np.arange(len(rows)) % 5
     return np.array([f"fold {k}" for k in np.random.default_rng(seed).permutation(folds)], dtype=object), "rows"

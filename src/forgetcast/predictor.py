@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError
-from forgetcast.familiarity import Familiarity, contexts, familiarity
+from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError, shortened
+from forgetcast.familiarity import Familiarity, contexts, extended, familiarity
 from forgetcast.heads import (
     DEFAULT_PARAMS,
     HEADS,
@@ -88,8 +88,15 @@ class DifficultyPredictor:
         metrics: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         n_jobs: int = 2,
+        continue_from: DifficultyPredictor | None = None,
+        progress: bool = False,
     ) -> DifficultyPredictor:
         """Fit to measured targets. The same table, features, parameters and seed give the same bytes.
+
+        With ``continue_from`` boosting goes on from that predictor's trees, which stay: ``num_boost_round`` more are
+        added to each head. An objective that the table has no labels for stays as it is. Intervals rest on the targets
+        of the table alone, each forecast by a continuation without it (for a single target: by the predictor as it
+        was).
 
         Args:
             table: one row per measured instance with columns target, weight (> 0), the feature columns (NaN
@@ -104,33 +111,44 @@ class DifficultyPredictor:
             metrics: evaluation results kept in the manifest (JSON values).
             provenance: where the data came from, kept in the manifest (JSON values).
             n_jobs: fits run at a time.
+            continue_from: a predictor of the same features, fitted to other targets.
+            progress: a bar on stderr.
 
         Raises:
-            SchemaError: columns are missing, repeated or not numeric.
+            SchemaError: columns are missing, repeated or not numeric, or not those of ``continue_from``.
             InputError: labels or weights out of range, infinite features, fewer than 10 rows, unusable
-                parameters.
+                parameters, or a target that ``continue_from`` was fitted to.
         """
         features = list(features)
         objectives = _check_table(table, features)
+        if continue_from is not None:
+            _check_continuation(table, features, continue_from)
         table = table.reset_index(drop=True)
-        heads: Heads = {}
-        residuals: Residuals = {}
-        unlearners: dict[str, list[str]] = {}
+        heads: Heads = {} if continue_from is None else dict(continue_from._heads)
+        residuals: Residuals = {} if continue_from is None else dict(continue_from._residuals)
+        unlearners: dict[str, list[str]] = {} if continue_from is None else continue_from._unlearners()
         folds = ""
         for objective in objectives:
             rows = _labelled(table, objective)
             X = as_features(rows, features)
             weight = training_weights(rows)
+            init = heads.get(objective, {})
             heads[objective] = {
-                head: fit_head(X, labels_of(rows, objective, head), weight, features, head, params or {}, seed)
-                for head in (*HEADS, *recorded_parts(rows, objective))
+                **init,
+                **{
+                    head: fit_head(
+                        X, labels_of(rows, objective, head), weight, features, head, params or {}, seed, init.get(head)
+                    )
+                    for head in (*HEADS, *recorded_parts(rows, objective))
+                },
             }
-            unlearners[objective] = unlearners_of(rows, objective)
-            if len(unlearners[objective]) > 1:
+            known = unlearners.get(objective) or unlearners_of(rows, objective)
+            if len(known) > 1:
+                unlearners[objective] = known
                 heads[objective][UNLEARNER] = fit_unlearner_head(
-                    rows, features, objective, unlearners[objective], params or {}, seed
+                    rows, features, objective, known, params or {}, seed, init.get(UNLEARNER)
                 )
-            groups, folds = calibration_groups(rows, seed)
+            groups, folds = calibration_groups(rows, seed, by_target=bool(init))
             predicted = fit_without(
                 rows,
                 features,
@@ -140,6 +158,8 @@ class DifficultyPredictor:
                 params=params,
                 seed=seed,
                 n_jobs=n_jobs,
+                init=init,
+                title=f"intervals, {objective}" if progress else "",
             ).clip(0, 1)
             residuals[objective] = {
                 head: {
@@ -179,8 +199,14 @@ class DifficultyPredictor:
             "metrics": _jsonable(metrics or {}, "metrics"),
             "provenance": _jsonable(provenance or {}, "provenance"),
         }
+        if continue_from is not None:
+            _record_continuation(manifest, table, continue_from)
         seal(manifest, heads, residuals)
         return cls(heads, residuals, manifest)
+
+    def heads(self, objective: str) -> Mapping[str, Head]:
+        """The fitted heads of an objective by name; none where it was not fitted for it."""
+        return self._heads.get(objective, {})
 
     # -- predicting --------------------------------------------------------------------------------
 
@@ -261,7 +287,7 @@ class DifficultyPredictor:
             UnknownNameError, SchemaError, InputError: as for ``predict``.
         """
         heads, X = self._of(objective), self._matrix(features)
-        names = self.manifest.get("unlearners", {}).get(objective, []) if UNLEARNER in heads else []
+        names = self._unlearners().get(objective, [])
         if not names:
             return pd.DataFrame(index=features.index)
         values = from_log_scale(heads[UNLEARNER].raw(with_unlearner(X, len(names)))).reshape(len(X), len(names))
@@ -291,6 +317,11 @@ class DifficultyPredictor:
         """
         return self._of(objective)["percentile"].contributions(self._matrix(features))
 
+    def _unlearners(self) -> dict[str, list[str]]:
+        """By objective, the unlearners in the order of the head that tells them apart; where there is such a head."""
+        known = self.manifest.get("unlearners", {})
+        return {name: known[name] for name, heads in self._heads.items() if UNLEARNER in heads and known.get(name)}
+
     def _of(self, objective: str) -> Mapping[str, Head]:
         if objective not in self._heads:
             raise UnknownNameError.of("objective", str(objective), self.objectives)
@@ -313,17 +344,21 @@ class DifficultyPredictor:
 
     # -- saving and loading ------------------------------------------------------------------------
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, records: Mapping[str, bytes] | None = None) -> Path:
         """Write the predictor as a folder of LightGBM text and JSON files; no pickle.
 
         Everything is written to a sibling folder first and then moved into place, so that a failure leaves
         an existing predictor as it was. Other files in that folder, such as a model card, are kept.
 
+        Args:
+            folder: where to; an existing predictor there is replaced.
+            records: contents by file name of what tells how it was chosen, "comparison.csv" and "tuning.csv".
+
         Raises:
             PathError: the folder cannot be written, is a file, or holds something that is not a predictor.
         """
         folder = Path(folder)
-        write_folder(folder, self._heads, self._residuals, self.manifest)
+        write_folder(folder, self._heads, self._residuals, self.manifest, records or {})
         return folder
 
     @classmethod
@@ -411,6 +446,33 @@ def _check_table(table: pd.DataFrame, features: list[str]) -> list[str]:
     if not found:
         raise InputError(f"expected at least {MINIMUM_ROWS} labelled rows of an objective; got {len(table)} rows")
     return found
+
+
+def _check_continuation(table: pd.DataFrame, features: list[str], start: DifficultyPredictor) -> None:
+    if features != list(start.features):
+        raise SchemaError(
+            f"a continued predictor keeps its {len(start.features)} features, in their order; got {len(features)} "
+            "others: pass continue_from.features"
+        )
+    seen = sorted({str(name) for name in table["target"]} & set(start.manifest["training"]["rows"]))
+    if seen:
+        raise InputError(
+            f"the predictor to continue from was fitted to {shortened(seen)} already: leave out their rows, "
+            "or fit afresh"
+        )
+
+
+def _record_continuation(manifest: dict[str, Any], table: pd.DataFrame, start: DifficultyPredictor) -> None:
+    """All targets in the trees, what they are like, what was continued, and typical values of the older part."""
+    manifest["training"]["rows"] = start.manifest["training"]["rows"] | manifest["training"]["rows"]
+    manifest["training"]["continued_from"] = {
+        "fingerprint": start.fingerprint,
+        "training": start.manifest["training"],
+        "params": start.manifest["params"],
+    }
+    manifest["contexts"] = extended(start.manifest.get("contexts", {}), table)
+    manifest["typical"] |= {name: value for name, value in start.manifest["typical"].items() if value is not None}
+    manifest["intervals"]["method"] += ", going on from the same trees"
 
 
 def _labelled(table: pd.DataFrame, objective: str) -> pd.DataFrame:

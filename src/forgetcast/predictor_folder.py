@@ -15,7 +15,16 @@ from forgetcast.familiarity import check_contexts
 from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, PART_HEADS, UNLEARNER, Head
 from forgetcast.lightgbm_text import read_booster
 
-__all__ = ["Heads", "Residuals", "holds_predictor", "read_folder", "seal", "write_folder"]
+__all__ = [
+    "RECORDS",
+    "Heads",
+    "Residuals",
+    "check_folder",
+    "holds_predictor",
+    "read_folder",
+    "seal",
+    "write_folder",
+]
 
 Heads = dict[str, dict[str, Head]]
 """objective -> head name -> fitted head."""
@@ -30,6 +39,8 @@ RESIDUALS = "residuals.json"
 ALL_HEADS = (*HEADS, *PART_HEADS, UNLEARNER)
 OPTIONAL = ("contexts", "unlearners")
 """Parts of the manifest that predictors of earlier versions lack."""
+RECORDS = ("comparison.csv", "tuning.csv")
+"""How a predictor was chosen, for people to read: saved beside it, replaced with it, not needed to load it."""
 
 
 def holds_predictor(folder: Path) -> bool:
@@ -53,27 +64,41 @@ def seal(manifest: dict[str, Any], heads: Heads, residuals: Residuals) -> None:
     manifest["fingerprint"] = _fingerprint(manifest)
 
 
-def write_folder(folder: Path, heads: Heads, residuals: Residuals, manifest: dict[str, Any]) -> None:
+def check_folder(folder: Path) -> None:
+    """Check that a predictor may be saved in ``folder``, before the work that makes it.
+
+    Raises:
+        PathError: it is a file or below one, or holds something that is not a predictor.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise PathError(f"expected a folder to save the predictor in; {folder} is a file")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise PathError(f"the predictor cannot be saved in {folder}: {nearest} is a file")
+    present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    strangers = [name for name in present if not name.startswith(".")]
+    if strangers and not {MANIFEST, RESIDUALS} <= set(present):  # a corpus has a manifest.json too
+        raise PathError(
+            f"{folder} is not empty and holds no predictor (it has {strangers[0]!r}); give a new or empty folder"
+        )
+
+
+def write_folder(
+    folder: Path, heads: Heads, residuals: Residuals, manifest: dict[str, Any], records: Mapping[str, bytes]
+) -> None:
     """Write everything to a sibling folder, then move it into place; files that are not a predictor's are
-    kept.
+    kept. ``records`` are contents by file name, of those in ``RECORDS``.
 
     Raises:
         PathError: the folder cannot be written, is a file, or holds something that is not a predictor.
     """
-    if folder.exists() and not folder.is_dir():
-        raise PathError(f"expected a folder to save the predictor in; {folder} is a file")
     try:
-        present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-        strangers = [name for name in present if not name.startswith(".")]
-        if strangers and MANIFEST not in present:
-            raise PathError(
-                f"{folder} is not empty and holds no predictor (it has {strangers[0]!r}); give a new or empty folder"
-            )
+        check_folder(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             fresh = Path(scratch) / "fresh"
             _copy_others(folder, fresh)
-            for name, content in _files(heads, residuals).items():
+            for name, content in (_files(heads, residuals) | dict(records)).items():
                 (fresh / name).write_bytes(content)
             (fresh / MANIFEST).write_bytes(_dump(manifest))
             _swap(fresh, folder, Path(scratch) / "previous")
@@ -150,7 +175,8 @@ def _copy_others(folder: Path, fresh: Path) -> None:
     fresh.mkdir()
     if not folder.exists():
         return
-    own = {MANIFEST, RESIDUALS, *(f"{objective}-{head}.txt" for objective in OBJECTIVES for head in ALL_HEADS)}
+    heads = [f"{objective}-{head}.txt" for objective in OBJECTIVES for head in ALL_HEADS]
+    own = {MANIFEST, RESIDUALS, *RECORDS, *heads}
     for path in folder.iterdir():
         if path.name in own:
             continue

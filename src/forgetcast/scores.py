@@ -17,6 +17,7 @@ __all__ = [
     "bootstrap_rho",
     "concordance",
     "partial_rho",
+    "says_something",
     "tie_ceiling",
     "top_recall",
     "within_target_rho",
@@ -46,7 +47,7 @@ def within_target_rho(
     out = np.full((len(names), scores.shape[1]), np.nan)
     for number, name in enumerate(names):
         rows = targets == name
-        if _says_something(measured[rows]):
+        if says_something(measured[rows]):
             out[number] = rank_correlation(_filled(scores[rows]).T, measured[rows][None])
     return out
 
@@ -128,7 +129,7 @@ def bootstrap_rho(
     """
     methods = tuple(scores)
     stacked = np.column_stack([scores[name] for name in methods])
-    names = [name for name in dict.fromkeys(targets.tolist()) if _says_something(measured[targets == name])]
+    names = [name for name in dict.fromkeys(targets.tolist()) if says_something(measured[targets == name])]
     rng = np.random.default_rng(seed)
     draws = np.zeros((len(methods), resamples, len(names)))
     for number, name in enumerate(names):
@@ -215,7 +216,8 @@ def _interval(value: float, draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _says_something(measured: np.ndarray) -> bool:
+def says_something(measured: np.ndarray) -> bool:
+    """Whether the measurements of a target, shape (n,), tell a good order from a bad one: enough, and not all equal."""
     return len(measured) >= FEWEST_ROWS and np.ptp(measured) > 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from forgetcast.cli.options import FOLDER, quiet_option
+from forgetcast.cli.options import FOLDER, corpus_option, quiet_option, read_corpora
 
 __all__ = ["evaluate"]
 
@@ -16,14 +16,7 @@ SHOWN = ["group", "objective", "subset", "method", "rho", "low", "high", "worst"
 
 
 @click.command()
-@click.option(
-    "--corpus",
-    "folders",
-    type=FOLDER,
-    multiple=True,
-    required=True,
-    help="A folder made by 'forgetcast generate'; may be repeated.",
-)
+@corpus_option
 @click.option("--out", type=FOLDER, required=True, help="The folder for tables, plots and the summary.")
 @click.option(
     "--by",
@@ -38,7 +31,7 @@ SHOWN = ["group", "objective", "subset", "method", "rho", "low", "high", "worst"
 @click.option("--seed", type=int, default=0, show_default=True)
 @quiet_option
 def evaluate(
-    folders: tuple[Path, ...], out: Path, by: tuple[Any, ...], quick: bool, jobs: int, seed: int, quiet: bool
+    corpora: tuple[str, ...], out: Path, by: tuple[Any, ...], quick: bool, jobs: int, seed: int, quiet: bool
 ) -> None:
     """Test forecasts on held-out targets, architectures or datasets.
 
@@ -49,12 +42,12 @@ def evaluate(
     \b
     EXAMPLES
       forgetcast evaluate --corpus my-corpus --out evaluation
-      forgetcast evaluate --corpus training_data/published --out evaluation --by architecture --quick
+      forgetcast evaluate --corpus published --out evaluation --by architecture --quick
     """
     from forgetcast.corpus import Corpus
     from forgetcast.evaluate import evaluate as run
 
-    corpus = Corpus.join([Corpus.read(folder) for folder in folders])
+    corpus = Corpus.join(read_corpora(corpora))
     evaluation = run(corpus, groups=by, extras=not quick, seed=seed, n_jobs=jobs, progress=not quiet)
     evaluation.write(out)
     click.echo(evaluation.summary[SHOWN].to_string(index=False, float_format="{:.2f}".format))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -12,9 +12,22 @@ import click
 from forgetcast.errors import FileFormatError, IndexRangeError
 
 if TYPE_CHECKING:
+    from forgetcast.corpus import Corpus
     from forgetcast.predict import DifficultyReport
+    from forgetcast.predictor import DifficultyPredictor
 
-__all__ = ["FILE", "FOLDER", "OBJECTIVES", "forecast", "forecast_options", "parse_indices", "quiet_option"]
+__all__ = [
+    "FILE",
+    "FOLDER",
+    "OBJECTIVES",
+    "corpus_option",
+    "forecast",
+    "forecast_options",
+    "parse_indices",
+    "quiet_option",
+    "read_corpora",
+    "read_predictor",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -24,6 +37,36 @@ OBJECTIVES = click.Choice(["retrain", "erase", "both"])
 MOST_INDICES = 10_000_000
 
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+
+PUBLISHED = "published"
+
+corpus_option = click.option(
+    "--corpus",
+    "corpora",
+    metavar="FOLDER",
+    multiple=True,
+    required=True,
+    help="A folder made by 'forgetcast generate', or the word 'published'; may be repeated.",
+)
+
+
+def read_corpora(names: Sequence[str]) -> list[Corpus]:
+    """The corpora in these folders, and the published one for its word (a folder of that name is ``./published``)."""
+    from forgetcast.corpus import Corpus
+
+    found = [Corpus.published() if name == PUBLISHED else Corpus.read(name) for name in names]
+    for name, corpus in zip(names, found, strict=True):
+        if "partial" in corpus.manifest:
+            click.echo(f"note: {name} is partial, {corpus.manifest['partial']}", err=True)
+    return found
+
+
+def read_predictor(name: str) -> DifficultyPredictor:
+    """The predictor in this folder, or the published one for its word."""
+    from forgetcast.predictor import DifficultyPredictor
+
+    return DifficultyPredictor.published() if name == PUBLISHED else DifficultyPredictor.load(name)
+
 
 _FORECAST = (
     click.option("--model", required=True, metavar="MODULE:FACTORY", help="Makes the model; takes no arguments."),
