@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import optuna
 import pandas as pd
@@ -90,6 +93,12 @@ def test_the_same_seed_gives_the_same_trials_and_optuna_stays_as_it_was(
     assert optuna.logging.get_verbosity() == before
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_optuna_is_imported_by_a_search_only() -> None:
+    """Training without a search does without its second of imports."""
+    program = "import sys, forgetcast.predictor_training; print('optuna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_choosing_without_targets_or_with_unusable_ones_is_refused(table: pd.DataFrame) -> None:

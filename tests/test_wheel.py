@@ -35,6 +35,7 @@ assert len(report.table) == 2 * len(y) and np.isfinite(report.table["percentile"
 assert report.table.groupby("objective")["percentile"].std().min() > 0.02
 assert not {{m for m in sys.modules if m.startswith(("forgetcast.unlearn", "forgetcast.corpus", "torchvision"))}}
 print(report.to_html("report.html"), len(DifficultyPredictor.published().features))
+print(len(forgetcast.Corpus.published().targets))
 """
 
 
@@ -50,9 +51,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_holds_package_predictor_and_template(wheel: Path) -> None:
-    """The wheel carries code, typing marker, report template and the published predictor, and nothing else."""
+    """The wheel carries code, typing marker, report template, published predictor and corpus, and nothing else."""
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("py.typed", "templates/report.html.j2", "published_model/manifest.json", "cli/__init__.py"):
+    for name in (
+        "py.typed",
+        "templates/report.html.j2",
+        "published_model/manifest.json",
+        "cli/__init__.py",
+        "published_corpus/manifest.json",
+    ):
         assert f"forgetcast/{name}" in names
     assert {name.split("/")[0] for name in names} == {"forgetcast", "forgetcast-0.1.0.dist-info"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
