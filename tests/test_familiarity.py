@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.familiarity import contexts, familiarity
+from forgetcast.familiarity import contexts, extended, familiarity
 
 COLUMNS = ["training_samples", "train_accuracy", "loss"]
 
@@ -81,3 +81,15 @@ def test_a_predictor_that_does_not_know_says_so() -> None:
     assert math.isnan(found.p_value)
     assert not found.out_of_distribution
     assert "does not record" in str(found)
+
+
+def test_a_continued_predictor_knows_its_new_targets_too() -> None:
+    """A target far from the old ones is like the corpus once such targets joined; one without record stays so."""
+    known, odd = contexts(table(), COLUMNS), own(10**7, 0.2)
+    assert familiarity(known, odd).out_of_distribution
+    more = pd.concat([own(10**7 * k, 0.2).assign(target=f"new {k}") for k in (1, 2, 3)])
+    both = extended(known, more)
+    assert len(both["targets"]) == 43
+    assert not familiarity(both, odd).out_of_distribution
+    assert familiarity(both, odd).nearest == "new 1"
+    assert math.isnan(familiarity(extended({}, more), odd).p_value)

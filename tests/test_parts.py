@@ -129,3 +129,33 @@ def test_a_damaged_manifest_is_refused(predictor: DifficultyPredictor, tmp_path:
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(FileFormatError, match="corrupt"):
         DifficultyPredictor.load(tmp_path / "kept")
+
+
+def test_a_continuation_goes_on_with_parts_and_unlearners(table: pd.DataFrame, predictor: DifficultyPredictor) -> None:
+    """Their heads gain trees, unlearners keep their places; what the new targets did not record stays as it was."""
+    new = table[table["target"] == "target 5"].drop(columns=["steps_erase", "under_rough_erase"])
+    new["under_unheard_of_erase"] = 0.5
+    fitted = DifficultyPredictor.fit(new, FEATURES, params=SMALL, continue_from=predictor)
+    before, after = predictor.heads("erase"), fitted.heads("erase")
+    for name in ("collateral_neighbours", "unlearner"):
+        assert after[name].booster.num_trees() == 2 * before[name].booster.num_trees()  # type: ignore[union-attr]
+    assert after["steps"] == before["steps"]
+    assert fitted.manifest["unlearners"] == predictor.manifest["unlearners"]
+    forecast = fitted.predict_unlearners(new[FEATURES], "erase")
+    assert list(forecast) == predictor.manifest["unlearners"]["erase"]
+    less = new.drop(columns=["under_gentle_erase", "under_unheard_of_erase"])
+    kept = DifficultyPredictor.fit(less, FEATURES, params=SMALL, continue_from=predictor)
+    assert kept.heads("erase")["unlearner"] == before["unlearner"]
+
+
+def test_continuing_an_older_predictor_adds_what_it_lacked(table: pd.DataFrame) -> None:
+    """One without parts and unlearners gets their heads from the new targets alone."""
+    plain = [name for name in table if name.startswith(("under_", "steps_", "collateral_"))]
+    old = DifficultyPredictor.fit(table[table["target"] < "target 4"].drop(columns=plain), FEATURES, params=SMALL)
+    old.manifest.pop("unlearners")
+    old.manifest.pop("contexts")
+    new = table[table["target"] >= "target 4"]
+    fitted = DifficultyPredictor.fit(new, FEATURES, params=SMALL, continue_from=old)
+    assert fitted.heads("erase")["steps"].booster.num_trees() == 60  # type: ignore[union-attr]
+    assert list(fitted.predict_unlearners(new[FEATURES], "erase")) == fitted.manifest["unlearners"]["erase"]
+    assert np.isnan(fitted.familiarity(new[FEATURES]).p_value)

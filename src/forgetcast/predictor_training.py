@@ -23,7 +23,7 @@ Replace = Literal["if-better", "always", "never"]
 
 ADDED_ROUNDS = 25
 """Trees that a continuation adds to each head, unless ``params`` or the search say otherwise: more of them begin to
-unlearn the older targets (benchmarks/continuation.md)."""
+unlearn the older targets (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
