@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from forgetcast import labels
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
+from forgetcast.registry import load_factors
 
 __all__ = ["FORMAT", "Corpus", "corpus_folder", "feature_columns", "training_table", "write_parquet"]
 
@@ -197,10 +198,20 @@ class Corpus:
         return cls(**frames, manifest={"format": FORMAT, "targets": targets, "files": files})
 
 
-def feature_columns(corpus: Corpus) -> list[str]:
-    """Names of the factor columns, in the order of the table; without those that apply to no target of the corpus."""
+def feature_columns(corpus: Corpus, *, training_run: bool = False) -> list[str]:
+    """Names of the factor columns, in the order of the table; without those that apply to no target of the corpus.
+
+    Args:
+        corpus: whose columns.
+        training_run: also those that need the target's trajectory. A predictor fitted to them is meant for models that
+            come with one, so they have to be asked for.
+    """
     known = corpus.factors.drop(columns=["target", "index"]).notna().any()
-    return known.index[known].tolist()
+    names = known.index[known].tolist()
+    if training_run:
+        return names
+    of_the_run = {name for name, factor in load_factors().items() if factor.family == "trajectory"}
+    return [name for name in names if name.removesuffix("_quantile") not in of_the_run]
 
 
 def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS) -> pd.DataFrame:

@@ -30,6 +30,7 @@ __all__ = [
     "fit_head",
     "fit_unlearner_head",
     "fit_without",
+    "head_weights",
     "from_log_scale",
     "labels_of",
     "log_scale",
@@ -71,6 +72,10 @@ _FIXED: dict[str, Any] = {
     "num_threads": 1,  # written into the model text, so a constant keeps the bytes the same on every machine
     "verbosity": -1,
 }
+
+EMPHASIS = {("retrain", "percentile"): 10.0}
+"""How much more a sample that is not trivial counts, by objective and head: two thirds of the samples tie as trivial,
+and trees that spend themselves on telling those apart order the others worse (benchmarks/emphasis.md)."""
 
 WEIGHT_LIMIT = 5.0
 SMALLEST = {"steps": 0.1}
@@ -126,6 +131,12 @@ def training_weights(table: pd.DataFrame) -> np.ndarray:
     relative = weight / table.groupby("target", sort=False)["weight"].transform("mean").to_numpy(dtype=float)
     tempered = pd.Series(np.sqrt(np.clip(relative, 1 / WEIGHT_LIMIT, WEIGHT_LIMIT)), index=table.index)
     return (tempered / tempered.groupby(table["target"], sort=False).transform("mean")).to_numpy()
+
+
+def head_weights(table: pd.DataFrame, objective: str, head: str) -> np.ndarray:
+    """``training_weights``, with more weight on samples that are not trivial where ``EMPHASIS`` says so, (n,)."""
+    trivial = table[f"trivial_{objective}"].to_numpy(dtype=float) == 1
+    return training_weights(table) * np.where(trivial, 1.0, EMPHASIS.get((objective, head), 1.0))
 
 
 def log_scale(value: np.ndarray, head: str = "difficulty") -> np.ndarray:
@@ -296,13 +307,13 @@ def fit_excluding(
         One table per set: its rows (index of ``table``), one column per head on the head's own scale (see ``Head``).
     """
     X = table[list(features)].to_numpy(dtype=float)
-    weight = training_weights(table)
+    weights = {head: head_weights(table, objective, head) for head in heads}
     labels = {head: labels_of(table, objective, head) for head in heads}
 
     def one(excluded: frozenset[Any], head: str) -> np.ndarray:
         out = np.isin(groups, list(excluded))
         start = (init or {}).get(head)
-        fitted = fit_head(X[~out], labels[head][~out], weight[~out], features, head, params or {}, seed, start)
+        fitted = fit_head(X[~out], labels[head][~out], weights[head][~out], features, head, params or {}, seed, start)
         return fitted.raw(X[out])
 
     tasks = [(excluded, head) for excluded in exclusions for head in heads]

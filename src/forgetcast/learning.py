@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.corpus import Corpus, training_table
-from forgetcast.heads import fit_head, labels_of, training_weights
+from forgetcast.heads import fit_head, head_weights, labels_of
 from forgetcast.holdout import deal_targets, objectives_of
 from forgetcast.labels import weighted_percentile
 from forgetcast.scores import bootstrap_rho, within_target_rho
@@ -174,7 +174,7 @@ def _forecast(
     head = fit_head(
         fit[columns].to_numpy(dtype=float),
         labels_of(fit, objective, "percentile"),
-        training_weights(fit) * emphasis,
+        head_weights(fit, objective, "percentile") * emphasis,
         columns,
         "percentile",
         params or {},

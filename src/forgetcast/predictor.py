@@ -27,9 +27,9 @@ from forgetcast.heads import (
     fit_unlearner_head,
     fit_without,
     from_log_scale,
+    head_weights,
     labels_of,
     recorded_parts,
-    training_weights,
     unlearners_of,
     with_unlearner,
 )
@@ -131,13 +131,19 @@ class DifficultyPredictor:
         for objective in objectives:
             rows = _labelled(table, objective)
             X = as_features(rows, features)
-            weight = training_weights(rows)
             init = heads.get(objective, {})
             heads[objective] = {
                 **init,
                 **{
                     head: fit_head(
-                        X, labels_of(rows, objective, head), weight, features, head, params or {}, seed, init.get(head)
+                        X,
+                        labels_of(rows, objective, head),
+                        head_weights(rows, objective, head),
+                        features,
+                        head,
+                        params or {},
+                        seed,
+                        init.get(head),
                     )
                     for head in (*HEADS, *recorded_parts(rows, objective))
                 },

@@ -57,6 +57,7 @@ def train_predictor(
     validate_on: Sequence[str] = (),
     params: Mapping[str, Any] | None = None,
     unlearners: Sequence[str] = CONSENSUS,
+    training_run: bool = False,
     seed: int = 0,
     n_jobs: int = 2,
     progress: bool = False,
@@ -79,6 +80,7 @@ def train_predictor(
         validate_on: targets to choose them on; default ``tuning.validation_targets``. They are not compared.
         params: LightGBM parameters over the defaults, or over those of ``continue_from``, with 25 more trees.
         unlearners: whose consensus is the label.
+        training_run: also fit to factors of the training run, for targets that come with a trajectory.
         seed: of fits, search and bootstrap.
         n_jobs: fits run at a time.
         progress: bars on stderr.
@@ -97,7 +99,7 @@ def train_predictor(
     if validate_on and not tune:
         raise InputError("validation targets serve the search for parameters: set the number of trials (tune) as well")
     standing, unread = _standing(out, replace)
-    table, features, notes = _training_data(corpora, unlearners, continue_from)
+    table, features, notes = _training_data(corpora, unlearners, continue_from, training_run)
     if against is None:
         against = {} if standing is not None else _usual_rivals(continue_from)
     rivals = dict(against)
@@ -159,7 +161,7 @@ def _usual_rivals(continue_from: DifficultyPredictor | None) -> dict[str, Diffic
 
 
 def _training_data(
-    corpora: Sequence[Corpus], unlearners: Sequence[str], continue_from: DifficultyPredictor | None
+    corpora: Sequence[Corpus], unlearners: Sequence[str], continue_from: DifficultyPredictor | None, training_run: bool
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
     """Training table, feature columns, and notes on targets that were left out."""
     joined = Corpus.join(corpora)
@@ -173,7 +175,7 @@ def _training_data(
                     f"missing {sorted(first - other)}, extra {sorted(other - first)}; make both with the same plugins "
                     "installed, or their factors anew with 'forgetcast generate --factors-only'"
                 )
-        return table, feature_columns(joined), []
+        return table, feature_columns(joined, training_run=training_run), []
     features = list(continue_from.features)
     for corpus in corpora:
         missing = [name for name in features if name not in corpus.factors]

@@ -21,6 +21,7 @@ def refresh_factors(
     folder: str | Path,
     targets: Sequence[Target | Recipe | Callable[[], Target]] = (),
     *,
+    trajectory: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> Corpus:
@@ -32,6 +33,7 @@ def refresh_factors(
         folder: the corpus.
         targets: its targets; those not given are made again from the recipe in the manifest. Each must be the very
             model and data that were measured.
+        trajectory: make targets from recipes with the trajectory of their training run, for the factors that need it.
         seed: of the factors, as in ``generate_corpus``.
         progress: bars on stderr.
 
@@ -51,7 +53,7 @@ def refresh_factors(
         raise InputError(f"the corpus {folder} has no target {unknown[0]!r}; it has {', '.join(known.index)}")
     parts = []
     for name in known.index:
-        target = given.get(name) or _from_recipe(name, known.loc[name])
+        target = given.get(name) or _from_recipe(name, known.loc[name], trajectory)
         for what in ("model_hash", "data_hash"):
             if getattr(target, what) != known.loc[name, what]:
                 raise InputError(
@@ -65,8 +67,8 @@ def refresh_factors(
     return fresh
 
 
-def _from_recipe(name: str, described: pd.Series) -> Target:
+def _from_recipe(name: str, described: pd.Series, trajectory: bool) -> Target:
     recipe = described.get("recipe")
     if not isinstance(recipe, dict):
         raise NotApplicableError(f"target {name!r} has no recipe in the manifest: give the target itself")
-    return Recipe.from_dict(recipe).build()
+    return Recipe.from_dict(recipe).build(trajectory=trajectory)

@@ -52,6 +52,7 @@ KEPT = 3
     show_default=True,
     help="What to do with a predictor that OUT holds.",
 )
+@click.option("--training-run", is_flag=True, help="Also use factors of the training run (targets with checkpoints).")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Fits run at a time.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @quiet_option
@@ -63,6 +64,7 @@ def train(
     validate_on: tuple[str, ...],
     against: tuple[str, ...],
     replace: Any,
+    training_run: bool,
     jobs: int,
     seed: int,
     quiet: bool,
@@ -95,6 +97,7 @@ def train(
         replace=replace,
         tune=tune or 0,
         validate_on=validate_on,
+        training_run=training_run,
         seed=seed,
         n_jobs=jobs,
         progress=not quiet,
