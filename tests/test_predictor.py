@@ -16,7 +16,7 @@ import shap
 from scipy.stats import spearmanr
 
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError
-from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without, labels_of, training_weights
+from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without, head_weights, labels_of, training_weights
 from forgetcast.intervals import balanced_residuals, conformal_interval
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
 from synthetic import FEATURES, training_table
@@ -444,7 +444,9 @@ def continued_by_hand(head: Head, rows: pd.DataFrame, objective: str, name: str)
     settings = {**DEFAULT_PARAMS, **QUICK, "deterministic": True, "force_row_wise": True, "num_threads": 1}
     settings |= {"verbosity": -1, "seed": 0, "objective": "regression"}
     rounds = settings.pop("num_boost_round")
-    data = lgb.Dataset(rows[FEATURES].to_numpy(), labels_of(rows, objective, name), weight=training_weights(rows))
+    data = lgb.Dataset(
+        rows[FEATURES].to_numpy(), labels_of(rows, objective, name), weight=head_weights(rows, objective, name)
+    )
     return lgb.train(settings, data, rounds, init_model=lgb.Booster(model_str=head.text))
 
 

@@ -73,7 +73,7 @@ _FIXED: dict[str, Any] = {
     "verbosity": -1,
 }
 
-EMPHASIS = {("retrain", "percentile"): 10.0}
+EMPHASIS = {("retrain", "percentile"): 5.0}
 """How much more a sample that is not trivial counts, by objective and head: two thirds of the samples tie as trivial,
 and trees that spend themselves on telling those apart order the others worse (benchmarks/emphasis.md)."""
 
