@@ -72,7 +72,7 @@ def test_verdicts_follow_the_interval(old: DifficultyPredictor, poor: Difficulty
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "lost", "better"),
+    ("verdicts", "undecided", "better"),
     [
         (("better", "better"), (), True),
         (("better", "no worse"), (), True),
@@ -84,10 +84,10 @@ def test_verdicts_follow_the_interval(old: DifficultyPredictor, poor: Difficulty
     ],
 )
 def test_better_needs_one_gain_no_loss_and_every_objective(
-    verdicts: tuple[str, ...], lost: tuple[str, ...], better: bool
+    verdicts: tuple[str, ...], undecided: tuple[str, ...], better: bool
 ) -> None:
     """What is unclear, lost or not compared at all does not replace anything."""
-    assert Comparison("old", pd.DataFrame({"verdict": verdicts}), lost=lost).better is better
+    assert Comparison("old", pd.DataFrame({"verdict": verdicts}), undecided=undecided).better is better
 
 
 def test_targets_that_the_old_one_saw_are_left_out_where_it_cannot_be_fitted_again(old: DifficultyPredictor) -> None:
@@ -130,6 +130,24 @@ def test_targets_that_parameters_were_chosen_on_are_not_compared(old: Difficulty
     pd.testing.assert_frame_equal(tuned.per_target, expected)
 
 
+def test_the_old_one_is_not_favoured_where_its_parameters_were_chosen() -> None:
+    """Fitted again, it would be scored on targets that its parameters suit: those are left out."""
+    tuning = {"trials": 9, "validated_on": ["old target 1"]}
+    tuned = DifficultyPredictor.fit(OLD_TARGETS, FEATURES, params=QUICK, provenance={"tuning": tuning})
+    result = compare(tuned, BOTH, FEATURES, params=QUICK)
+    assert result.left_out == {"old target 1": "parameters of old were chosen on it"}
+    assert len(result.per_target) == 2 * 7
+
+
+def test_an_objective_that_a_continuation_leaves_alone_does_not_stand_in_its_way(poor: DifficultyPredictor) -> None:
+    """Without labels of ``erase`` its heads stay the same, so there is nothing to lose for it."""
+    erase = [f"{name}_erase" for name in ("percentile", "difficulty", "trivial")]
+    table = NEW_TARGETS.drop(columns=erase)
+    assert compare(poor, table, FEATURES, params=QUICK, continue_from=poor).better
+    other = DifficultyPredictor.fit(OLD_TARGETS, FEATURES, params=STUNTED)
+    assert compare(other, table, FEATURES, params=QUICK, continue_from=poor).undecided == ("erase",)
+
+
 def test_a_continuation_is_compared_with_what_it_continues(poor: DifficultyPredictor) -> None:
     """Each new target is forecast by a continuation on the other new ones."""
     result = compare(poor, NEW_TARGETS, FEATURES, params=QUICK, continue_from=poor)
@@ -151,12 +169,13 @@ def test_what_cannot_be_compared_says_why(old: DifficultyPredictor) -> None:
     assert "no target is left with enough samples" in compare(old, few, FEATURES, params=QUICK).sentences()[0]
     erase = [f"{name}_erase" for name in ("percentile", "difficulty", "trivial")]
     partial = compare(old, NEW_TARGETS.drop(columns=erase), FEATURES, params=QUICK)
-    assert partial.lost == ("erase",)
-    assert "for erase only the old predictor makes forecasts" in partial.sentences()
+    assert partial.undecided == ("erase",)
+    assert "for erase the corpus has no labels to compare by" in partial.sentences()
     assert partial.summary["objective"].tolist() == ["retrain"]
     unmeasured = NEW_TARGETS.assign(**{erase[0]: NEW_TARGETS[erase[0]].where(NEW_TARGETS["target"] == "new target 0")})
     thin = compare(old, unmeasured, FEATURES, params=QUICK)
     assert thin.summary["objective"].tolist() == ["retrain"]
+    assert thin.undecided == ("erase",)
     assert "for erase no target is left with enough samples to compare on" in thin.reasons
 
 

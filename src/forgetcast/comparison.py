@@ -41,14 +41,14 @@ class Comparison:
     """Targets that were not compared, and why."""
     reasons: tuple[str, ...] = ()
     """Why objectives, or everything, could not be compared."""
-    lost: tuple[str, ...] = ()
-    """Objectives that only the old one forecasts."""
+    undecided: tuple[str, ...] = ()
+    """Objectives of the old one that were not compared, though the new one's forecasts are other ones or none."""
 
     @property
     def better(self) -> bool:
-        """The new one is better for an objective, at least no worse for every other, and forecasts all of them."""
+        """The new one is better for an objective, and at least no worse for every other that the old one forecasts."""
         verdicts = set(self.summary["verdict"])
-        return "better" in verdicts and verdicts <= {"better", "no worse"} and not self.lost
+        return "better" in verdicts and verdicts <= {"better", "no worse"} and not self.undecided
 
     def sentences(self) -> list[str]:
         """The verdict in plain words."""
@@ -58,7 +58,6 @@ class Comparison:
             f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
             for row in self.summary.to_dict(orient="records")
         ]
-        said += [f"for {objective} only the old predictor makes forecasts" for objective in self.lost]
         for reason in dict.fromkeys(self.left_out.values()):
             names = [name for name, why in self.left_out.items() if why == reason]
             said.append(f"not compared on {shortened(names)}: {reason}")
@@ -100,21 +99,25 @@ def compare(
     """
     table = table.astype({"target": str}).reset_index(drop=True)
     objectives = objectives_of(table)
-    kept = objectives if continue_from is None else {*objectives, *continue_from.objectives}
-    lost = tuple(name for name in old.objectives if name not in kept)
+    same = [name for name in old.objectives if continue_from and continue_from.heads(name) == old.heads(name)]
+    changed = [name for name in old.objectives if name in objectives or name not in same]
+    reasons = [f"for {name} the corpus has no labels to compare by" for name in changed if name not in objectives]
     names = list(dict.fromkeys(table["target"]))
     missing = [name for name in old.features if name not in table]
     if missing:
-        return Comparison(against, reasons=(f"{against} needs factors that the corpus lacks: {shortened(missing)}",))
+        reason = f"{against} needs factors that the corpus lacks: {shortened(missing)}"
+        return Comparison(against, reasons=(reason,), undecided=tuple(changed))
     if len(names) < 2:
         reason = f"there is only one target to learn from, {names[0]}: none can be held out; measure more of them"
-        return Comparison(against, reasons=(reason,), lost=lost)
+        return Comparison(against, reasons=(reason,), undecided=tuple(changed))
     seen = set(old.manifest["training"]["rows"]) & set(names)
     refitted = seen if _holds_what_it_was_fitted_to(old, table) else set()
     left_out = {name: f"{against} was fitted to it" for name in names if name in seen - refitted}
+    suited = refitted & _tuned_on(old)
+    left_out |= {name: f"parameters of {against} were chosen on it" for name in names if name in suited}
     left_out |= {name: "parameters were chosen on it" for name in names if name in tuned_on}
     scored = [name for name in names if name not in left_out]
-    summary, per_target, reasons = [], [], []
+    summary, per_target = [], []
     for objective in [name for name in objectives if name in old.objectives]:
         rows = table.dropna(subset=[f"percentile_{objective}"]).reset_index(drop=True)
         own = rows[rows["target"].isin(scored)]
@@ -148,7 +151,8 @@ def compare(
             fit = "refitted without it" if name in refitted else "as saved"
             per_target.append([objective, name, int((own["target"] == name).sum()), *rho, fit])
     frames = pd.DataFrame(summary, columns=SUMMARY), pd.DataFrame(per_target, columns=PER_TARGET)
-    return Comparison(against, *frames, left_out, tuple(reasons), lost)
+    undecided = tuple(name for name in changed if name not in set(frames[0]["objective"]))
+    return Comparison(against, *frames, left_out, tuple(reasons), undecided)
 
 
 def _held_out(
@@ -195,6 +199,12 @@ def _holds_what_it_was_fitted_to(old: DifficultyPredictor, table: pd.DataFrame) 
         and "params" in old.manifest
         and all(counts.get(name, 0) == count for name, count in training["rows"].items())
     )
+
+
+def _tuned_on(old: DifficultyPredictor) -> set[str]:
+    """The targets that the old one's parameters were chosen on, as ``train_predictor`` records them."""
+    tuning = old.manifest["provenance"].get("tuning")
+    return set(map(str, tuning.get("validated_on", ()))) if isinstance(tuning, dict) else set()
 
 
 def _verdict(low: float, high: float) -> str:

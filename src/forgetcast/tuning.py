@@ -133,12 +133,13 @@ def choose_params(
         rho = pd.Series(within_target_rho(forecasts[-1][:, None], measured, keys, scored)[:, 0], index=scored)
         by_objective = rho.groupby([key.split(":")[0] for key in scored], sort=False).mean()
         records.append({**drawn, "rho": float(rho.mean()), **by_objective})
+        bar.update()
         return float(rho.mean())
 
     with _quiet(), tqdm(total=trials, desc="tuning", unit="trial", disable=not progress, leave=False) as bar:
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
         study.enqueue_trial({name: start[name] for name in SEARCHED})
-        study.optimize(score, n_trials=trials, callbacks=[lambda *_: bar.update() and None])
+        study.optimize(score, n_trials=trials)
     tried = pd.DataFrame(records)
     best = int(tried["rho"].to_numpy().argmax())
     gain = bootstrap_rho({"base": forecasts[0], "best": forecasts[best]}, measured, keys, seed=seed)
