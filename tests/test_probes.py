@@ -272,6 +272,19 @@ def test_wide_inputs_are_sketched_and_keep_their_inner_products() -> None:
     assert error.square().mean().sqrt() < 1.5 / 512**0.5
 
 
+def test_the_sketch_does_not_depend_on_how_images_lie_in_memory() -> None:
+    """Channels last or not, a batch of images has one sketch: that of its gradients, which may lie the other way."""
+    from forgetcast.probes import _narrow
+
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    signs = 2 * torch.randint(0, 2, (768,), generator=torch.Generator().manual_seed(5)) - 1
+    signed = x.permute(0, 2, 3, 1).flatten(1) * signs
+    expected = signed[:, :512].clone()
+    expected[:, :256] += signed[:, 512:]
+    assert torch.allclose(_narrow(x, seed=5), expected)
+    assert torch.allclose(_narrow(x.contiguous(memory_format=torch.channels_last), seed=5), expected)
+
+
 def test_constant_columns_do_not_break_standardising() -> None:
     """Dead pixels become zeros, not noise or NaN."""
     x, y = data((5,))

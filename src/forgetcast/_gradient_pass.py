@@ -111,7 +111,7 @@ def gradient_pass(
             of parameters; comes with ``squares``), ``margin`` (length of the margin's gradient in the input, float64,
             (n,)) and ``score`` (a :class:`Score`).
         weights: w by group of parameters; goes with ``influence``, which is Σ_k w_k g_k², float64, (n,).
-        narrow: sketch of rows (b, D).
+        narrow: sketch of rows (b, ...).
     """
     results: dict[Quantity, Any] = {}
     parts: dict[str, list[Tensor]] = defaultdict(list)
@@ -151,11 +151,11 @@ def gradient_pass(
                 if name in found:
                     parts[name].append(found[name].cpu().double())
             if "margin" in found:
-                parts["margin"].append(found["margin"].norm(dim=1).cpu().double())
+                parts["margin"].append(_lengths(found["margin"]))
             if "score" in found:
                 parts["score"].append(narrow(found["score"]))
-                parts["score norm"].append(found["score"].norm(dim=1).cpu().double())
-                width = found["score"].shape[1]
+                parts["score norm"].append(_lengths(found["score"]))
+                width = found["score"][0].numel()
     for name in left:
         if name == "fisher":
             results[name] = {group: total / rows for group, total in (fisher or {}).items()}
@@ -172,6 +172,11 @@ def real_tensor(x: Inputs) -> Tensor | None:
     return found[0] if len(found) == 1 and found[0].is_floating_point() else None
 
 
+def _lengths(gradient: Tensor) -> Tensor:
+    """Norm of every sample's gradient (b, ...), float64 on the CPU."""
+    return torch.linalg.vector_norm(gradient.flatten(1), dim=1).cpu().double()
+
+
 def _sample_gradients(
     target: Target,
     parameters: Parameters,
@@ -181,7 +186,7 @@ def _sample_gradients(
     fisher: dict[str, Tensor] | None,
     weights: dict[str, Tensor] | None,
 ) -> dict[Quantity, Tensor]:
-    """``squares`` (b,), ``margin`` and ``score`` (gradients in the input, (b, D)) of one batch, as far as wanted."""
+    """``squares`` (b,), ``margin`` and ``score`` (gradients in the input, shaped like it) of one batch, as far as wanted."""
     rows, inside = len(y), any(name in wanted for name in PARAMETRIC)
     real = real_tensor(x) if "margin" in wanted or "score" in wanted else None
     leaf = None if real is None else real.detach().requires_grad_()
@@ -198,11 +203,11 @@ def _sample_gradients(
         rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
         margin = (logits.gather(1, y[:, None]) - logits.gather(1, rival)).sum()
         (gradient,) = torch.autograd.grad(margin, leaf, retain_graph=True)
-        found["margin"] = gradient.reshape(rows, -1).float()
+        found["margin"] = gradient.float()
     upstream = [leaf] if leaf is not None and "score" in wanted else []
     gradients = tap.differentiate(cross_entropy(logits, y).sum(), [*copies.values(), *upstream])
     if upstream:
-        found["score"] = -gradients.pop().reshape(rows, -1).float()
+        found["score"] = -gradients.pop().float()
     if inside:
         everyone = slice(0, rows)
         terms: Terms = chain(

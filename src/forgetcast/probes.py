@@ -176,8 +176,8 @@ class Probes:
     memory holds the rows of features, early and middle layer and inputs (at most 512 numbers each, 4 bytes a number),
     what follows from them, and one batch. The target stays as it is.
 
-    Wide representations are projected to 512 columns by a seeded count sketch (Charikar, Chen & Farach-Colton 2002),
-    which keeps inner products in expectation and needs no large matrix. The reference sample of the rehearsals is
+    Wide representations are sketched to 512 columns, sums of entries with random signs (after Charikar, Chen &
+    Farach-Colton 2002), which keeps inner products in expectation and needs no large matrix. The reference sample of the rehearsals is
     all samples when n <= 1000 and otherwise drawn by position from ``seed``: permuting the samples then permutes
     the factors only up to that draw.
 
@@ -834,7 +834,7 @@ class _Recorder:
             if self._inputs:
                 self._seen["checksums"] = row_checksums(batch[1])
                 if (real := real_tensor(batch[1])) is not None:
-                    self._seen["inputs"] = real.to(self._target.dtype)
+                    self._seen["inputs"] = _narrow(real.to(self._target.dtype), self._seed + 1)
             for name, values in self._seen.items():
                 self._keep(name, values)
             self._seen.clear()
@@ -864,15 +864,13 @@ class _Recorder:
     def _see_layer(self, name: str, layer: Layer, _module: nn.Module, _args: Any, out: Any) -> None:
         tensor = first_tensor(out)
         if tensor is not None and name not in self._seen:
-            self._see(name, tensor.movedim(layer.output_dim or 0, 0).clone())
+            self._see(name, _narrow(tensor.movedim(layer.output_dim or 0, 0), self._seed))
 
     def _see_logits(self, _module: nn.Module, _args: Any, out: Any) -> None:
         self._see("logits", as_logits(out))
         self._listening = False
 
     def _keep(self, name: str, values: Tensor) -> None:
-        if name in ("early", "middle", "inputs"):
-            values = _narrow(values, self._seed + (name == "inputs"))
         if name not in self._arrays:
             dtype = torch.int64 if name == "checksums" else torch.float32
             self._arrays[name] = torch.empty(len(self._data), *values.shape[1:], dtype=dtype)
@@ -898,34 +896,27 @@ def _hidden_layers(found: Layout, head: Head | None) -> dict[str, Layer]:
 
 
 def _narrow(x: Tensor, seed: int) -> Tensor:
-    """Rows flattened, and wider ones sketched to 512 columns, float32 on the CPU, shape (b, <= 512).
+    """Rows flattened, and wider ones sketched to 512 columns, float32 on the CPU, shape (b, <= 512); a copy.
 
-    The sketch flips the sign of every entry at random and sums the entries that fall into the same of 512 groups of
-    equal size.
+    The sketch flips the sign of every entry at random and sums the entries that lie 512 apart, images channels last.
     """
     x = x.detach().float()
     width = x[0].numel()
     if width <= WIDTH:
-        return x.reshape(len(x), width).cpu()
-    channels = 1
-    if x.ndim == 4 and x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last):
-        channels, x = x.shape[1], x.permute(0, 2, 3, 1)  # as it lies in memory: nothing is copied
-    order, sign = _sketch(width, seed, channels)
-    x = x.reshape(len(x), width).index_select(1, order.to(x.device))
-    parts = [columns * signs for columns, signs in zip(x.split(WIDTH, 1), sign.to(x).split(WIDTH), strict=True)]
-    total = parts[0]
-    for part in parts[1:]:
-        total[:, : part.shape[1]] += part
+        return x.reshape(len(x), width).to("cpu", copy=True)
+    if x.ndim == 4:
+        x = x.permute(0, 2, 3, 1)  # as images lie in memory: nothing is copied
+    signed = x.reshape(len(x), width) * _signs(width, seed).to(x.device)
+    whole = width // WIDTH * WIDTH
+    total = signed[:, :whole].unflatten(1, (-1, WIDTH)).sum(1)
+    total[:, : width - whole] += signed[:, whole:]
     return total.cpu()
 
 
 @lru_cache(maxsize=8)
-def _sketch(width: int, seed: int, channels: int) -> tuple[Tensor, Tensor]:
-    """Which entry comes where, and its sign, shapes (width,); entries are counted with the channels last."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(width, generator=generator)
-    sign = 2 * torch.randint(0, 2, (width,), generator=generator) - 1
-    return order % (width // channels) * channels + order // (width // channels), sign[order]
+def _signs(width: int, seed: int) -> Tensor:
+    """Random signs, shape (width,)."""
+    return 2.0 * torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed)) - 1
 
 
 def _standardised(x: Tensor, out: Tensor | None = None) -> Tensor:
