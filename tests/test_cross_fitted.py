@@ -1,31 +1,24 @@
-"""Cross-fitted surrogates: folds by content, logistic regression and perceptrons that never saw a sample's fold."""
+"""Cross-fitted surrogates: folds by content, and perceptrons that never saw a sample's fold."""
 
 from __future__ import annotations
 
 import itertools
 import zlib
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from forgetcast import Target
 from forgetcast._cross_fitted import (
-    PENALTIES,
     content_folds,
-    logistic_confidence,
     perceptron_confidence,
     row_checksums,
 )
 from forgetcast._random import seeded
-from forgetcast._surrogates import random_features
 from forgetcast.errors import NotApplicableError
 from forgetcast.probes import Probes
-
-LEARNERS = (logistic_confidence, perceptron_confidence)
 
 
 def clouds(n: int, *, noise: float = 1.0, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -80,49 +73,27 @@ def test_folds_are_even_within_every_class_and_follow_the_content() -> None:
 # -- learners -------------------------------------------------------------------------------------------------------
 
 
-def test_logistic_regression_equals_plain_fits_fold_by_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits of every fold from nothing, to the end, give the same probabilities, for the likeliest penalty."""
-    monkeypatch.setattr("forgetcast._cross_fitted.ITERATIONS", 2000)
-    z, y = clouds(40)
-    folds = content_folds(torch.arange(40).flip(0), y)
-    phi = random_features(z, width=20, seed=0)[:, :-1].double().numpy()
-    phi /= np.sqrt((phi**2).mean())
-    tried = []
-    for penalty in PENALTIES:
-        found = np.zeros(40)
-        for k in range(5):
-            out = folds.order[folds.fold == k].numpy()
-            kept = np.setdiff1d(np.arange(40), out)
-            model = LogisticRegression(C=1 / (penalty * len(kept)), max_iter=5000, tol=1e-8).fit(phi[kept], y[kept])
-            found[out] = model.predict_proba(phi[out])[np.arange(len(out)), y[out]]
-        tried.append(found)
-    likelihoods = [np.log(found).mean() for found in tried]
-    first_fall = next((i for i in (1, 2) if likelihoods[i] <= likelihoods[i - 1]), 3)
-    got = logistic_confidence(z, y, 3, folds, width=20).numpy()
-    assert np.abs(got - tried[first_fall - 1]).max() < 0.02
-
-
 def test_perceptrons_equal_single_ones_trained_one_by_one() -> None:
-    """A stack of folds and restarts gives what each network gives that is trained alone on the same batches."""
-    z, y = clouds(30)
-    folds = content_folds(torch.arange(30), y, count=3)
+    """Side by side they are what each network is that is trained alone on its part of the same batches."""
+    z, y = clouds(50)
+    folds = content_folds(torch.arange(50), y, count=3)
     generator = torch.Generator().manual_seed(0)
-    owner, size, passes = [0, 0, 1, 1, 2, 2], 16, 16
-    first = torch.randn(6, 5, 8, generator=generator) * (2 / 5) ** 0.5
+    owner, size, passes = [0, 0, 1, 1, 2, 2], 20, 16
+    first = torch.randn(5, 6, 8, generator=generator) * (2 / 5) ** 0.5
     last = torch.randn(6, 8, 3, generator=generator) / 8**0.5
-    inside = [(folds.fold != k).nonzero()[:, 0] for k in range(3)]
-    drawn = [[inside[k][torch.randperm(20, generator=generator)] for k in owner] for _ in range(passes)]
-    total = torch.zeros(30)
+    drawn = [torch.randperm(50, generator=generator) for _ in range(passes)]
+    batches = [part for order in drawn for part in order.split(size) if len(part) == size]
+    total = torch.zeros(50)
     for model, k in enumerate(owner):
         net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
         with torch.no_grad():
-            for layer, weight in ((net[0], first[model]), (net[2], last[model])):
+            for layer, weight in ((net[0], first[:, model]), (net[2], last[model])):
                 layer.weight.copy_(weight.T)
                 layer.bias.zero_()
         optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=passes + 1)
-        for step in range(passes):
-            rows = folds.order[drawn[step][model][:size]]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=len(batches) + 1)
+        for batch in batches:
+            rows = folds.order[batch[folds.fold[batch] != k]]
             optimizer.zero_grad()
             F.cross_entropy(net(z[rows]), y[rows]).backward()
             optimizer.step()
@@ -133,38 +104,31 @@ def test_perceptrons_equal_single_ones_trained_one_by_one() -> None:
     assert torch.allclose(got.float(), total, atol=1e-4)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_no_learner_sees_the_label_that_it_is_asked_about(learner: object) -> None:
+def test_no_perceptron_sees_the_label_that_it_is_asked_about() -> None:
     """With another label a sample's fold, left as it was, says the rest to 1: nothing of the label was learned."""
     z, y = clouds(60, classes=2)
     folds = content_folds(torch.arange(60), y)
     other = y.clone()
     other[5] = 1 - y[5]
-    settings = {"width": 30} if learner is logistic_confidence else {}
-    before, after = (learner(z, labels, 2, folds, **settings)[5] for labels in (y, other))  # type: ignore[operator]
+    before, after = (perceptron_confidence(z, labels, 2, folds)[5] for labels in (y, other))
     assert float(before + after) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_learners_know_clear_classes_and_doubt_wrong_labels(learner: object) -> None:
+def test_perceptrons_know_clear_classes_and_doubt_wrong_labels() -> None:
     """On clear clouds the right labels are nearly sure, and no wrong one is likely."""
     z, y = clouds(400, noise=0.2)
     wrong = torch.arange(400) % 20 == 0
     labels = torch.where(wrong, (y + 1) % 3, y)
-    got = learner(z, labels, 3, content_folds(torch.arange(400), labels))  # type: ignore[operator]
+    got = perceptron_confidence(z, labels, 3, content_folds(torch.arange(400), labels))
     assert float(got[~wrong].median()) > 0.9
     assert float(got[wrong].max()) < 0.5
     assert bool(((got >= 0) & (got <= 1)).all())
 
 
-def test_a_class_of_one_sample_and_a_single_class_are_bounds() -> None:
-    """What no other fold holds is not expected; where there is one class only, it is sure."""
+def test_two_samples_are_enough() -> None:
+    """Fitted to one sample each, both perceptrons answer."""
     z, y = clouds(20)
-    alone = torch.where(torch.arange(20) == 7, 2, y % 2)
-    assert float(logistic_confidence(z, alone, 3, content_folds(torch.arange(20), alone))[7]) == 0
-    assert bool((logistic_confidence(z, y * 0, 3, content_folds(torch.arange(20), y * 0)) == 1).all())
-    two = content_folds(torch.arange(2), y[:2])
-    assert bool(torch.isfinite(perceptron_confidence(z[:2], y[:2], 3, two)).all())
+    assert bool(torch.isfinite(perceptron_confidence(z[:2], y[:2], 3, content_folds(torch.arange(2), y[:2]))).all())
 
 
 # -- probes ---------------------------------------------------------------------------------------------------------
@@ -180,8 +144,7 @@ def test_the_early_layer_is_nearest_to_a_quarter_of_the_depth() -> None:
     assert probes.middle.shape == (20, 9)
     three = Probes(Target(perceptron(5, 6, 7, 3), (x, y)))
     assert three.early is three.middle
-    for kind in ("logistic", "perceptron"):
-        assert getattr(three, f"early_{kind}") is getattr(three, f"middle_{kind}")
+    assert three.early_perceptron is three.middle_perceptron
 
 
 def test_one_sample_cannot_be_left_out() -> None:

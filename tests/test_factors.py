@@ -308,7 +308,6 @@ def test_token_numbers_in_a_dict_work_without_the_input_families() -> None:
         "stein_mean",
         "stein_normalised_mean",
         "stein_score_norm",
-        "surrogate_input_logistic",
         "surrogate_input_perceptron",
         "surrogate_input_ridge",
         "surrogate_input_vote",

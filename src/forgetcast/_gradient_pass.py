@@ -186,7 +186,7 @@ def _sample_gradients(
     fisher: dict[str, Tensor] | None,
     weights: dict[str, Tensor] | None,
 ) -> dict[Quantity, Tensor]:
-    """``squares`` (b,), ``margin`` and ``score`` (gradients in the input, shaped like it) of one batch, as far as wanted."""
+    """``squares`` (b,), ``margin`` and ``score`` (gradients in the input) of one batch, as far as wanted."""
     rows, inside = len(y), any(name in wanted for name in PARAMETRIC)
     real = real_tensor(x) if "margin" in wanted or "score" in wanted else None
     leaf = None if real is None else real.detach().requires_grad_()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from forgetcast._cross_fitted import Folds, content_folds, logistic_confidence, perceptron_confidence, row_checksums
+from forgetcast._cross_fitted import Folds, content_folds, perceptron_confidence, row_checksums
 from forgetcast._gradient_pass import (
     Parameters,
     Score,
@@ -177,9 +177,9 @@ class Probes:
     what follows from them, and one batch. The target stays as it is.
 
     Wide representations are sketched to 512 columns, sums of entries with random signs (after Charikar, Chen &
-    Farach-Colton 2002), which keeps inner products in expectation and needs no large matrix. The reference sample of the rehearsals is
-    all samples when n <= 1000 and otherwise drawn by position from ``seed``: permuting the samples then permutes
-    the factors only up to that draw.
+    Farach-Colton 2002), which keeps inner products in expectation and needs no large matrix. The reference sample of
+    the rehearsals is all samples when n <= 1000 and otherwise drawn by position from ``seed``: permuting the samples
+    then permutes the factors only up to that draw.
 
     Args:
         target: what to probe.
@@ -475,38 +475,21 @@ class Probes:
         return torch.stack(columns, 1)
 
     @probe
-    def input_logistic(self) -> Tensor:
-        """Out-of-fold probability of the label by random-feature logistic regression on inputs, shape (n,)."""
-        return self._cross_fit(logistic_confidence, self.inputs)
-
-    @probe
-    def early_logistic(self) -> Tensor:
-        """Out-of-fold probability of the label by random-feature logistic regression on the early layer, (n,)."""
-        if self.early is self.middle:
-            return self.middle_logistic
-        return self._cross_fit(logistic_confidence, self.early)
-
-    @probe
-    def middle_logistic(self) -> Tensor:
-        """Out-of-fold probability of the label by random-feature logistic regression on the middle layer, (n,)."""
-        return self._cross_fit(logistic_confidence, self.middle)
-
-    @probe
     def input_perceptron(self) -> Tensor:
         """Out-of-fold probability of the label by perceptrons on inputs, shape (n,), in [0, 1]."""
-        return self._cross_fit(perceptron_confidence, self.inputs)
+        return self._perceptron(self.inputs)
 
     @probe
     def early_perceptron(self) -> Tensor:
         """Out-of-fold probability of the label by perceptrons on the early layer, shape (n,), in [0, 1]."""
         if self.early is self.middle:
             return self.middle_perceptron
-        return self._cross_fit(perceptron_confidence, self.early)
+        return self._perceptron(self.early)
 
     @probe
     def middle_perceptron(self) -> Tensor:
         """Out-of-fold probability of the label by perceptrons on the middle layer, shape (n,), in [0, 1]."""
-        return self._cross_fit(perceptron_confidence, self.middle)
+        return self._perceptron(self.middle)
 
     @probe
     def surrogate_confidence(self) -> Tensor:
@@ -745,8 +728,8 @@ class Probes:
                 found[id(value)] = value
         return list(found.values())
 
-    def _cross_fit(self, learner: Callable[..., Tensor], z: Tensor) -> Tensor:
-        return learner(z, self.labels, self.target.num_classes, self._folds, seed=self.seed)
+    def _perceptron(self, z: Tensor) -> Tensor:
+        return perceptron_confidence(z, self.labels, self.target.num_classes, self._folds, seed=self.seed)
 
     def _pool(self, move: Move, heldout: HeldOut | None = None) -> Pool:
         """What the damage of a move is measured on: the reference sample, or held-out data; every s-th where many."""

@@ -10,7 +10,6 @@ __all__ = ["FACTORS"]
 
 VOTE = "ours; leave-one-out k-nearest-neighbour vote, Cover & Hart 1967"
 RIDGE = "ours; leave-one-out random-feature ridge, Rahimi & Recht 2008 and Allen 1974"
-LOGISTIC = "ours; cross-fitted random-feature logistic regression, Rahimi & Recht 2008 and Stone 1974"
 PERCEPTRON = "ours; cross-fitted perceptrons, Stone 1974 (cross-validatory choice and assessment)"
 
 
@@ -84,42 +83,6 @@ def surrogate_middle_ridge(middle_ridge: Tensor) -> Tensor:
 def surrogate_feature_ridge(feature_ridge: Tensor) -> Tensor:
     """Probability of its label by a simple model of the features fitted without it. Shape (n,), in [0, 1]."""
     return feature_ridge
-
-
-@factor(
-    family="surrogates",
-    source=LOGISTIC,
-    unit="probability",
-    high="logistic models of the raw inputs that never saw it expect its label ({value:.0%}) more than usual here",
-    low="logistic models of the raw inputs that never saw it expect its label ({value:.0%}) less than usual here",
-)
-def surrogate_input_logistic(input_logistic: Tensor) -> Tensor:
-    """Probability of its label by logistic models of the inputs, out of fold. Shape (n,), in [0, 1]."""
-    return input_logistic
-
-
-@factor(
-    family="surrogates",
-    source=LOGISTIC,
-    unit="probability",
-    high="logistic models of an early layer that never saw it expect its label ({value:.0%}) more than usual here",
-    low="logistic models of an early layer that never saw it expect its label ({value:.0%}) less than usual here",
-)
-def surrogate_early_logistic(early_logistic: Tensor) -> Tensor:
-    """Probability of its label by logistic models of the early layer, out of fold. Shape (n,), in [0, 1]."""
-    return early_logistic
-
-
-@factor(
-    family="surrogates",
-    source=LOGISTIC,
-    unit="probability",
-    high="logistic models of the middle layer that never saw it expect its label ({value:.0%}) more than usual here",
-    low="logistic models of the middle layer that never saw it expect its label ({value:.0%}) less than usual here",
-)
-def surrogate_middle_logistic(middle_logistic: Tensor) -> Tensor:
-    """Probability of its label by logistic models of the middle layer, out of fold. Shape (n,), in [0, 1]."""
-    return middle_logistic
 
 
 @factor(
@@ -215,9 +178,6 @@ FACTORS = (
     surrogate_input_ridge,
     surrogate_middle_ridge,
     surrogate_feature_ridge,
-    surrogate_input_logistic,
-    surrogate_early_logistic,
-    surrogate_middle_logistic,
     surrogate_input_perceptron,
     surrogate_early_perceptron,
     surrogate_middle_perceptron,
