@@ -10,6 +10,8 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from forgetcast.allocation import keep_freed_memory
+
 __all__ = ["one_thread", "pool_of", "run_tasks"]
 
 
@@ -25,6 +27,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    keep_freed_memory()
     with one_thread():
         return function(*arguments)
 
