@@ -20,6 +20,7 @@ from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.control import ControlPath
+from forgetcast.unlearn.crossing import first_met
 from forgetcast.unlearn.inference import own_logits
 from forgetcast.unlearn.outcome import Crossed, Measure, goal_values
 from forgetcast.unlearn.protocol import OBJECTIVES, OUTCOME_COLUMNS, Protocol
@@ -132,6 +133,8 @@ class _Span:
     """Number of the later point."""
     start: Stack
     end: Stack
+    values: Tensor
+    """What the goal is about, at both points, (2, r)."""
 
 
 class _Crossings:
@@ -192,6 +195,7 @@ class _Crossings:
             return spans, best, False
         walk = unlearner.walk(self.target, state, self.samples.take(active), seed)
         previous: Stack | None = None
+        last = self.before[:, active]
         t = 0
         while len(active) and (point := walk.step()) is not None:
             t += 1
@@ -207,13 +211,15 @@ class _Crossings:
                 crossed = waiting & (value <= self.limits[objective, active])
                 if crossed.any():
                     local = crossed.nonzero().flatten()
-                    spans.append(_Span(active[local], objective, t, rows(previous, local), rows(params, local)))
+                    points = rows(previous, local), rows(params, local)
+                    around = torch.stack([last[objective, local], value[local]])
+                    spans.append(_Span(active[local], objective, t, *points, around))
                     self.open[objective, active[local]] = False
                 better = (waiting & ~crossed & (value < best[objective].value[active])).nonzero().flatten()
                 if len(better):
                     best[objective].update(active[better], value[better], t, rows(params, better))
             kept = self.open[:, active].any(0).nonzero().flatten()
-            previous = params
+            previous, last = params, values[:, kept]
             if len(kept) < len(active):
                 walk.keep(kept)
                 active = active[kept]
@@ -234,16 +240,26 @@ class _Crossings:
         objective = torch.cat([torch.full_like(span.position, span.objective) for span in spans])
         later = torch.cat([torch.full_like(span.position, span.step) for span in spans])
         end = {name: torch.cat([span.end[name] for span in spans]) for name in spans[0].end}
-        high = torch.ones(len(position))
+        fraction = torch.ones(len(position))
         if not discrete:
             start = {name: torch.cat([span.start[name] for span in spans]) for name in end}
-            low = torch.zeros(len(position))
+            probability = torch.tensor([name == "retrain" for name in self.objectives])[objective]
+
+            def straight(values: Tensor, chosen: Tensor) -> Tensor:
+                """Log-odds for probabilities: along a step they are nearly linear, as margins are."""
+                values = values.double()
+                return torch.where(probability[chosen], values.logit(1e-12), values)
+
+            def value(chosen: Tensor, fraction: Tensor) -> Tensor:
+                whole = len(chosen) == len(position)
+                a, b = (start, end) if whole else (rows(start, chosen), rows(end, chosen))
+                values = self._values(mix(a, b, fraction), position[chosen])
+                return straight(values.gather(0, objective[chosen][None])[0], chosen)
+
+            every = torch.arange(len(position))
+            around = [straight(values, every) for values in torch.cat([span.values for span in spans], 1)]
             spans.clear()
-            limit = self.limits[objective, position]
-            for _ in range(self.protocol.bisections):
-                middle = (low + high) / 2
-                values = self._values(mix(start, end, middle), position)
-                met = values.gather(0, objective[None])[0] <= limit
-                high, low = torch.where(met, middle, high), torch.where(met, low, middle)
-            end = mix(start, end, high)
-        return Crossed(position, objective, later, high, end, reached=True)
+            limit = straight(self.limits[objective, position], every)
+            fraction = first_met(value, limit, *around, self.protocol.bisections).float()
+            end = mix(start, end, fraction)
+        return Crossed(position, objective, later, fraction, end, reached=True)
