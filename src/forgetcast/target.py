@@ -90,6 +90,12 @@ def _check_weights(model: nn.Module, what: str) -> None:
             raise ModelError(f"{what}'s buffers are not finite: {name} holds NaN")
 
 
+def _has_ties(module: nn.Module) -> bool:
+    """Whether a parameter or buffer has several names; looking for them at every call takes a third of its overhead."""
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return len({id(value) for _, value in named}) < len(named)
+
+
 class Target:
     """A trained classifier with the data it was trained on, ready to be probed or unlearned.
 
@@ -151,6 +157,7 @@ class Target:
         self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
         self._train = train
         self._channels_last = False
+        self._ties = _has_ties(self.module)
         with self._random_state_kept():
             self._inspect_model()
             if self.heldout is not None:
@@ -181,7 +188,8 @@ class Target:
         Buffers among ``params`` replace the target's own.
         """
         args, kwargs = _arguments(x)
-        return as_logits(functional_call(self.module, {**self.buffers, **params}, args, kwargs))
+        replaced = {**self.buffers, **params}
+        return as_logits(functional_call(self.module, replaced, args, kwargs, tie_weights=self._ties))
 
     def forward(self, x: Inputs) -> Tensor:
         """Logits (b, classes) of ``x`` (already on the device) under the target's own parameters."""
