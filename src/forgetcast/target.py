@@ -164,7 +164,7 @@ class Target:
                 self._first_logits(self.heldout, self.module)
             self._channels_last = self._takes_channels_last()
             if self._channels_last:  # weights too: otherwise what comes out of a convolution may lie the other way
-                self.module.to(memory_format=torch.channels_last)
+                self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for data in (self.data, self.heldout):
             if data is not None:
                 self._check_classes(data)

@@ -257,9 +257,9 @@ class _Crossings:
                 return straight(values.gather(0, objective[chosen][None])[0], chosen)
 
             every = torch.arange(len(position))
-            around = [straight(values, every) for values in torch.cat([span.values for span in spans], 1)]
+            before, after = (straight(values, every) for values in torch.cat([span.values for span in spans], 1))
             spans.clear()
             limit = straight(self.limits[objective, position], every)
-            fraction = first_met(value, limit, *around, self.protocol.bisections).float()
+            fraction = first_met(value, limit, before, after, self.protocol.bisections).float()
             end = mix(start, end, fraction)
         return Crossed(position, objective, later, fraction, end, reached=True)
