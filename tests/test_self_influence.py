@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from forgetcast._logits import cross_entropy, loss_slope
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
 from forgetcast.probes import DAMPING, Probes
@@ -170,3 +171,12 @@ def test_sure_predictions_keep_their_digits() -> None:
     norms = written_out(model, x, y).norm(dim=1)
     assert float(norms.min()) < 1e-7
     assert relative_error(Probes(Target(model, (x, y))).gradient_norm, norms) < 1e-3
+
+
+def test_the_slope_of_the_loss_does_not_cancel() -> None:
+    """It is the loss's gradient in the logits, in single precision too where the model is all but sure."""
+    logits = torch.tensor([[0.3, -1.0, 2.0], [30.0, 1.0, -2.0]])
+    labels = torch.tensor([1, 0])
+    leaf = logits.double().requires_grad_()
+    (expected,) = torch.autograd.grad(cross_entropy(leaf, labels).sum(), leaf)
+    assert torch.allclose(loss_slope(logits, labels).double(), expected, rtol=1e-5, atol=0)

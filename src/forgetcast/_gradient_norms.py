@@ -7,8 +7,8 @@ gradient of a weight is ever taken, and none of the input unless it is asked for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,24 +39,29 @@ class _Call:
     delta: Tensor | None = None
 
 
-@dataclass
 class LayerTap:
-    """Watches layers while one batch runs forward, then tells the squared gradients of every sample in them.
+    """Watches layers while batches run forward, and tells the squared gradients of every sample in them.
 
-    Use: ``with tap: logits = forward(x)``, then ``tap.differentiate(loss, [])``, then ``tap.terms()``.
-    Outside the ``with`` block no hook is left on the model.
+    Use: ``with tap:`` around everything, and for each batch ``logits = tap.watch(forward)``, then
+    ``tap.differentiate(logits, slope, [])``, then ``tap.terms()``. Outside the ``with`` block no hook is left on the
+    model.
+
+    Args:
+        layers: which layers.
+        written_out: whether more than norms will be asked of the squared gradients.
     """
 
-    layers: list[Measured]
-    written_out: bool
-    """Whether more than norms will be asked of the squared gradients."""
-    _calls: dict[str, list[_Call]] = field(default_factory=dict)
-    _handles: list[Any] = field(default_factory=list)
+    def __init__(self, layers: list[Measured], written_out: bool) -> None:
+        self.layers = layers
+        self.written_out = written_out
+        self._watching = False
+        self._calls: dict[str, list[_Call]] = {}
+        self._handles: list[Any] = []
 
     def __enter__(self) -> LayerTap:
         for layer in self.layers:
             self._handles += [
-                layer.module.register_forward_pre_hook(_start),
+                layer.module.register_forward_pre_hook(self._start),
                 layer.module.register_forward_hook(
                     lambda _m, args, out, layer=layer: self._keep(layer.name, args[0], out)
                 ),
@@ -67,27 +72,47 @@ class LayerTap:
         while self._handles:
             self._handles.pop().remove()
 
+    def watch(self, forward: Callable[[], Tensor]) -> Tensor:
+        """Run the model on one batch, forgetting the one before."""
+        self._calls.clear()
+        self._watching = True
+        try:
+            return forward()
+        finally:
+            self._watching = False
+
+    def _start(self, _module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Where nothing before a layer carries a gradient, one starts at its input."""
+        x = args[0]
+        if not self._watching or x.requires_grad or not x.is_floating_point():
+            return None
+        return x.detach().requires_grad_(), *args[1:]
+
     def _keep(self, name: str, x: Tensor, out: Tensor) -> Tensor:
+        if not self._watching:
+            return out
         if not out.requires_grad:  # an embedding: token numbers carry no gradient
             out = out + torch.zeros((), dtype=out.dtype, device=out.device, requires_grad=True)
         self._calls.setdefault(name, []).append(_Call(x.detach(), x._version, get_gradient_edge(out)))
         return out
 
-    def differentiate(self, loss: Tensor, also: list[Tensor]) -> list[Tensor]:
-        """Backpropagate the summed loss (); returns its gradients in the tensors ``also``, zero where it has none.
+    def differentiate(self, logits: Tensor, slope: Tensor, also: list[Tensor]) -> list[Tensor]:
+        """Backpropagate ``slope``, the summed loss's gradient in the logits, both (b, C).
+
+        Returns the loss's gradients in the tensors ``also``, zero where it has none.
 
         Raises:
             RuntimeError: the model cannot be differentiated, or changed a layer's input after the layer ran.
         """
         calls = [call for calls in self._calls.values() for call in calls]
         wanted: list[Any] = [*also, *(call.edge for call in calls)]
-        found = torch.autograd.grad(loss, wanted, allow_unused=True) if wanted else ()
+        found = torch.autograd.grad(logits, wanted, slope, allow_unused=True) if wanted else ()
         for name, of_layer in self._calls.items():
             if any(call.x._version != call.version for call in of_layer):
                 raise RuntimeError(f"the input of layer {name!r} was changed in place after the layer ran")
         for call, delta in zip(calls, found[len(also) :], strict=True):
             call.delta = delta
-        return [torch.zeros_like(x) if slope is None else slope for x, slope in zip(also, found, strict=False)]
+        return [torch.zeros_like(x) if own is None else own for x, own in zip(also, found, strict=False)]
 
     def terms(self) -> Iterator[tuple[str, slice, Squares]]:
         """Squared gradients in every weight and bias, a few samples at a time."""
@@ -111,14 +136,6 @@ class LayerTap:
                     yield f"{layer.name}.{which}", part, squares
 
 
-def _start(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Where nothing before a layer carries a gradient, one starts at its input."""
-    x = args[0]
-    if x.requires_grad or not x.is_floating_point():
-        return None
-    return x.detach().requires_grad_(), *args[1:]
-
-
 def add_up(
     terms: Terms,
     rows: int,
@@ -126,12 +143,14 @@ def add_up(
     *,
     fisher: dict[str, Tensor] | None = None,
     weights: dict[str, Tensor] | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Σ_k g_k² and, with ``weights``, Σ_k w_k g_k² over all groups of parameters, for each of ``rows`` samples.
+    plain: bool = True,
+) -> tuple[Tensor | None, Tensor | None]:
+    """With ``plain`` Σ_k g_k² and with ``weights`` Σ_k w_k g_k² over all groups of parameters, for each of ``rows``
+    samples.
 
     ``fisher``: where g² is summed over the samples, group by group.
     """
-    result = torch.zeros(rows, device=device)
+    result = torch.zeros(rows, device=device) if plain else None
     weighted = None if weights is None else torch.zeros(rows, device=device)
     for name, part, squares in terms:
         if fisher is not None:
@@ -139,5 +158,6 @@ def add_up(
             fisher[name] = fisher[name] + total if name in fisher else total
         if weights is not None and weighted is not None:
             weighted[part] += squares.weighted(weights[name])
-        result[part] += squares.norms()
+        if result is not None:
+            result[part] += squares.norms()
     return result, weighted

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from forgetcast._gradient_norms import LayerTap, Terms, add_up
 from forgetcast._layer_gradients import Entries, Measured, measured_layers
 from forgetcast._layers import Layout
-from forgetcast._logits import cross_entropy
+from forgetcast._logits import loss_slope
 from forgetcast._plain_gradients import broadcast_parameters, plain_parameters, plain_terms
 from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.errors import NotApplicableError
@@ -108,7 +109,7 @@ def gradient_pass(
         parameters: whose gradients count for ``squares``, ``fisher`` and ``influence``.
         batches: (index, x, y) over all samples, in order.
         wanted: any of ``squares`` (Σ_k g_k² of the loss gradient, float64, (n,)), ``fisher`` (the mean of g² by group
-            of parameters; comes with ``squares``), ``margin`` (length of the margin's gradient in the input, float64,
+            of parameters), ``margin`` (length of the margin's gradient in the input, float64,
             (n,)) and ``score`` (a :class:`Score`).
         weights: w by group of parameters; goes with ``influence``, which is Σ_k w_k g_k², float64, (n,).
         narrow: sketch of rows (b, ...).
@@ -128,7 +129,9 @@ def gradient_pass(
         give_up(PARAMETRIC, f"no layer's gradients can be measured sample by sample ({listed})")
     recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
     rows = width = 0
+    tap = LayerTap(parameters.layers, fisher is not None or weights is not None)
     with (
+        tap,
         torch.enable_grad(),
         torch.backends.cudnn.flags(enabled=not recurrent),  # cuDNN has no backward pass in evaluation mode
     ):
@@ -139,7 +142,7 @@ def gradient_pass(
             if real_tensor(x) is None:
                 give_up(("margin", "score"), "the inputs are not one tensor of real numbers per sample")
             try:
-                found = _sample_gradients(target, parameters, x, y, left, fisher, weights)
+                found = _sample_gradients(target, parameters, tap, x, y, left, fisher, weights, check=rows == 0)
             except (RuntimeError, NotImplementedError) as error:
                 give_up(wanted, f"the model cannot be differentiated: {str(error).splitlines()[0]}")
                 break
@@ -180,13 +183,18 @@ def _lengths(gradient: Tensor) -> Tensor:
 def _sample_gradients(
     target: Target,
     parameters: Parameters,
+    tap: LayerTap,
     x: Inputs,
     y: Tensor,
     wanted: Collection[Quantity],
     fisher: dict[str, Tensor] | None,
     weights: dict[str, Tensor] | None,
+    check: bool,
 ) -> dict[Quantity, Tensor]:
-    """``squares`` (b,), ``margin`` and ``score`` (gradients in the input) of one batch, as far as wanted."""
+    """``squares`` (b,), ``margin`` and ``score`` (gradients in the input) of one batch, as far as wanted.
+
+    ``check``: ``squares`` in any case, if parameters are looked at.
+    """
     rows, inside = len(y), any(name in wanted for name in PARAMETRIC)
     real = real_tensor(x) if "margin" in wanted or "score" in wanted else None
     leaf = None if real is None else real.detach().requires_grad_()
@@ -194,10 +202,9 @@ def _sample_gradients(
         name: target.params[name].expand(rows, *target.params[name].shape[1:]).detach().requires_grad_()
         for name in (parameters.broadcast if inside else ())
     }
-    tap = LayerTap(parameters.layers if inside else [], fisher is not None or weights is not None)
-    with tap:
-        inputs = x if leaf is None else map_leaves(lambda _: leaf.clone(), x)
-        logits = (target.call(copies, inputs) if copies else target.forward(inputs)).float()
+    inputs = x if leaf is None else map_leaves(lambda _: leaf.clone(), x)
+    forward = partial(target.call, copies, inputs) if copies else partial(target.forward, inputs)
+    logits = (tap.watch(forward) if inside else forward()).float()
     found: dict[Quantity, Tensor] = {}
     if leaf is not None and "margin" in wanted:
         rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
@@ -205,7 +212,9 @@ def _sample_gradients(
         (gradient,) = torch.autograd.grad(margin, leaf, retain_graph=True)
         found["margin"] = gradient.float()
     upstream = [leaf] if leaf is not None and "score" in wanted else []
-    gradients = tap.differentiate(cross_entropy(logits, y).sum(), [*copies.values(), *upstream])
+    gradients = []
+    if inside or upstream:
+        gradients = tap.differentiate(logits, loss_slope(logits, y), [*copies.values(), *upstream])
     if upstream:
         found["score"] = -gradients.pop().float()
     if inside:
@@ -215,7 +224,11 @@ def _sample_gradients(
             ((name, everyone, Entries(gradient.float())) for name, gradient in zip(copies, gradients, strict=True)),
             plain_terms(target, parameters.plain, x, y) if parameters.plain else (),
         )
-        found["squares"], influence = add_up(terms, rows, target.device, fisher=fisher, weights=weights)
+        squares, influence = add_up(
+            terms, rows, target.device, fisher=fisher, weights=weights, plain=check or "squares" in wanted
+        )
+        if squares is not None:
+            found["squares"] = squares
         if influence is not None:
             found["influence"] = influence
     return found
@@ -224,10 +237,10 @@ def _sample_gradients(
 def _difference(target: Target, names: list[str], x: Inputs, y: Tensor, squares: Tensor) -> str:
     """Compare the first two samples with plain differentiation; the reason why they differ, or nothing."""
     for row in range(min(2, len(y))):
-        leaf = {name: target.params[name].clone().requires_grad_() for name in names}
+        leaf = {name: target.params[name].detach().requires_grad_() for name in names}
         logits = target.call(leaf, map_leaves(itemgetter(slice(row, row + 1)), x)).float()
-        loss = cross_entropy(logits, y[row : row + 1]).sum()
-        found = torch.autograd.grad(loss, list(leaf.values()), allow_unused=True)
+        slope = loss_slope(logits, y[row : row + 1])
+        found = torch.autograd.grad(logits, list(leaf.values()), slope, allow_unused=True)
         true = sum(float(gradient.float().square().sum()) for gradient in found if gradient is not None)
         got = float(squares[row])
         if abs(got**0.5 - true**0.5) > 0.02 * true**0.5 + 1e-4:

@@ -59,8 +59,33 @@ class Entries:
 
 
 @dataclass(frozen=True)
+class _OnePosition:
+    """δ aᵀ within each of several groups of channels, and δ itself where there is a bias."""
+
+    a: Tensor
+    """Shape (b, groups, in)."""
+    delta: Tensor
+    """Shape (b, groups, out)."""
+    bias: bool
+
+    def norms(self) -> Tensor:
+        size = _length(self.a).square()
+        return ((size + 1 if self.bias else size) * _length(self.delta).square()).sum(1)
+
+    def total(self) -> Tensor:
+        square = self.delta.square()
+        weight = torch.einsum("bgo,bgi->goi", square, self.a.square())
+        return torch.cat([weight, square.sum(0)[..., None]], 2) if self.bias else weight
+
+    def weighted(self, weight: Tensor) -> Tensor:
+        square, inner = self.delta.square(), self.a.shape[2]
+        result = (torch.einsum("bgo,goi->bgi", square, weight[..., :inner]) * self.a.square()).sum((1, 2))
+        return result + torch.einsum("bgo,go->b", square, weight[..., inner]) if self.bias else result
+
+
+@dataclass(frozen=True)
 class _Products:
-    """Σ_t δ_t a_tᵀ, over positions t, within each of several groups of channels."""
+    """Σ_t δ_t a_tᵀ over positions t, within each of several groups of channels."""
 
     a: Tensor
     """Shape (b, groups, positions, in)."""
@@ -74,21 +99,15 @@ class _Products:
 
     def norms(self) -> Tensor:
         a, delta = self.a, self.delta
-        positions, inner, outer = a.shape[2], a.shape[3], delta.shape[3]
-        if positions == 1:
-            return (_length(a) * _length(delta)).square().sum((1, 2))
-        if positions * (inner + outer) <= inner * outer and "_written_out" not in self.__dict__:
+        inner, outer = a.shape[3], delta.shape[3]
+        if a.shape[2] * (inner + outer) <= inner * outer and "_written_out" not in self.__dict__:
             return ((a @ a.mT) * (delta @ delta.mT)).sum((1, 2, 3))
         return self._written_out.norms()
 
     def total(self) -> Tensor:
-        if self.a.shape[2] == 1:
-            return torch.einsum("bgto,bgti->goi", self.delta.square(), self.a.square())
         return self._written_out.total()
 
     def weighted(self, weight: Tensor) -> Tensor:
-        if self.a.shape[2] == 1:
-            return (torch.einsum("bgto,goi->bgti", self.delta.square(), weight) * self.a.square()).sum((1, 2, 3))
         return self._written_out.weighted(weight)
 
 
@@ -200,12 +219,14 @@ def _embedding(layer: Any, x: Tensor, delta: Tensor) -> Pair:
     return tokens, delta
 
 
-# -- squared gradients, one for the weight and one for the bias -------------------------------------------------------
+# -- squared gradients of weight and bias ----------------------------------------------------------------------------
 
 
 def _product_squares(layer: Any, pairs: list[Pair]) -> list[Squares]:
     """Σ_t δ_t a_tᵀ and, with a bias, Σ_t δ_t."""
     a, delta = _together(pairs, 2)
+    if a.shape[2] == 1:
+        return [_OnePosition(a[:, :, 0], delta[:, :, 0], layer.bias is not None)]
     weight = _Products(a, delta)
     return [weight] if layer.bias is None else [weight, Entries(delta.sum(2))]
 

@@ -6,13 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "margin", "true_probability"]
+__all__ = ["cross_entropy", "loss_slope", "margin", "true_probability"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """log(1 + Σ_{k≠y} exp(l_k - l_y)): no cancellation for sure predictions. Shape (n,)."""
     rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
     return F.softplus(rest - logits.gather(1, labels[:, None])[:, 0])
+
+
+@torch.no_grad()
+def loss_slope(logits: Tensor, labels: Tensor) -> Tensor:
+    """p - onehot, the gradient of the cross-entropy in the logits: no cancellation for sure predictions. Shape (n, C).
+
+    At the label it is minus the sum of the other probabilities, not p_y - 1.
+    """
+    others = logits.softmax(1).scatter(1, labels[:, None], 0.0)
+    return others.scatter(1, labels[:, None], -others.sum(1, keepdim=True))
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

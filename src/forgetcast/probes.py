@@ -186,7 +186,7 @@ class Probes:
         seed: of projections, random features, the reference sample and models that draw random numbers.
         progress: bars on stderr.
         expected: names of probes that will be asked for. Those that rest on gradients are then measured in the first
-            pass; others, asked for one after the other, take a pass each.
+            pass; others, asked for one after the other, take a pass each. Where all do, that pass records nothing else.
         rows: numbers of the samples that are asked for, sorted; default all. What takes more than a forward pass is
             then worked out for these rows alone and NaN for all others.
 
@@ -638,6 +638,9 @@ class Probes:
         measure = partial(self._differentiate, wanted, weights=weights)
         if self.rows is not None or "_forward" in self._kept:
             self._gradients |= measure(rows=self._gradient_rows)
+            return
+        if self.expected and self.expected <= FROM_GRADIENTS.keys() and "score" not in wanted:
+            self._gradients |= measure()  # nothing else is asked for, so nothing is recorded
             return
         recorder = self._recorder(self.target.data, hidden=True)
         with recorder:
