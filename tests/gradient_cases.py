@@ -84,6 +84,8 @@ class Tokens(nn.Module):
         return self.head(torch.relu(self.hidden(self.words(tokens).mean(1))))
 
 
+IMAGE_NETWORKS = ("attention", "cnn", "mobilenet", "resnet")
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "perceptron": (lambda: nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3)), (5,)),
     "no bias": (lambda: nn.Sequential(nn.Linear(5, 9, bias=False), nn.Tanh(), nn.Linear(9, 3, bias=False)), (5,)),
@@ -124,8 +126,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "one layer called three times": (Recycled, (5,)),
     **{
         f"our {name}": (
-            lambda name=name: build(name, (1, 8, 8) if name in ("cnn", "resnet", "attention") else (12,), 3),
-            (1, 8, 8) if name in ("cnn", "resnet", "attention") else (12,),
+            lambda name=name: build(name, (1, 8, 8) if name in IMAGE_NETWORKS else (12,), 3),
+            (1, 8, 8) if name in IMAGE_NETWORKS else (12,),
         )
         for name in ARCHITECTURES
     },

@@ -166,7 +166,7 @@ def test_a_place_that_cannot_hold_a_predictor_is_refused_before_the_work(tmp_pat
 
 def test_a_search_picks_parameters_apart_from_what_is_compared(poor: Path) -> None:
     """Validation targets are in no comparison, every trial is on record, and the fit uses the choice."""
-    trained = train_predictor(MINE, poor, params=STUNTED, tune=6, validate_on=["mine 3", "mine 1"])
+    trained = train_predictor(MINE, poor, params=STUNTED, tune=6, validate_on=["mine 3", "mine 1"], replace="always")
     assert trained.validated_on == ("mine 3", "mine 1")
     assert set(trained.comparisons[0].per_target["target"]) == {"mine 0", "mine 2"}
     chosen = trained.tried[trained.tried["chosen"]]
