@@ -369,13 +369,17 @@ class DifficultyPredictor:
 
     @classmethod
     def load(cls, folder: str | Path) -> DifficultyPredictor:
-        """Read a saved predictor; its predictions equal the saved one's bit for bit.
+        """Read a saved predictor, calibrated or not; its predictions equal the saved one's bit for bit.
 
         Raises:
             PathError: there is no such folder, or it holds no predictor.
             FileFormatError: a file is corrupt, truncated, missing, or not what its hash in the manifest says.
             SchemaError: it was written in another format version.
         """
+        from forgetcast.adapted_predictor import AdaptedPredictor, holds_calibration
+
+        if holds_calibration(Path(folder)):
+            return AdaptedPredictor.load(folder)
         return cls(*read_folder(Path(folder)))
 
     @classmethod

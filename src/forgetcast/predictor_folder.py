@@ -23,6 +23,7 @@ __all__ = [
     "holds_predictor",
     "read_folder",
     "seal",
+    "swap",
     "write_folder",
 ]
 
@@ -101,7 +102,7 @@ def write_folder(
             for name, content in (_files(heads, residuals) | dict(records)).items():
                 (fresh / name).write_bytes(content)
             (fresh / MANIFEST).write_bytes(_dump(manifest))
-            _swap(fresh, folder, Path(scratch) / "previous")
+            swap(fresh, folder, Path(scratch) / "previous")
     except OSError as error:
         if isinstance(error, PathError):
             raise
@@ -186,7 +187,7 @@ def _copy_others(folder: Path, fresh: Path) -> None:
             shutil.copy2(path, fresh / path.name, follow_symlinks=False)
 
 
-def _swap(fresh: Path, folder: Path, previous: Path) -> None:
+def swap(fresh: Path, folder: Path, previous: Path) -> None:
     """Put ``fresh`` in the place of ``folder``; on failure ``folder`` is as before."""
     if not folder.exists():
         fresh.replace(folder)

@@ -1,0 +1,250 @@
+"""A predictor adapted to one target by measured samples of it: the shipped trees, a linear change, own intervals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from forgetcast.adaptation import Adaptation
+from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, first_line
+from forgetcast.factors import FactorTable, quantile_column
+from forgetcast.heads import from_log_scale
+from forgetcast.predictor import DifficultyPredictor, as_features
+from forgetcast.predictor_folder import swap
+from forgetcast.retrained import ANSWERS, RETRAINED, met_before, with_retrained
+from forgetcast.target import Target
+
+__all__ = ["CALIBRATION", "AdaptedPredictor", "holds_calibration"]
+
+FORMAT = "forgetcast-calibration"
+FORMAT_VERSION = 1
+CALIBRATION = "calibration.json"
+TABLES = {"measurements.parquet": ("index", "objective", "difficulty", "percentile"), "retrained.parquet": ANSWERS}
+"""Tables of a saved calibration, with the columns each must have."""
+
+
+def holds_calibration(folder: Path) -> bool:
+    """Whether an adapted predictor was saved in ``folder``."""
+    return (folder / CALIBRATION).is_file()
+
+
+class AdaptedPredictor(DifficultyPredictor):
+    """Forecasts for the one target that its measured samples come from.
+
+    Attributes:
+        base: the predictor that was adapted; objectives that were not measured are forecast by it.
+        measurements: what was measured (see ``DifficultyReport.measurements``).
+    """
+
+    base: DifficultyPredictor
+    measurements: pd.DataFrame
+
+    def __init__(
+        self,
+        base: DifficultyPredictor,
+        adaptations: Mapping[str, Adaptation],
+        target: Mapping[str, Any],
+        measurements: pd.DataFrame,
+        answers: pd.DataFrame | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            base: the predictor that is adapted.
+            adaptations: by objective.
+            target: name, model (hash), data (hash) and n of the target.
+            measurements: index, objective, difficulty, percentile and further columns.
+            answers: what retrained models said of every training sample (``retrained.ANSWERS``); with them the
+                factors ``retrained.RETRAINED`` are features.
+            record: what calibrating found, kept in the manifest (JSON values).
+        """
+        super().__init__(base._heads, base._residuals, base.manifest)
+        self.base = base
+        self.measurements = measurements
+        self._adaptations = dict(adaptations)
+        self._answers = answers
+        if answers is not None:
+            self.features = (*base.features, *(c for name in RETRAINED for c in (name, quantile_column(name))))
+        calibration = {
+            "target": dict(target),
+            "predictor": base.fingerprint,
+            "adaptations": {name: adaptation.as_json() for name, adaptation in self._adaptations.items()},
+            "tables": {name: _digest(table) for name, table in self._tables().items()},
+            "record": dict(record or {}),
+        }
+        fingerprint = hashlib.sha256(json.dumps(calibration, sort_keys=True).encode()).hexdigest()
+        self.manifest = {**base.manifest, "features": list(self.features), "fingerprint": fingerprint}
+        self.manifest["calibration"] = calibration
+
+    # -- the target ---------------------------------------------------------------------------------------------
+
+    def check_target(self, target: Target) -> None:
+        """Refuse any other target: percentiles, the change and what retrained models said are of this one.
+
+        Raises:
+            InputError: the model or the data is another.
+        """
+        own = self.manifest["calibration"]["target"]
+        other = [
+            what for what, found in (("model", target.model_hash), ("data", target.data_hash)) if own[what] != found
+        ]
+        if other:
+            raise InputError(
+                f"this predictor was calibrated on samples of target {own['name']!r}; this is another "
+                f"{' and other '.join(other)}: calibrate again, or use the predictor it was adapted from "
+                "(in the subfolder 'predictor' of a saved one)"
+            )
+
+    def complete(self, factors: FactorTable) -> FactorTable:
+        """The table with the measured factors that this predictor needs."""
+        return factors if self._answers is None else with_retrained(factors, self._answers)
+
+    # -- predicting ---------------------------------------------------------------------------------------------
+
+    def predict(self, features: pd.DataFrame, objective: str, *, level: float | None = None) -> pd.DataFrame:
+        """Forecast as ``DifficultyPredictor.predict`` does, adapted where the objective was measured."""
+        self._matrix(features)
+        frame = self.base.predict(features[list(self.base.features)], objective, level=level)
+        adaptation = self._adaptations.get(objective)
+        if adaptation is None:
+            return frame
+        percentile = np.clip(adaptation.percentile(self._shipped(features, objective), features), 0, 1)
+        level = self.manifest["intervals"]["level"] if level is None else level
+        scaled = adaptation.difficulty(percentile)
+        for name, value, back in (("percentile", percentile, None), ("difficulty", scaled, from_log_scale)):
+            half = adaptation.half_width(name, self._residuals[objective][name], level)
+            bounds = {
+                name: value,
+                f"{name}_lower": np.clip(value - half, 0, 1),
+                f"{name}_upper": np.clip(value + half, 0, 1),
+            }
+            for column, values in bounds.items():
+                frame[column.removeprefix("difficulty_")] = values if back is None else back(values)
+        if self._answers is not None and objective == "retrain":
+            frame["p_trivial"] = met_before(features["retraining_gap"].to_numpy(), frame["p_trivial"].to_numpy())
+        return frame
+
+    def contributions(self, features: pd.DataFrame, objective: str) -> tuple[np.ndarray, float]:
+        """SHAP values of the adapted percentile: those of the trees, weighted, and those of the linear change."""
+        self._matrix(features)
+        values, base = self.base.contributions(features[list(self.base.features)], objective)
+        ordered = features[list(self.features)]
+        values = np.pad(values, ((0, 0), (0, len(self.features) - values.shape[1])))
+        adaptation = self._adaptations.get(objective)
+        return (values, base) if adaptation is None else adaptation.contributions((values, base), ordered)
+
+    def _shipped(self, features: pd.DataFrame, objective: str) -> np.ndarray:
+        """The unadapted percentile, not clipped, (m,)."""
+        return self._of(objective)["percentile"].raw(as_features(features, self.base.features))
+
+    # -- saving and loading -------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a folder with the calibration (JSON, Parquet) and, below it, the predictor that was adapted.
+
+        Everything is written to a sibling folder first and then moved into place.
+
+        Raises:
+            PathError: the folder cannot be written, is a file, or holds something that is not an adapted predictor.
+        """
+        folder = Path(folder)
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise PathError(f"expected a folder to save the predictor in; {folder} is a file")
+            if folder.exists() and any(folder.iterdir()) and not holds_calibration(folder):
+                raise PathError(
+                    f"{folder} is not empty and holds no calibrated predictor; give a new or empty folder"
+                )
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+                fresh = Path(scratch) / "fresh"
+                self.base.save(fresh / "predictor")
+                for name, table in self._tables().items():
+                    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), fresh / name)
+                described = {"format": FORMAT, "format_version": FORMAT_VERSION, **self.manifest["calibration"]}
+                described["fingerprint"] = self.fingerprint
+                (fresh / CALIBRATION).write_text(json.dumps(described, indent=1, allow_nan=False) + "\n")
+                swap(fresh, folder, Path(scratch) / "previous")
+        except OSError as error:
+            if isinstance(error, PathError):
+                raise
+            raise PathError(f"the predictor cannot be saved in {folder}: {error.strerror or error}") from error
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> AdaptedPredictor:
+        """Read a saved adapted predictor; its predictions equal the saved one's bit for bit.
+
+        Raises:
+            PathError: there is none.
+            FileFormatError: a file is corrupt, truncated, missing, or not what its hash says.
+            SchemaError: it was written in another format version.
+        """
+        path = Path(folder) / CALIBRATION
+        try:
+            described = json.loads(path.read_text())
+        except OSError as error:
+            raise PathError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
+            raise FileFormatError(f"{path} is corrupt or truncated: expected JSON; {error}") from error
+        if not isinstance(described, dict) or described.get("format") != FORMAT:
+            raise FileFormatError(f"{path}: expected the calibration of a forgetcast predictor; it is something else")
+        if described.get("format_version") != FORMAT_VERSION:
+            raise SchemaError(
+                f"{path}: expected format version {FORMAT_VERSION}; got {described.get('format_version')!r}. "
+                "Calibrate again"
+            )
+        base = DifficultyPredictor.load(Path(folder) / "predictor")
+        try:
+            tables = {name: _table(Path(folder) / name, digest) for name, digest in described["tables"].items()}
+            made = cls(
+                base,
+                {name: Adaptation.from_json(entry) for name, entry in described["adaptations"].items()},
+                described["target"],
+                tables["measurements.parquet"],
+                tables.get("retrained.parquet"),
+                described["record"],
+            )
+            whole = made.fingerprint == described["fingerprint"] and set(made._adaptations) <= set(base.objectives)
+            whole = whole and all(a.columns <= set(made.features) for a in made._adaptations.values())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(f"{path} is corrupt ({type(error).__name__}: {error})") from error
+        if not whole:
+            raise FileFormatError(f"{path} is corrupt: its fingerprint does not match its content")
+        return made
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        found = {"measurements.parquet": self.measurements}
+        return found if self._answers is None else found | {"retrained.parquet": self._answers}
+
+
+def _digest(table: pd.DataFrame) -> str:
+    """SHA-256 over names and values, whatever the file that holds them."""
+    sha = hashlib.sha256()
+    for name in table.columns:
+        sha.update(str(name).encode() + "\n".join(map(repr, table[name].tolist())).encode())
+    return sha.hexdigest()
+
+
+def _table(path: Path, digest: str) -> pd.DataFrame:
+    """A table of the calibration, checked against its hash."""
+    if path.name not in TABLES:
+        raise FileFormatError(f"{path.parent / CALIBRATION} is corrupt: it names a table {path.name!r}")
+    try:
+        frame = pq.read_table(path).to_pandas()
+    except Exception as error:
+        raise FileFormatError(
+            f"{path} is missing or corrupt ({type(error).__name__}: {first_line(error)}); copy the folder again"
+        ) from error
+    if _digest(frame) != digest or not set(TABLES[path.name]) <= set(frame.columns):
+        raise FileFormatError(f"{path} is corrupt: its SHA-256 is not the one in {CALIBRATION}; copy the folder again")
+    return frame
