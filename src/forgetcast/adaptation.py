@@ -37,14 +37,18 @@ SHIPPED = 10.0
 """How many measured samples the shipped predictor's errors count as in the intervals."""
 
 
+FOLDS = 5
+"""In which the errors of the difficulty's scale are cross-fitted."""
+
+
 @dataclass(frozen=True)
 class Prior:
     """What is expected of the change before anything is measured: standard deviations in units of percentile."""
 
     constant: float = 0.1
-    forecast: float = 0.3
+    forecast: float = 0.15
     """Of the change that the shipped percentile makes."""
-    factors: float = 0.15
+    factors: float = 0.1
     """Of the change that all factors make together."""
     retraining: float = 0.15
     """Of the change that each measured factor of retraining makes."""
@@ -52,6 +56,10 @@ class Prior:
     """Of a measured percentile about what the model can express."""
     gap: float = 0.5
     """Weight of the retraining gap, beside the shipped percentile, in what the ridge starts from."""
+
+
+ERASE, RETRAIN = Prior(), Prior(factors=0.05)
+"""Chosen on validation targets. What is left to explain once the retraining gap is known follows other factors less."""
 
 
 def fit_ridge(columns: np.ndarray, errors: np.ndarray, prior: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -102,8 +110,8 @@ def adapt(
         The adaptation, and the cross-fitted percentile of every measured sample, not clipped, (m,): what the
         adaptation to all others says of it.
     """
-    prior = prior or Prior()
     retrained = GAP in features.columns
+    prior = prior or (RETRAIN if retrained else ERASE)
     quantiles = [str(name) for name in features.columns if str(name).endswith(quantile_column(""))]
     measured = [quantile_column(name) for name in RETRAINED] if retrained else []
     factors = [name for name in quantiles if name not in measured]
@@ -131,8 +139,12 @@ def adapt(
     crossfitted = percentile - left
     weights = weights / weights.mean()
     clipped = np.clip(crossfitted, 0, 1)
-    isotonic = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(clipped, scaled, weights)
-    scale = isotonic.X_thresholds_.tolist(), isotonic.y_thresholds_.tolist()
+    folds = np.argsort(np.argsort(clipped, kind="stable")) % FOLDS
+    predicted = np.empty(len(scaled))
+    for fold in range(FOLDS):
+        without = _monotone(clipped, scaled, weights, folds != fold)
+        predicted[folds == fold] = np.interp(clipped[folds == fold], *without)
+    scale = _monotone(clipped, scaled, weights, np.ones(len(scaled), dtype=bool))
     adaptation = Adaptation(
         start=start,
         change=dict(zip(values, coefficients[1:].tolist(), strict=True)),
@@ -142,11 +154,19 @@ def adapt(
         scale=scale,
         errors={
             "percentile": (percentile - clipped).tolist(),
-            "difficulty": (scaled - np.interp(clipped, *scale)).tolist(),
+            "difficulty": (scaled - predicted).tolist(),
         },
         weights=weights.tolist(),
     )
     return adaptation, crossfitted
+
+
+def _monotone(
+    percentile: np.ndarray, scaled: np.ndarray, weights: np.ndarray, rows: np.ndarray
+) -> tuple[list[float], list[float]]:
+    """Knots of the isotonic regression of difficulty on percentile over some rows."""
+    fitted = IsotonicRegression(y_min=0, y_max=1).fit(percentile[rows], scaled[rows], weights[rows])
+    return fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist()
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetcast.adaptation import Adaptation
-from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, first_line
+from forgetcast.agreement import RankAgreement
+from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError, first_line
 from forgetcast.factors import FactorTable, quantile_column
+from forgetcast.familiarity import Familiarity
 from forgetcast.heads import from_log_scale
 from forgetcast.predictor import DifficultyPredictor, as_features
 from forgetcast.predictor_folder import swap
@@ -108,16 +110,34 @@ class AdaptedPredictor(DifficultyPredictor):
         """The table with the measured factors that this predictor needs."""
         return factors if self._answers is None else with_retrained(factors, self._answers)
 
+    def gain(self, objective: str) -> str:
+        """How well the forecast fits the measured samples before and after, in words.
+
+        Raises:
+            UnknownNameError: the objective was not measured.
+        """
+        record = self.manifest["calibration"]["record"]
+        if objective not in record:
+            raise UnknownNameError.of("measured objective", objective, record)
+        before, after = (
+            RankAgreement(*(np.nan if record[objective][name][part] is None else record[objective][name][part]
+                            for part in RankAgreement._fields))
+            for name in ("before", "crossfitted")
+        )
+        return (
+            f"{objective}: forecast against measured percentile of {after.n} samples: before calibrating {before}; "
+            f"after, each sample forecast by the others, {after}"
+        )
+
     # -- predicting ---------------------------------------------------------------------------------------------
 
     def predict(self, features: pd.DataFrame, objective: str, *, level: float | None = None) -> pd.DataFrame:
         """Forecast as ``DifficultyPredictor.predict`` does, adapted where the objective was measured."""
-        self._matrix(features)
-        frame = self.base.predict(features[list(self.base.features)], objective, level=level)
+        frame = self.base.predict(self._shipped_columns(features), objective, level=level)
         adaptation = self._adaptations.get(objective)
         if adaptation is None:
             return frame
-        percentile = np.clip(adaptation.percentile(self._shipped(features, objective), features), 0, 1)
+        percentile = np.clip(adaptation.percentile(self.shipped_percentile(features, objective), features), 0, 1)
         level = self.manifest["intervals"]["level"] if level is None else level
         scaled = adaptation.difficulty(percentile)
         for name, value, back in (("percentile", percentile, None), ("difficulty", scaled, from_log_scale)):
@@ -133,17 +153,32 @@ class AdaptedPredictor(DifficultyPredictor):
             frame["p_trivial"] = met_before(features["retraining_gap"].to_numpy(), frame["p_trivial"].to_numpy())
         return frame
 
+    def predict_parts(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
+        """As the predictor that was adapted."""
+        return self.base.predict_parts(self._shipped_columns(features), objective)
+
+    def predict_unlearners(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
+        """As the predictor that was adapted."""
+        return self.base.predict_unlearners(self._shipped_columns(features), objective)
+
+    def familiarity(self, features: pd.DataFrame) -> Familiarity:
+        """As the predictor that was adapted."""
+        return self.base.familiarity(self._shipped_columns(features))
+
     def contributions(self, features: pd.DataFrame, objective: str) -> tuple[np.ndarray, float]:
         """SHAP values of the adapted percentile: those of the trees, weighted, and those of the linear change."""
-        self._matrix(features)
-        values, base = self.base.contributions(features[list(self.base.features)], objective)
+        values, base = self.base.contributions(self._shipped_columns(features), objective)
         ordered = features[list(self.features)]
         values = np.pad(values, ((0, 0), (0, len(self.features) - values.shape[1])))
         adaptation = self._adaptations.get(objective)
         return (values, base) if adaptation is None else adaptation.contributions((values, base), ordered)
 
-    def _shipped(self, features: pd.DataFrame, objective: str) -> np.ndarray:
-        """The unadapted percentile, not clipped, (m,)."""
+    def _shipped_columns(self, features: pd.DataFrame) -> pd.DataFrame:
+        self._matrix(features)  # checks the columns
+        return features[list(self.base.features)]
+
+    def shipped_percentile(self, features: pd.DataFrame, objective: str) -> np.ndarray:
+        """The percentile without adaptation, not clipped, (m,)."""
         return self._of(objective)["percentile"].raw(as_features(features, self.base.features))
 
     # -- saving and loading -------------------------------------------------------------------------------------

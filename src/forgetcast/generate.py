@@ -33,7 +33,7 @@ from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
 from forgetcast.unlearn.protocol import OBJECTIVES
 from forgetcast.unlearn.workbench import Workbench
 
-__all__ = ["SEEDS", "generate_corpus", "measure"]
+__all__ = ["SEEDS", "generate_corpus", "measure", "retrained_answers", "runs_per_sample"]
 
 SEEDS = {"amnesiac": 4, "bad_teaching": 4, "random_relabelling": 4, "retraining": 1, "salun": 4}
 """Runs per unlearner where the general number does not fit: the drawn label and the drawn teacher decide in which
@@ -136,6 +136,11 @@ def _runs(name: str, seeds: int) -> int:
     return SEEDS.get(name, seeds) if registry.load_unlearners()[name].stochastic else 1
 
 
+def runs_per_sample(unlearners: Sequence[str], seeds: int = 2) -> int:
+    """How often :func:`measure` unlearns each sample."""
+    return sum(_runs(name, seeds) for name in unlearners)
+
+
 def _outcome_tasks(
     target: Target,
     instances: pd.DataFrame,
@@ -226,8 +231,9 @@ def _label(
     progress: bool,
     seed: int,
     folder: Path | None,
+    oracle: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Oracle, then every unlearner on every instance of one target: (outcomes, instances)."""
+    """Oracle (unless it has answered), then every unlearner on every instance of one target: (outcomes, instances)."""
     for what, value, least in (
         ("seeds", seeds, 1),
         ("oracle_groups", oracle_groups, 2),
@@ -237,9 +243,10 @@ def _label(
             raise InputError(f"{what}: expected at least {least}; got {value}")
     fingerprint = "" if folder is None else f"{target.model_hash}{target.data_hash}{instances['index'].tolist()}"
     if "retrain" in objectives:
-        tasks = _oracle_tasks(target, instances["index"].to_numpy(), oracle_groups, oracle_seeds, seed)
-        answers = _run(tasks, folder, fingerprint, f"{target.name}: oracle", n_jobs, progress)
-        instances = instances.merge(summarise(answers), on="index", validate="one_to_one")
+        if oracle is None:
+            tasks = _oracle_tasks(target, instances["index"].to_numpy(), oracle_groups, oracle_seeds, seed)
+            oracle = summarise(_run(tasks, folder, fingerprint, f"{target.name}: oracle", n_jobs, progress))
+        instances = instances.merge(oracle, on="index", validate="one_to_one")
     else:
         unknown = ("p_out", "p_in", "memorization", "p_out_half_a", "p_out_half_b")
         instances = instances.assign(**dict.fromkeys(unknown, np.nan))
@@ -290,6 +297,7 @@ def measure(
     n_jobs: int | None = None,
     progress: bool = True,
     seed: int = 0,
+    oracle: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Really unlearn some samples of one target, each on its own, and measure how hard each was.
 
@@ -304,6 +312,7 @@ def measure(
         n_jobs: as in joblib; None obeys ``joblib.parallel_config``.
         progress: show bars on stderr.
         seed: of the groups.
+        oracle: what :func:`retrained_answers` said of these samples, and maybe of others; None: the oracle is asked.
 
     Returns:
         (outcomes, instances): frames that ``forgetcast.labels`` turns into difficulty.
@@ -331,7 +340,43 @@ def measure(
         progress=progress,
         seed=seed,
         folder=None,
+        oracle=oracle,
     )
+
+
+def retrained_answers(
+    target: Target,
+    *,
+    groups: int = 20,
+    seeds: int = 4,
+    n_jobs: int | None = None,
+    progress: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What models trained without a ``1 / groups`` of the data say of the samples they have not seen: all samples.
+
+    Costs as much as the oracle of a few samples and takes away a little more of their neighbourhood.
+
+    Args:
+        target: with a ``train`` callable.
+        groups, seeds, n_jobs, progress, seed: as in :func:`measure`; every seed deals the groups anew.
+
+    Returns:
+        As :func:`forgetcast.oracle.summarise`.
+
+    Raises:
+        NotApplicableError: the target cannot retrain.
+    """
+    everyone = np.arange(len(target))
+    tasks = [
+        (function, (*arguments[:-1], [1000 + number] * len(arguments[-1])))
+        for number in range(seeds)
+        for _, function, arguments in _oracle_tasks(target, everyone, groups, 1, seed + number)
+    ]
+    answers = run_tasks(
+        lambda f, a: f(*a), tasks, n_jobs=n_jobs, title=f"{target.name}: retraining", progress=progress
+    )
+    return summarise(pd.concat(answers, ignore_index=True))
 
 
 def generate_corpus(

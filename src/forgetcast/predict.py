@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from forgetcast.adapted_predictor import AdaptedPredictor
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, SchemaError, UnknownNameError
 from forgetcast.explain import Explainer, Explanation, ExplanationSet, factor_of
 from forgetcast.factors import FactorTable, factor_table
@@ -44,7 +45,9 @@ class DifficultyReport:
     familiarity: Familiarity = field(default_factory=Familiarity)
     """Whether the model and its data are like those that the predictor was fitted to."""
     measurements: pd.DataFrame | None = None
-    """Measured difficulty, where ``measured`` attached it: index, objective, difficulty, percentile."""
+    """Measured difficulty, where ``measured`` attached it or the forecast was calibrated: index, objective,
+    difficulty, percentile; after calibrating also weight (inverse sampling probability), trivial, percentile_before
+    (forecast before) and percentile_crossfitted (forecast after, by a calibration without that sample)."""
     _explainer: Explainer | None = field(default=None, repr=False, compare=False)
 
     def explain(self, index: int, objective: str | None = None) -> Explanation:
@@ -143,8 +146,14 @@ def predict_difficulty(
     batch_size: int = 256,
     seed: int = 0,
     progress: bool = False,
+    calibrate: int = 0,
+    n_jobs: int | None = None,
 ) -> DifficultyReport:
     """Forecast how hard each training sample is to unlearn, without unlearning anything.
+
+    With ``calibrate=40`` that many samples, chosen to tell most, are unlearned for real first, and the forecast and
+    its intervals are adapted to them. ``report.measurements`` holds what was measured; ``report.predictor`` is the
+    adapted predictor, which can be saved and serves this model and data alone.
 
     Args:
         model: a classifier that returns logits (n, classes); it is copied, never changed. Or a ``Target``.
@@ -160,8 +169,11 @@ def predict_difficulty(
         predictor: a fitted predictor or the folder of one; default: the one that comes with forgetcast.
         collate_fn: for datasets whose items need one.
         batch_size: samples per forward pass.
-        seed: of the random projections and features inside factors.
+        seed: of the random projections and features inside factors, and of a calibration.
         progress: bars on stderr.
+        calibrate: how many samples to unlearn, at least 10; 0: none. Needs held-out data, and for "retrain" a
+            ``Target`` with a ``train`` callable: 80 models are trained without a twentieth of the data each.
+        n_jobs: processes that calibrating uses, as in joblib; None obeys ``joblib.parallel_config``.
 
     Returns:
         The report; ``report.table`` has one row per objective and sample. Tiers: "trivial" where the goal is
@@ -171,10 +183,12 @@ def predict_difficulty(
 
     Raises:
         UnknownNameError: no such objective.
-        NotApplicableError: the predictor was not fitted for the objective.
+        NotApplicableError: the predictor was not fitted for the objective, or calibrating lacks held-out data or a
+            ``train`` callable.
         IndexRangeError: indices outside the data, repeated, or not integers.
         ModelError, DatasetError: see ``Target``.
-        InputError: a ``Target`` together with a dataset, or a trajectory of other data.
+        InputError: a ``Target`` together with a dataset, a trajectory of other data, a predictor that was calibrated on
+            another target, or too few or too many samples to calibrate on.
         SchemaError: the predictor needs factors that are not installed, or has another format version.
         FileFormatError, PathError: the predictor cannot be read.
     """
@@ -188,9 +202,23 @@ def predict_difficulty(
             f"this predictor was fitted for {', '.join(fitted.objectives)}, not for {', '.join(absent)}: "
             "choose another objective or another predictor"
         )
-    names = _needed_factors(fitted)
+    names = _needed_factors(fitted.base if isinstance(fitted, AdaptedPredictor) else fitted)
     target = _target(model, dataset, heldout, trajectory, collate_fn, batch_size)
+    if calibrate:
+        from forgetcast import calibration  # the measuring side, for this request alone
+
+        calibration.check(target, wanted, calibrate)
+    elif isinstance(fitted, AdaptedPredictor):
+        fitted.check_target(target)
     factors = factor_table(target, names=names, indices=indices, seed=seed, progress=progress)
+    if calibrate:
+        fitted = calibration.calibrate(
+            fitted, target, factors, wanted, calibrate, seed=seed, n_jobs=n_jobs, progress=progress
+        )
+    measurements = None
+    if isinstance(fitted, AdaptedPredictor):
+        factors = fitted.complete(factors)
+        measurements = fitted.measurements[fitted.measurements["objective"].isin(wanted)].reset_index(drop=True)
     index = factors.values.index.to_numpy()
     explainer = Explainer(fitted, factors)
     parts = []
@@ -226,10 +254,11 @@ def predict_difficulty(
             "heldout": target.heldout is not None,
             "level": fitted.manifest["intervals"]["level"],
             "seed": seed,
+            "calibrate": calibrate,
         },
     }
     return DifficultyReport(
-        pd.concat(parts, ignore_index=True), factors, fitted, provenance, likeness, _explainer=explainer
+        pd.concat(parts, ignore_index=True), factors, fitted, provenance, likeness, measurements, explainer
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from forgetcast.factors import Factor, FactorTable, quantile_column
 
-__all__ = ["ANSWERS", "RETRAINED", "met_before", "with_retrained"]
+__all__ = ["ANSWERS", "RETRAINED", "met_before", "retraining_values", "with_retrained"]
 
 ANSWERS = ("p_before", "p_out")
 """Columns of the measured answers, one row per training sample: the label's probability by the model itself, and mean
@@ -62,9 +62,8 @@ def with_retrained(table: FactorTable, answers: pd.DataFrame) -> FactorTable:
         answers: the columns ``ANSWERS`` for all training samples, by number.
     """
     before, without = (answers[name].to_numpy(dtype=float) for name in ANSWERS)
-    values = {"retraining_gap": before - without, "retraining_gap_logit": _logit(before) - _logit(without + SLACK)}
-    columns = pd.DataFrame(values, index=answers.index)
-    for name in values:
+    columns = pd.DataFrame(retraining_values(before, without), index=answers.index)
+    for name in RETRAINED:
         columns[quantile_column(name)] = (columns[name].rank(method="average") - 0.5) / len(columns)
     return replace(
         table,
@@ -72,6 +71,11 @@ def with_retrained(table: FactorTable, answers: pd.DataFrame) -> FactorTable:
         reference=None if table.reference is None else table.reference.join(columns),
         factors={**table.factors, **RETRAINED},
     )
+
+
+def retraining_values(before: np.ndarray, without: np.ndarray) -> dict[str, np.ndarray]:
+    """The factors ``RETRAINED``, (n,) each, of the label's probability by the model and by those that never saw it."""
+    return {"retraining_gap": before - without, "retraining_gap_logit": _logit(before) - _logit(without + SLACK)}
 
 
 def met_before(gap: np.ndarray, forecast: np.ndarray) -> np.ndarray:

@@ -1,0 +1,218 @@
+"""Calibration on the user's own model: really unlearn a few samples of it, and adapt the forecast to them.
+
+The measuring side of ``predict_difficulty(..., calibrate=40)``, and the only thing there that unlearns or retrains.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from forgetcast._logits import true_probability
+from forgetcast.adaptation import adapt
+from forgetcast.adapted_predictor import AdaptedPredictor
+from forgetcast.agreement import RankAgreement, spearman_interval
+from forgetcast.errors import InputError, NotApplicableError
+from forgetcast.factors import FactorTable
+from forgetcast.generate import measure, retrained_answers, runs_per_sample
+from forgetcast.heads import labels_of, log_scale
+from forgetcast.labels import CONSENSUS, consensus
+from forgetcast.predictor import DifficultyPredictor
+from forgetcast.retrained import met_before
+from forgetcast.target import Target
+
+__all__ = ["FEWEST", "calibrate", "check", "choose"]
+
+FEWEST = 10
+"""Samples below which neither an order nor an interval can be learned."""
+
+GROUPS, SEEDS = 20, 4
+"""Models that are retrained for ``retrain``: without each of 20 parts of the data, with 4 seeds, so that every sample is
+left out by 4. One seed is too noisy near the goal (``benchmarks/calibration.md``)."""
+
+NOT_TRIVIAL = 0.8
+"""Share of the measured samples that are probably not trivial, for ``retrain``: trivial ones are all alike."""
+
+FIRST, BLOCK = 4, 12
+"""Samples measured before the first word on how long it takes, and then at a time."""
+
+
+def check(target: Target, objectives: Sequence[str], samples: int) -> None:
+    """Fail before any work where a calibration is not possible.
+
+    Raises:
+        InputError: too few samples, or more than the data has.
+        NotApplicableError: held-out data is missing, or, for ``retrain``, the ``train`` callable.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or not FEWEST <= samples <= len(target):
+        raise InputError(f"calibrate: expected a number of samples from {FEWEST} to {len(target)}, or 0; got {samples!r}")
+    if target.heldout is None:
+        raise NotApplicableError(
+            "calibrate measures the damage of unlearning on data that the model was not trained on: pass heldout=(x, y)"
+        )
+    if "retrain" in objectives and not target.can_train:
+        raise NotApplicableError(
+            "calibrate for the objective 'retrain' trains the model again without some of its samples: pass a "
+            "forgetcast.Target(model, data, heldout=..., train=function(indices, seed) -> trained model) in place of "
+            "the model, or choose objective='erase'"
+        )
+
+
+def calibrate(
+    predictor: DifficultyPredictor,
+    target: Target,
+    factors: FactorTable,
+    objectives: Sequence[str],
+    samples: int,
+    *,
+    seed: int = 0,
+    n_jobs: int | None = None,
+    progress: bool = False,
+) -> AdaptedPredictor:
+    """Unlearn some samples of the target and adapt the predictor to what was measured.
+
+    Args:
+        predictor: what to adapt; one that was adapted before is adapted afresh.
+        target: with held-out data, and for ``retrain`` with a ``train`` callable.
+        factors: the factors that the predictor needs; samples are chosen from its population.
+        objectives: what is measured, the same samples for all.
+        samples: how many are unlearned.
+        seed: of the choice of samples, the unlearners and the retraining.
+        n_jobs: as in joblib; None obeys ``joblib.parallel_config``.
+        progress: say on stderr what will be done and how long it takes, with bars.
+
+    Raises:
+        InputError, NotApplicableError: see :func:`check`.
+    """
+    check(target, objectives, samples)
+    base = predictor.base if isinstance(predictor, AdaptedPredictor) else predictor
+    oracle = _retrained(target, seed, n_jobs, progress) if "retrain" in objectives else None
+    answers = None if oracle is None else _answers(target, oracle)
+    measured_on = {"name": target.name, "model": target.model_hash, "data": target.data_hash, "n": len(target)}
+    unadapted = AdaptedPredictor(base, {}, measured_on, pd.DataFrame(), answers)
+    columns = unadapted.complete(factors).population[list(unadapted.features)]
+    first = "retrain" if "retrain" in objectives else objectives[0]
+    forecast = base.predict(columns[list(base.features)], first)
+    order, trivial = forecast["percentile"].to_numpy(), np.zeros(len(columns), dtype=bool)
+    if answers is not None:
+        gap = columns["retraining_gap"].to_numpy()
+        order = order + columns["retraining_gap_quantile"].to_numpy()
+        trivial = met_before(gap, forecast["p_trivial"].to_numpy()) >= 0.5
+    places, weights = choose(order, trivial, min(samples, len(columns)), seed)
+    rows = columns.iloc[places].sort_index()
+    outcomes, instances = _measured(target, rows.index.to_numpy(), objectives, oracle, seed, n_jobs, progress)
+    instances["weight"] = instances["index"].map(dict(zip(columns.index[places], weights, strict=True)))
+    adaptations, parts, record = {}, [], {}
+    for objective in objectives:
+        label = consensus(outcomes, instances, objective).merge(instances[["index", "memorization"]], on="index")
+        label = label.set_index("index").loc[rows.index].reset_index()
+        shipped = unadapted.shipped_percentile(rows, objective)
+        features = rows if objective == "retrain" else rows[list(base.features)]
+        named = label.rename(columns={name: f"{name}_{objective}" for name in ("percentile", "trivial", "difficulty")})
+        adapted, crossfitted = adapt(
+            shipped,
+            features,
+            labels_of(named, objective, "percentile"),
+            log_scale(label["difficulty"].to_numpy(dtype=float)),
+            label["weight"].to_numpy(dtype=float),
+        )
+        adaptations[objective] = adapted
+        label["percentile_before"], label["percentile_crossfitted"] = np.clip([shipped, crossfitted], 0, 1)
+        parts.append(label)
+        record[objective] = {
+            name: _agreement(spearman_interval(label[f"percentile_{name}"], label["percentile"]))
+            for name in ("before", "crossfitted")
+        }
+    measurements = pd.concat(parts, ignore_index=True).drop(columns=["target", "memorization"])
+    made = AdaptedPredictor(base, adaptations, measured_on, measurements, answers, record)
+    if progress:
+        _say([made.gain(objective) for objective in objectives])
+    return made
+
+
+def choose(order: np.ndarray, trivial: np.ndarray, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to measure, spread over the forecast, and their inverse sampling probabilities.
+
+    Systematic sampling: a stratum is cut into as many parts of equal size as it gets samples, in the forecast's
+    order, and one is drawn from each. Where some are trivial, four fifths come from the others, or all of them.
+
+    Args:
+        order: forecast of every sample, (n,).
+        trivial: which are probably trivial, (n,).
+        samples: how many, at most n.
+        seed: of the draws.
+
+    >>> places, weights = choose(np.arange(100.0), np.arange(100) < 90, 10, seed=0)
+    >>> int((places >= 90).sum()), weights.round(1).tolist()[:2], weights.round(1).tolist()[-2:]
+    (8, [45.0, 45.0], [1.0, 1.0])
+    """
+    rng = np.random.default_rng(seed)
+    others = min(int((~trivial).sum()), round(NOT_TRIVIAL * samples) if trivial.any() else samples)
+    others = max(others, samples - int(trivial.sum()))
+    places, weights = [], []
+    for stratum, count in ((np.flatnonzero(trivial), samples - others), (np.flatnonzero(~trivial), others)):
+        if count:
+            ordered = stratum[np.lexsort((rng.random(len(stratum)), order[stratum]))]
+            pieces = np.array_split(ordered, count)
+            places += [int(rng.choice(piece)) for piece in pieces]
+            weights += [float(len(piece)) for piece in pieces]
+    return np.array(places, dtype=np.int64), np.array(weights)
+
+
+def _retrained(target: Target, seed: int, n_jobs: int | None, progress: bool) -> pd.DataFrame:
+    """What retrained models say of every sample, with a word on how long it will take."""
+    if progress:
+        began = time.perf_counter()
+        target.train(np.arange(len(target)), seed)
+        once = time.perf_counter() - began
+        models = GROUPS * SEEDS
+        _say([f"calibrate: {models} models are trained, each without a {GROUPS}th of the data; one took {once:.1f} s"])
+    return retrained_answers(target, groups=GROUPS, seeds=SEEDS, n_jobs=n_jobs, progress=progress, seed=seed)
+
+
+def _answers(target: Target, oracle: pd.DataFrame) -> pd.DataFrame:
+    before = true_probability(target.logits().double(), target.labels).numpy()
+    return pd.DataFrame({"p_before": before, "p_out": oracle.set_index("index")["p_out"].to_numpy()})
+
+
+def _measured(
+    target: Target,
+    index: np.ndarray,
+    objectives: Sequence[str],
+    oracle: pd.DataFrame | None,
+    seed: int,
+    n_jobs: int | None,
+    progress: bool,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Outcomes and instances of the samples ``index``; the first few tell how long the others will take."""
+    if progress:
+        _say([f"calibrate: {len(index)} samples are unlearned {runs_per_sample(CONSENSUS)} times each"])
+    index = np.random.default_rng(seed).permutation(index)  # any beginning is like the whole
+    frames = []
+    with tqdm(total=len(index), desc="calibrate", unit="sample", disable=not progress) as bar:
+        bounds = [0, *range(FIRST, len(index), BLOCK), len(index)]
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            part = index[start:stop]
+            frames.append(
+                measure(
+                    target, part, objectives=objectives, oracle=oracle, n_jobs=n_jobs, progress=False, seed=seed
+                )
+            )
+            bar.update(len(part))
+    outcomes, instances = (pd.concat(tables, ignore_index=True) for tables in zip(*frames, strict=True))
+    return outcomes, instances
+
+
+def _agreement(found: RankAgreement) -> dict[str, float | None]:
+    """As JSON values: what is not defined is null."""
+    return {name: None if value != value else value for name, value in found._asdict().items()}
+
+
+def _say(lines: Sequence[str]) -> None:
+    for line in lines:
+        tqdm.write(line, file=sys.stderr)
