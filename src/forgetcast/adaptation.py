@@ -239,8 +239,10 @@ class Adaptation:
         return np.interp(percentile, *self.scale)
 
     def half_width(self, head: str, shipped: Mapping[str, Sequence[float]], level: float) -> float:
-        """Half the width of an interval that would cover ``level`` of the measured samples; the shipped predictor's
-        errors on targets it had not seen count as ten more of them.
+        """Half the width of an interval that would cover ``level`` of the measured samples, each forecast by the others.
+
+        The shipped predictor's errors on targets it had not seen count as ten more of them. A level that so many
+        cannot support gives 1.
 
         Args:
             head: "percentile" or "difficulty".
@@ -251,9 +253,10 @@ class Adaptation:
         size = np.concatenate([np.abs(self.errors[head]), others])
         weight = np.concatenate([self.weights, np.full(len(others), SHIPPED / len(others))])
         order = np.argsort(size, kind="stable")
-        covered = np.cumsum(weight[order]) / (weight.sum() + 1)  # the next sample counts as one
-        at = int(np.searchsorted(covered, level))
-        return float(size[order][at]) if at < len(size) else 1.0
+        if level > 1 - 1 / (weight.sum() + 1):
+            return 1.0
+        at = int(np.searchsorted(np.cumsum(weight[order]) / weight.sum(), level))
+        return float(size[order][min(at, len(size) - 1)])
 
     @property
     def columns(self) -> set[str]:
