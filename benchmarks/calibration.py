@@ -1,12 +1,12 @@
 """Which samples to measure on a new target, and how to adapt a forecast to them.
 
-    python benchmarks/calibration.py                    # about 6 minutes on one core; writes calibration.md
-    python benchmarks/calibration.py --retrain FOLDER   # about an hour: trains the published targets again without parts
-                                                        # of their data, and writes calibration_answers.parquet
+    python benchmarks/calibration.py                    # about 2 minutes on one core; writes calibration.md
+    python benchmarks/calibration.py --retrain FOLDER   # about an hour; writes calibration_answers.parquet: what models
+                                                        # trained without parts of a target's data say of its samples
 
-Every target of the published corpus is forecast by heads fitted to all other datasets; 40 of 120 of its measured samples
-play the measured ones, whose percentiles are ranks among those 40, and the other 60 are scored. Every choice was made on
-four validation targets; the other targets only report.
+Every target of the published corpus is forecast by heads fitted to all other datasets. 40 of 120 of its measured
+samples play the measured ones, whose percentiles are ranks among those 40, and the other 60 are scored. Every choice
+was made on four validation targets; the other targets only report.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ class Case:
         """Percentiles among these rows alone, as they would be measured, (m,)."""
         label = f"percentile_{self.objective}"
         rows = self.rows.assign(weight=weights)
-        return labels_of(rows.assign(**{label: weighted_percentile(rows[label].to_numpy(), weights)}), self.objective, "percentile")
+        return labels_of(
+            rows.assign(**{label: weighted_percentile(rows[label].to_numpy(), weights)}), self.objective, "percentile"
+        )
 
     @property
     def quantiles(self) -> np.ndarray:
@@ -107,7 +110,9 @@ def by_clusters(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 def d_optimal(case: Case, rng: np.random.Generator, noise: float = 0.12) -> tuple[np.ndarray, np.ndarray]:
     """One after another the sample that the ridge is least sure of (greedy D-optimal design)."""
     factors = case.quantiles
-    space = np.column_stack([np.full(len(factors), 0.1), case.shipped - 0.5, 0.15 * factors * np.sqrt(12 / factors.shape[1])])
+    space = np.column_stack(
+        [np.full(len(factors), 0.1), case.shipped - 0.5, 0.15 * factors * np.sqrt(12 / factors.shape[1])]
+    )
     left = space @ space.T
     places: list[int] = []
     for _ in range(case.size):
@@ -188,7 +193,9 @@ class Trees:
     def _fitted(self, rows: pd.DataFrame, y: np.ndarray, weight: np.ndarray) -> Any:
         return fit_head(rows[self.features].to_numpy(float), y, weight, self.features, "percentile", self.params, 0)
 
-    def refitted(self, case: Case, measured: Case, y: np.ndarray, weights: np.ndarray, emphasis: float = 5.0) -> np.ndarray:
+    def refitted(
+        self, case: Case, measured: Case, y: np.ndarray, weights: np.ndarray, emphasis: float = 5.0
+    ) -> np.ndarray:
         """LightGBM fitted again to the corpus and the measured rows, which count five times."""
         rows = self.table[self.table["dataset"] != case.rows["dataset"][0]]
         joined = pd.concat([rows, measured.rows])
@@ -199,7 +206,9 @@ class Trees:
     def new_leaves(self, case: Case, measured: Case, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The shipped trees with leaf values moved towards the measured samples (LightGBM's refit)."""
         trees = self.head(case.rows["dataset"][0], case.objective).booster
-        moved = trees.refit(measured.rows[self.features].to_numpy(float), y, decay_rate=0.7, min_data_in_leaf=1, verbose=-1)
+        moved = trees.refit(
+            measured.rows[self.features].to_numpy(float), y, decay_rate=0.7, min_data_in_leaf=1, verbose=-1
+        )
         return moved.predict(case.rows[self.features].to_numpy(float))
 
     def shap_ridge(self, case: Case, measured: Case, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -223,7 +232,9 @@ def forecast_table(corpus: Corpus, params: dict[str, Any]) -> pd.DataFrame:
     """The training table with forecasts of every row by heads fitted to all other datasets."""
     table, features = training_table(corpus), feature_columns(corpus)
     for objective in ("retrain", "erase"):
-        heads = fit_without(table, features, objective, table["dataset"].to_numpy(dtype=object), params=params, n_jobs=1)
+        heads = fit_without(
+            table, features, objective, table["dataset"].to_numpy(dtype=object), params=params, n_jobs=1
+        )
         table[[f"shipped_{head}_{objective}" for head in heads]] = heads.to_numpy()
     before = corpus.outcomes.groupby(["target", "index"])["p_before"].first().reset_index()
     return table.merge(before, on=["target", "index"], validate="one_to_one")
@@ -243,7 +254,7 @@ def with_answers(table: pd.DataFrame, seeds: int) -> pd.DataFrame:
 
 
 def retrain(folder: Path, seeds: int) -> None:
-    """Cross-fitted answers about the corpus' instances, from targets trained anew; kept in ``folder`` by target and seed."""
+    """Cross-fitted answers about the corpus' instances, by targets trained anew; kept in ``folder``."""
     torch.set_num_threads(1)
     corpus = Corpus.read(ROOT / "training_data" / "published")
     frames = []
@@ -280,7 +291,9 @@ def trials(
     return found
 
 
-def compared(cases: Sequence[tuple[Case, Case, np.random.Generator]], choice: Choice, methods: dict[str, Method]) -> pd.DataFrame:
+def compared(
+    cases: Sequence[tuple[Case, Case, np.random.Generator]], choice: Choice, methods: dict[str, Method]
+) -> pd.DataFrame:
     """One row per target, draw and method: rho on all scored rows and on those that are not trivial."""
     records = []
     for number, (pool, scored, rng) in enumerate(cases):
@@ -293,13 +306,23 @@ def compared(cases: Sequence[tuple[Case, Case, np.random.Generator]], choice: Ch
         for name, method in methods.items():
             score = method(scored, measured, y, weights)
             records.append(
-                {"method": name, "target": pool.rows["target"][0], "draw": number, "all": rank_correlation(score, truth)}
+                {
+                    "method": name,
+                    "target": pool.rows["target"][0],
+                    "draw": number,
+                    "all": rank_correlation(score, truth),
+                }
                 | {"not trivial": rank_correlation(score[hard], truth[hard]) if hard.sum() >= 8 else np.nan}
             )
     return pd.DataFrame(records)
 
 
-def summary(results: pd.DataFrame, reference: str) -> pd.DataFrame:
+def _by_target(results: pd.DataFrame, method: str, subset: str, validation: bool) -> list[np.ndarray]:
+    chosen = results[(results["method"] == method) & (results["target"].isin(VALIDATION) == validation)]
+    return [part[subset].to_numpy() for _, part in chosen.groupby("target", sort=False)]
+
+
+def summary(results: pd.DataFrame, reference: str = "unadapted") -> pd.DataFrame:
     """Mean over targets with 95 % interval (targets and draws redrawn), worst target, gain over the reference."""
     rng = np.random.default_rng(0)
     records = []
@@ -307,11 +330,7 @@ def summary(results: pd.DataFrame, reference: str) -> pd.DataFrame:
         record: dict[str, Any] = {"method": method}
         for kind in ("validation", "other"):
             for subset in ("all", "not trivial"):
-                own, base = (
-                    [part[subset].to_numpy() for name, part in results[results["method"] == m].groupby("target", sort=False)
-                     if (name in VALIDATION) == (kind == "validation")]
-                    for m in (method, reference)
-                )  # fmt: skip
+                own, base = (_by_target(results, m, subset, kind == "validation") for m in (method, reference))
                 means = np.array([np.nanmean(part) for part in own])
                 record[f"{kind}, {subset}"] = f"{means.mean():.3f} (worst {means.min():.2f})"
                 if method != reference and kind == "other":
@@ -319,7 +338,9 @@ def summary(results: pd.DataFrame, reference: str) -> pd.DataFrame:
                     for _ in range(1000):
                         targets = rng.integers(len(own), size=len(own))
                         picks = [rng.integers(len(own[t]), size=len(own[t])) for t in targets]
-                        gains.append(np.mean([np.nanmean(own[t][p] - base[t][p]) for t, p in zip(targets, picks, strict=True)]))
+                        gains.append(
+                            np.mean([np.nanmean(own[t][p] - base[t][p]) for t, p in zip(targets, picks, strict=True)])
+                        )
                     low, high = np.quantile(gains, [0.025, 0.975])
                     gain = means.mean() - np.mean([np.nanmean(part) for part in base])
                     record[f"gain, {subset}"] = f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"
@@ -330,8 +351,8 @@ def summary(results: pd.DataFrame, reference: str) -> pd.DataFrame:
 def on_validation(results: pd.DataFrame) -> pd.DataFrame:
     """Mean over the validation targets alone, worst in brackets."""
     means = results.groupby(["method", "target"], sort=False)[["all", "not trivial"]].mean()
-    found = means.groupby(level="method", sort=False).agg(["mean", "min"])
-    text = {s: [f"{m:.3f} (worst {w:.2f})" for m, w in zip(found[s, "mean"], found[s, "min"], strict=True)] for s in ("all", "not trivial")}
+    found = means.groupby(level="method", sort=False).agg(["mean", "min"]).swaplevel(axis=1)
+    text = {subset: _mean_and_worst(found, subset) for subset in ("all", "not trivial")}
     return pd.DataFrame(text, index=found.index).reset_index(names="prior standard deviations")
 
 
@@ -371,7 +392,10 @@ def coverage(table: pd.DataFrame, features: list[str], objective: str, draws: in
             record[f"{head}: adapted"] = (np.abs(truth - values[head]) <= half).mean()
             record[f"{head}: shipped width"] = (high - low).mean()
             record[f"{head}: width"] = (np.clip(values[head] + half, 0, 1) - np.clip(values[head] - half, 0, 1)).mean()
-        for name, guess in (("shipped", scored.rows[f"shipped_difficulty_{objective}"].to_numpy()), ("adapted", values["difficulty"])):
+        for name, guess in (
+            ("shipped", scored.rows[f"shipped_difficulty_{objective}"].to_numpy()),
+            ("adapted", values["difficulty"]),
+        ):
             error = np.abs(from_log_scale(guess) - scored.rows[f"difficulty_{objective}"])
             record[f"difficulty: mean error, {name}"] = error.mean()
         records.append(record)
@@ -402,23 +426,29 @@ def trivial_table(table: pd.DataFrame) -> pd.DataFrame:
         rows = with_answers(table, seeds)
         for name, part in rows.groupby("target", sort=False):
             case, truth = Case(part, [], "retrain"), part["trivial_retrain"].to_numpy(dtype=bool)
-            scores = {"forecast alone": case.rows["shipped_trivial_retrain"], f"with {20 * seeds} retrained models": not_needed(case)}
+            scores = {
+                "forecast alone": case.rows["shipped_trivial_retrain"],
+                f"with {20 * seeds} retrained models": not_needed(case),
+            }
             records += [{"by": by, "target": name, "auc": roc_auc_score(truth, score)} for by, score in scores.items()]
     frame = pd.DataFrame(records).drop_duplicates(["by", "target"])
     frame["kind"] = np.where(frame["target"].isin(VALIDATION), "validation", "other")
     wide = frame.groupby(["by", "kind"], sort=False)["auc"].agg(["mean", "min"]).unstack()
-    text = pd.DataFrame(
-        {f"{kind} targets": [f"{m:.3f} (worst {w:.2f})" for m, w in zip(wide["mean", kind], wide["min", kind], strict=True)]
-         for kind in ("validation", "other")},
-        index=wide.index,
-    )  # fmt: skip
-    return text.reset_index(names="AUC of trivial")
+    text = {f"{kind} targets": _mean_and_worst(wide, kind) for kind in ("validation", "other")}
+    return pd.DataFrame(text, index=wide.index).reset_index(names="AUC of trivial")
+
+
+def _mean_and_worst(table: pd.DataFrame, name: str) -> list[str]:
+    pairs = zip(table["mean", name], table["min", name], strict=True)
+    return [f"{mean:.3f} (worst {worst:.2f})" for mean, worst in pairs]
 
 
 def per_target(results: dict[str, pd.DataFrame]) -> pd.DataFrame:
     wide = {
         f"{title}, {method}": part.groupby("target", sort=False)[subset].mean().round(3)
-        for title, (frame, subset) in {k: (v, "not trivial" if "not" in k else "all") for k, v in results.items()}.items()
+        for title, (frame, subset) in {
+            k: (v, "not trivial" if "not" in k else "all") for k, v in results.items()
+        }.items()
         for method, part in frame.groupby("method", sort=False)
         if method in ("unadapted", "ridge")
     }
@@ -426,7 +456,11 @@ def per_target(results: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    lines = [[str(name) for name in frame.columns], ["---"] * frame.shape[1], *frame.fillna("").to_numpy(object).tolist()]
+    lines = [
+        [str(name) for name in frame.columns],
+        ["---"] * frame.shape[1],
+        *frame.fillna("").to_numpy(object).tolist(),
+    ]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
@@ -441,74 +475,95 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8)
     arguments = parser.parse_args()
     if arguments.retrain is not None:
-        return retrain(arguments.retrain, arguments.seeds)
+        retrain(arguments.retrain, arguments.seeds)
+        return
     began = time.perf_counter()
     corpus, draws = Corpus.read(ROOT / "training_data" / "published"), arguments.draws
     params = DifficultyPredictor.published().manifest["params"]
     table, features = forecast_table(corpus, params), feature_columns(corpus)
     trees = Trees(table, features, params)
     answered = with_answers(table, 4)
-    sections: list[tuple[str, pd.DataFrame]] = []
-
-    choices: dict[str, Choice] = {
-        "at random": at_random, "spread over the forecast": spread, "k-means": by_clusters, "D-optimal": d_optimal
-    }  # fmt: skip
-    cases = partial(trials, table, features, "erase")
-    frames = [compared(cases(draws), c, {n: ridge} | ({"unadapted": unadapted} if c is at_random else {})) for n, c in choices.items()]
-    sections.append(("`erase`: which 40 samples (then the ridge)", summary(pd.concat(frames), "unadapted")))
-    methods: dict[str, Method] = {
-        "unadapted": unadapted, "isotonic": isotonic, "five best single factors": single_factors,
-        "leaf values refitted": trees.new_leaves, "LightGBM fitted again": trees.refitted, "ridge": ridge,
-        "ridge + radial kernel": gaussian_process, "ridge on factors and SHAP values": trees.shap_ridge,
-    }  # fmt: skip
-    erase = compared(cases(min(draws, 4)), spread, methods)
-    sections.append(("`erase`: how to adapt to 40 samples spread over the forecast", summary(erase, "unadapted")))
-    sizes = [
-        compared(cases(draws, size), spread, {f"{size} samples": ridge} | ({"unadapted": unadapted} if size == 10 else {}))
-        for size in (10, 20, 40, 80)
-    ]
-    sections.append(("`erase`: how many samples", summary(pd.concat(sizes), "unadapted")))
-    for_retrain = compared(
-        trials(answered, features, "erase", draws), spread_as_for_retrain, {"ridge": ridge, "unadapted": unadapted}
+    of_erase, of_retrain = (
+        partial(trials, rows, features, objective, draws)
+        for objective, rows in (("erase", table), ("retrain", answered))
     )
-    sections.append(("`erase`, measured on the samples chosen for `retrain` (as with objective both)", summary(for_retrain, "unadapted")))
-
-    of_retrain = partial(trials, objective="retrain", draws=draws)
-    plain: dict[str, Method] = {
-        "unadapted": unadapted, "ridge without retraining": without_retraining,
-        "80 retrained models, nothing unlearned": retraining_alone, "their gap alone": partial(retraining_alone, share=1.0),
-        "ridge": ridge,
-    }  # fmt: skip
-    retrained = compared(of_retrain(answered, features), spread, plain)
-    sections.append(("`retrain`: how to adapt to 40 samples, four fifths of them not trivial", summary(retrained, "unadapted")))
-    evenly = compared(of_retrain(answered, features), partial(spread, trivial=False), {"ridge": ridge, "unadapted": unadapted})
-    sections.append(("`retrain`: the 40 samples spread over the forecast instead", summary(evenly, "unadapted")))
-    few = [
-        compared(of_retrain(with_answers(table, seeds), features), spread, {f"{20 * seeds} models": ridge} | ({"unadapted": unadapted} if seeds == 1 else {}))
+    both: dict[str, Method] = {"unadapted": unadapted, "ridge": ridge}
+    for_erase: dict[str, Method] = {
+        **both,
+        "isotonic": isotonic,
+        "five best single factors": single_factors,
+        "leaf values refitted": trees.new_leaves,
+        "LightGBM fitted again": trees.refitted,
+        "ridge + radial kernel": gaussian_process,
+        "ridge on factors and SHAP values": trees.shap_ridge,
+    }
+    for_retrain: dict[str, Method] = {
+        **both,
+        "ridge without retraining": without_retraining,
+        "80 retrained models, nothing unlearned": retraining_alone,
+        "their gap alone": partial(retraining_alone, share=1.0),
+    }
+    erase, retrained = compared(of_erase(), spread, for_erase), compared(of_retrain(), spread, for_retrain)
+    choices = {
+        "at random": at_random,
+        "spread over the forecast": spread,
+        "k-means": by_clusters,
+        "D-optimal": d_optimal,
+    }
+    chosen = [compared(of_erase(), choice, {name: ridge}) for name, choice in choices.items()]
+    sizes = [compared(of_erase(size), spread, {f"{size} samples": ridge}) for size in (10, 20, 40, 80)]
+    models = [
+        compared(
+            trials(with_answers(table, seeds), features, "retrain", draws), spread, {f"{20 * seeds} models": ridge}
+        )
         for seeds in (1, 2, 4)
     ]
-    sections.append(("`retrain`: how many models are trained", summary(pd.concat(few), "unadapted")))
-    sections.append(("`retrain`: trivial or not", trivial_table(table)))
+    shipped = {
+        name: frame[frame["method"] == "unadapted"] for name, frame in (("erase", erase), ("retrain", retrained))
+    }
+    sections = {
+        "`erase`: how to adapt to 40 samples spread over the forecast": summary(erase),
+        "`erase`: which 40 samples": summary(pd.concat([shipped["erase"], *chosen])),
+        "`erase`: how many samples": summary(pd.concat([shipped["erase"], *sizes])),
+        "`erase`, measured on the samples chosen for `retrain` (objective both)": summary(
+            compared(trials(answered, features, "erase", draws), spread_as_for_retrain, both)
+        ),
+        "`retrain`: how to adapt to 40 samples, four fifths of them not trivial": summary(retrained),
+        "`retrain`: the 40 samples spread over the forecast instead": summary(
+            compared(of_retrain(), partial(spread, trivial=False), both)
+        ),
+        "`retrain`: how many models are trained": summary(pd.concat([shipped["retrain"], *models])),
+        "`retrain`: trivial or not": trivial_table(table),
+        "90 % intervals on samples that were not measured": coverage_summary(
+            {
+                "erase": coverage(table, features, "erase", draws),
+                "retrain": coverage(answered, features, "retrain", draws),
+            }
+        ),
+        "Every target": per_target({"erase": erase, "retrain": retrained, "retrain not trivial": retrained}),
+    }
     tried: dict[str, Method] = {
-        f"factors {f}, forecast {b}, noise {e}": partial(ridge, prior=Prior(factors=f, forecast=b, noise=e))
-        for f in (0.05, 0.1, 0.2) for b in (0.15, 0.3) for e in (0.12, 0.15)
-    }  # fmt: skip
+        f"factors {factors}, forecast {forecast}, noise {noise}": partial(
+            ridge, prior=Prior(factors=factors, forecast=forecast, noise=noise)
+        )
+        for factors, forecast, noise in product((0.05, 0.1, 0.2), (0.15, 0.3), (0.12, 0.15))
+    }
     for objective, rows in (("erase", table), ("retrain", answered)):
-        of_validation = trials(rows[rows["target"].isin(VALIDATION)], features, objective, draws)
-        sections.append((f"`{objective}`: priors tried on the validation targets", on_validation(compared(of_validation, spread, tried))))
-    covered = {"erase": coverage(table, features, "erase", draws), "retrain": coverage(answered, features, "retrain", draws)}
-    sections.append(("90 % intervals on samples that were not measured", coverage_summary(covered)))
-    sections.append(("Every target", per_target({"erase": erase, "retrain": retrained, "retrain not trivial": retrained})))
+        cases = trials(rows[rows["target"].isin(VALIDATION)], features, objective, draws)
+        sections[f"`{objective}`: priors tried on the validation targets"] = on_validation(
+            compared(cases, spread, tried)
+        )
 
     lines = [
         "# Adapting a forecast to 40 measured samples of a new target",
         "",
-        f"Made by `python benchmarks/calibration.py --draws {draws}`. {' '.join(__doc__.split('    python')[0].split())}",
-        "ρ is Spearman's correlation within a target on samples that were not measured, mean over targets; the gain is "
-        "that over the unadapted forecast on the other targets, with its 95 % interval when targets and draws are redrawn. "
+        f"Made by `python benchmarks/calibration.py --draws {draws}`. Every target "
+        + " ".join((__doc__ or "").split("Every target")[1].split()),
+        "ρ is Spearman's correlation within a target, mean over targets; the gain is that over the unadapted forecast",
+        "on the other targets, with its 95 % interval when targets and draws are redrawn. "
         f"{answered['target'].nunique()} targets were retrained.",
     ]
-    for title, frame in sections:
+    for title, frame in sections.items():
         lines += ["", f"## {title}", "", markdown(frame)]
     (ROOT / "benchmarks" / "calibration.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines), f"{time.perf_counter() - began:.0f} s", sep="\n\n")

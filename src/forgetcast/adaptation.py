@@ -62,7 +62,9 @@ ERASE, RETRAIN = Prior(), Prior(factors=0.05)
 """Chosen on validation targets. What is left to explain once the retraining gap is known follows other factors less."""
 
 
-def fit_ridge(columns: np.ndarray, errors: np.ndarray, prior: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+def fit_ridge(
+    columns: np.ndarray, errors: np.ndarray, prior: np.ndarray, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Bayesian linear regression with independent zero-mean normal priors.
 
     Args:
@@ -198,14 +200,11 @@ class Adaptation:
         """
         value = sum(weight * self._column(name, shipped, features) for name, weight in self.start.items())
         change = self.constant + sum(
-            weight * (self._column(name, shipped, features) - self.centre[name])
-            for name, weight in self.change.items()
+            weight * (self._column(name, shipped, features) - self.centre[name]) for name, weight in self.change.items()
         )
         return np.asarray(value + self._active(features) * change, dtype=float)
 
-    def contributions(
-        self, shipped: tuple[np.ndarray, float], features: pd.DataFrame
-    ) -> tuple[np.ndarray, float]:
+    def contributions(self, shipped: tuple[np.ndarray, float], features: pd.DataFrame) -> tuple[np.ndarray, float]:
         """Contributions of all feature columns, (m, F), and their base, which add up to the adapted percentile.
 
         Args:
@@ -239,10 +238,10 @@ class Adaptation:
         return np.interp(percentile, *self.scale)
 
     def half_width(self, head: str, shipped: Mapping[str, Sequence[float]], level: float) -> float:
-        """Half the width of an interval that would cover ``level`` of the measured samples, each forecast by the others.
+        """Half the width of an interval that would cover ``level`` of the measured samples.
 
-        The shipped predictor's errors on targets it had not seen count as ten more of them. A level that so many
-        cannot support gives 1.
+        Each is forecast by the others. The shipped predictor's errors on targets it had not seen count as ten more of
+        them. A level that so many cannot support gives 1.
 
         Args:
             head: "percentile" or "difficulty".

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetcast.adaptation import Adaptation
-from forgetcast.agreement import RankAgreement
+from forgetcast.agreement import spearman_interval
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError, first_line
 from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.familiarity import Familiarity
@@ -25,18 +25,32 @@ from forgetcast.predictor_folder import swap
 from forgetcast.retrained import ANSWERS, RETRAINED, met_before, with_retrained
 from forgetcast.target import Target
 
-__all__ = ["CALIBRATION", "AdaptedPredictor", "holds_calibration"]
+__all__ = ["CALIBRATION", "AdaptedPredictor", "check_folder", "holds_calibration"]
 
 FORMAT = "forgetcast-calibration"
 FORMAT_VERSION = 1
 CALIBRATION = "calibration.json"
-TABLES = {"measurements.parquet": ("index", "objective", "difficulty", "percentile"), "retrained.parquet": ANSWERS}
+MEASURED = ("index", "objective", "difficulty", "percentile", "percentile_before", "percentile_crossfitted")
+TABLES = {"measurements.parquet": MEASURED, "retrained.parquet": ANSWERS}
 """Tables of a saved calibration, with the columns each must have."""
 
 
 def holds_calibration(folder: Path) -> bool:
     """Whether an adapted predictor was saved in ``folder``."""
     return (folder / CALIBRATION).is_file()
+
+
+def check_folder(folder: Path) -> None:
+    """Check that an adapted predictor may be saved in ``folder``, before the work that makes it.
+
+    Raises:
+        PathError: it is a file or below one, or holds something that is not an adapted predictor.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise PathError(f"the predictor cannot be saved in {folder}: {nearest} is a file")
+    if folder.exists() and any(folder.iterdir()) and not holds_calibration(folder):
+        raise PathError(f"{folder} is not empty and holds no calibrated predictor; give a new or empty folder")
 
 
 class AdaptedPredictor(DifficultyPredictor):
@@ -57,17 +71,16 @@ class AdaptedPredictor(DifficultyPredictor):
         target: Mapping[str, Any],
         measurements: pd.DataFrame,
         answers: pd.DataFrame | None = None,
-        record: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
             base: the predictor that is adapted.
             adaptations: by objective.
             target: name, model (hash), data (hash) and n of the target.
-            measurements: index, objective, difficulty, percentile and further columns.
+            measurements: index, objective, difficulty, percentile, percentile_before (forecast before) and
+                percentile_crossfitted (forecast by an adaptation to the other samples); further columns are kept.
             answers: what retrained models said of every training sample (``retrained.ANSWERS``); with them the
                 factors ``retrained.RETRAINED`` are features.
-            record: what calibrating found, kept in the manifest (JSON values).
         """
         super().__init__(base._heads, base._residuals, base.manifest)
         self.base = base
@@ -81,11 +94,15 @@ class AdaptedPredictor(DifficultyPredictor):
             "predictor": base.fingerprint,
             "adaptations": {name: adaptation.as_json() for name, adaptation in self._adaptations.items()},
             "tables": {name: _digest(table) for name, table in self._tables().items()},
-            "record": dict(record or {}),
         }
         fingerprint = hashlib.sha256(json.dumps(calibration, sort_keys=True).encode()).hexdigest()
         self.manifest = {**base.manifest, "features": list(self.features), "fingerprint": fingerprint}
         self.manifest["calibration"] = calibration
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The objectives that were measured."""
+        return tuple(self._adaptations)
 
     # -- the target ---------------------------------------------------------------------------------------------
 
@@ -116,13 +133,11 @@ class AdaptedPredictor(DifficultyPredictor):
         Raises:
             UnknownNameError: the objective was not measured.
         """
-        record = self.manifest["calibration"]["record"]
-        if objective not in record:
-            raise UnknownNameError.of("measured objective", objective, record)
+        if objective not in self._adaptations:
+            raise UnknownNameError.of("measured objective", objective, self._adaptations)
+        rows = self.measurements[self.measurements["objective"] == objective]
         before, after = (
-            RankAgreement(*(np.nan if record[objective][name][part] is None else record[objective][name][part]
-                            for part in RankAgreement._fields))
-            for name in ("before", "crossfitted")
+            spearman_interval(rows[f"percentile_{name}"], rows["percentile"]) for name in ("before", "crossfitted")
         )
         return (
             f"{objective}: forecast against measured percentile of {after.n} samples: before calibrating {before}; "
@@ -183,26 +198,25 @@ class AdaptedPredictor(DifficultyPredictor):
 
     # -- saving and loading -------------------------------------------------------------------------------------
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, records: Mapping[str, bytes] | None = None) -> Path:
         """Write a folder with the calibration (JSON, Parquet) and, below it, the predictor that was adapted.
 
         Everything is written to a sibling folder first and then moved into place.
+
+        Args:
+            folder: where to; an adapted predictor there is replaced.
+            records: as for ``DifficultyPredictor.save``; they go to the subfolder.
 
         Raises:
             PathError: the folder cannot be written, is a file, or holds something that is not an adapted predictor.
         """
         folder = Path(folder)
         try:
-            if folder.exists() and not folder.is_dir():
-                raise PathError(f"expected a folder to save the predictor in; {folder} is a file")
-            if folder.exists() and any(folder.iterdir()) and not holds_calibration(folder):
-                raise PathError(
-                    f"{folder} is not empty and holds no calibrated predictor; give a new or empty folder"
-                )
+            check_folder(folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
                 fresh = Path(scratch) / "fresh"
-                self.base.save(fresh / "predictor")
+                self.base.save(fresh / "predictor", records)
                 for name, table in self._tables().items():
                     pq.write_table(pa.Table.from_pandas(table, preserve_index=False), fresh / name)
                 described = {"format": FORMAT, "format_version": FORMAT_VERSION, **self.manifest["calibration"]}
@@ -247,7 +261,6 @@ class AdaptedPredictor(DifficultyPredictor):
                 described["target"],
                 tables["measurements.parquet"],
                 tables.get("retrained.parquet"),
-                described["record"],
             )
             whole = made.fingerprint == described["fingerprint"] and set(made._adaptations) <= set(base.objectives)
             whole = whole and all(a.columns <= set(made.features) for a in made._adaptations.values())

@@ -8,15 +8,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from joblib import effective_n_jobs
 from tqdm import tqdm
 
 from forgetcast._logits import true_probability
 from forgetcast.adaptation import adapt
 from forgetcast.adapted_predictor import AdaptedPredictor
-from forgetcast.agreement import RankAgreement, spearman_interval
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.factors import FactorTable
 from forgetcast.generate import measure, retrained_answers, runs_per_sample
@@ -32,8 +33,8 @@ FEWEST = 10
 """Samples below which neither an order nor an interval can be learned."""
 
 GROUPS, SEEDS = 20, 4
-"""Models that are retrained for ``retrain``: without each of 20 parts of the data, with 4 seeds, so that every sample is
-left out by 4. One seed is too noisy near the goal (``benchmarks/calibration.md``)."""
+"""Models that are retrained for ``retrain``: without each of 20 parts of the data, with 4 seeds, so that every sample
+is left out by 4. One seed is too noisy near the goal (``benchmarks/calibration.md``)."""
 
 NOT_TRIVIAL = 0.8
 """Share of the measured samples that are probably not trivial, for ``retrain``: trivial ones are all alike."""
@@ -50,7 +51,9 @@ def check(target: Target, objectives: Sequence[str], samples: int) -> None:
         NotApplicableError: held-out data is missing, or, for ``retrain``, the ``train`` callable.
     """
     if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or not FEWEST <= samples <= len(target):
-        raise InputError(f"calibrate: expected a number of samples from {FEWEST} to {len(target)}, or 0; got {samples!r}")
+        raise InputError(
+            f"calibrate: expected a number of samples from {FEWEST} to {len(target)}, or 0; got {samples!r}"
+        )
     if target.heldout is None:
         raise NotApplicableError(
             "calibrate measures the damage of unlearning on data that the model was not trained on: pass heldout=(x, y)"
@@ -107,7 +110,7 @@ def calibrate(
     rows = columns.iloc[places].sort_index()
     outcomes, instances = _measured(target, rows.index.to_numpy(), objectives, oracle, seed, n_jobs, progress)
     instances["weight"] = instances["index"].map(dict(zip(columns.index[places], weights, strict=True)))
-    adaptations, parts, record = {}, [], {}
+    adaptations, parts = {}, []
     for objective in objectives:
         label = consensus(outcomes, instances, objective).merge(instances[["index", "memorization"]], on="index")
         label = label.set_index("index").loc[rows.index].reset_index()
@@ -124,15 +127,8 @@ def calibrate(
         adaptations[objective] = adapted
         label["percentile_before"], label["percentile_crossfitted"] = np.clip([shipped, crossfitted], 0, 1)
         parts.append(label)
-        record[objective] = {
-            name: _agreement(spearman_interval(label[f"percentile_{name}"], label["percentile"]))
-            for name in ("before", "crossfitted")
-        }
     measurements = pd.concat(parts, ignore_index=True).drop(columns=["target", "memorization"])
-    made = AdaptedPredictor(base, adaptations, measured_on, measurements, answers, record)
-    if progress:
-        _say([made.gain(objective) for objective in objectives])
-    return made
+    return AdaptedPredictor(base, adaptations, measured_on, measurements, answers)
 
 
 def choose(order: np.ndarray, trivial: np.ndarray, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,9 +165,11 @@ def _retrained(target: Target, seed: int, n_jobs: int | None, progress: bool) ->
     if progress:
         began = time.perf_counter()
         target.train(np.arange(len(target)), seed)
-        once = time.perf_counter() - began
-        models = GROUPS * SEEDS
-        _say([f"calibrate: {models} models are trained, each without a {GROUPS}th of the data; one took {once:.1f} s"])
+        models, once = GROUPS * SEEDS, time.perf_counter() - began
+        _say(
+            f"calibrate: {models} models are trained, without 1/{GROUPS} of the data each; one took {once:.1f} s, so all about "
+            f"{_duration(models * once / effective_n_jobs(n_jobs))}"
+        )
     return retrained_answers(target, groups=GROUPS, seeds=SEEDS, n_jobs=n_jobs, progress=progress, seed=seed)
 
 
@@ -190,29 +188,31 @@ def _measured(
     progress: bool,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Outcomes and instances of the samples ``index``; the first few tell how long the others will take."""
-    if progress:
-        _say([f"calibrate: {len(index)} samples are unlearned {runs_per_sample(CONSENSUS)} times each"])
     index = np.random.default_rng(seed).permutation(index)  # any beginning is like the whole
-    frames = []
+    frames, began = [], time.perf_counter()
     with tqdm(total=len(index), desc="calibrate", unit="sample", disable=not progress) as bar:
         bounds = [0, *range(FIRST, len(index), BLOCK), len(index)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
-            part = index[start:stop]
+        for start, stop in pairwise(bounds):
+            part = index[start:stop].tolist()
             frames.append(
-                measure(
-                    target, part, objectives=objectives, oracle=oracle, n_jobs=n_jobs, progress=False, seed=seed
-                )
+                measure(target, part, objectives=objectives, oracle=oracle, n_jobs=n_jobs, progress=False, seed=seed)
             )
             bar.update(len(part))
+            if start == 0 and progress:
+                left = (time.perf_counter() - began) / len(part) * (len(index) - len(part))
+                runs = runs_per_sample(CONSENSUS)
+                _say(f"calibrate: {len(index)} samples are unlearned {runs} times each; at most {_duration(left)} more")
     outcomes, instances = (pd.concat(tables, ignore_index=True) for tables in zip(*frames, strict=True))
     return outcomes, instances
 
 
-def _agreement(found: RankAgreement) -> dict[str, float | None]:
-    """As JSON values: what is not defined is null."""
-    return {name: None if value != value else value for name, value in found._asdict().items()}
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(9.6), _duration(600)
+    ('10 s', '10 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _say(lines: Sequence[str]) -> None:
-    for line in lines:
-        tqdm.write(line, file=sys.stderr)
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)

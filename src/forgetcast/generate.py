@@ -373,9 +373,7 @@ def retrained_answers(
         for number in range(seeds)
         for _, function, arguments in _oracle_tasks(target, everyone, groups, 1, seed + number)
     ]
-    answers = run_tasks(
-        lambda f, a: f(*a), tasks, n_jobs=n_jobs, title=f"{target.name}: retraining", progress=progress
-    )
+    answers = run_tasks(lambda f, a: f(*a), tasks, n_jobs=n_jobs, title=f"{target.name}: retraining", progress=progress)
     return summarise(pd.concat(answers, ignore_index=True))
 
 

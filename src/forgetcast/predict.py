@@ -48,6 +48,8 @@ class DifficultyReport:
     """Measured difficulty, where ``measured`` attached it or the forecast was calibrated: index, objective,
     difficulty, percentile; after calibrating also weight (inverse sampling probability), trivial, percentile_before
     (forecast before) and percentile_crossfitted (forecast after, by a calibration without that sample)."""
+    calibrated: dict[str, str] = field(default_factory=dict)
+    """What calibrating changed, in words, by objective; empty where the forecast was not calibrated."""
     _explainer: Explainer | None = field(default=None, repr=False, compare=False)
 
     def explain(self, index: int, objective: str | None = None) -> Explanation:
@@ -215,10 +217,11 @@ def predict_difficulty(
         fitted = calibration.calibrate(
             fitted, target, factors, wanted, calibrate, seed=seed, n_jobs=n_jobs, progress=progress
         )
-    measurements = None
+    measurements, calibrated = None, {}
     if isinstance(fitted, AdaptedPredictor):
         factors = fitted.complete(factors)
         measurements = fitted.measurements[fitted.measurements["objective"].isin(wanted)].reset_index(drop=True)
+        calibrated = {name: fitted.gain(name) for name in wanted if name in fitted.measured}
     index = factors.values.index.to_numpy()
     explainer = Explainer(fitted, factors)
     parts = []
@@ -258,7 +261,7 @@ def predict_difficulty(
         },
     }
     return DifficultyReport(
-        pd.concat(parts, ignore_index=True), factors, fitted, provenance, likeness, measurements, explainer
+        pd.concat(parts, ignore_index=True), factors, fitted, provenance, likeness, measurements, calibrated, explainer
     )
 
 

@@ -54,6 +54,7 @@ ENLARGED = 1.4
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 INK = "#0a0b0c"
 """Drawn wherever a picture should take the page's own text colour."""
+CROSSFITTED = "percentile_crossfitted"
 GLOBAL_SAMPLES = 2_000
 """Most samples in the view over all samples; more are drawn from at random."""
 MEASURED_ROWS = 200
@@ -106,6 +107,7 @@ def render_html(
         training_samples=report.provenance["n"],
         forecasts=report.table["index"].nunique(),
         level=manifest.get("intervals", {}).get("level"),
+        calibrated=bool(report.calibrated),
         unlike=str(report.familiarity) if report.familiarity.out_of_distribution else "",
         objectives=[_objective(report, name, rows, waterfalls, explain) for name in objectives],
         not_applicable=[
@@ -268,13 +270,20 @@ def _measured(report: DifficultyReport, objective: str, table: pd.DataFrame) -> 
     if report.measurements is None:
         return None
     keys = ["index", "objective"]
-    both = table.merge(report.measurements[[*keys, "difficulty", "percentile"]], on=keys, suffixes=("", "_measured"))
+    measured = report.measurements[report.measurements["objective"] == objective]
+    both = table.merge(measured[[*keys, "difficulty", "percentile"]], on=keys, suffixes=("", "_measured"))
+    adapted_to = CROSSFITTED in measured
+    if adapted_to:  # the forecast of the table has seen the measurement
+        shift = both["index"].map(measured.set_index("index")[CROSSFITTED]) - both["percentile"]
+        for name in ("percentile", "percentile_lower", "percentile_upper"):
+            both[name] = (both[name] + shift).clip(0, 1)
     if both.empty:
         return None
     agreement = spearman_interval(both["percentile"], both["percentile_measured"])
     inside = both["percentile_measured"].between(both["percentile_lower"], both["percentile_upper"]).mean()
     return {
         "agreement": agreement,
+        "gain": report.calibrated.get(objective, "") if adapted_to else "",
         "inside": float(inside),
         "samples": len(both),
         "rows": _rows(both.sort_values("percentile_measured", ascending=False).head(MEASURED_ROWS)),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from forgetcast.errors import FileFormatError, IndexRangeError
+from forgetcast.errors import FileFormatError, IndexRangeError, InputError
 
 if TYPE_CHECKING:
     from forgetcast.corpus import Corpus
@@ -69,15 +69,19 @@ def read_predictor(name: str) -> DifficultyPredictor:
 
 
 _FORECAST = (
-    click.option("--model", required=True, metavar="MODULE:FACTORY", help="Makes the model; takes no arguments."),
+    click.option("--model", metavar="MODULE:FACTORY", help="Makes the model; takes no arguments."),
     click.option("--weights", type=FILE, help="A .safetensors file, or a state dict saved by torch.save."),
     click.option(
         "--dataset",
-        required=True,
         metavar="DATASET",
         help="Training data: MODULE:FACTORY, a .npz, .parquet or .csv file, or a built-in name.",
     ),
     click.option("--heldout", metavar="DATASET", help="Data of the same kind that the model was not trained on."),
+    click.option(
+        "--target",
+        metavar="MODULE:FACTORY",
+        help="Makes a forgetcast.Target, which has model and data, in place of the options above.",
+    ),
     click.option(
         "--checkpoints",
         metavar="PATTERN",
@@ -106,10 +110,11 @@ def forecast_options(command: Command) -> Command:
 
 def forecast(
     *,
-    model: str,
+    model: str | None,
     weights: Path | None,
-    dataset: str,
+    dataset: str | None,
     heldout: str | None,
+    target: str | None,
     checkpoints: str | None,
     objective: Literal["retrain", "erase", "both"],
     predictor: Path | None,
@@ -117,16 +122,28 @@ def forecast(
     seed: int,
     quiet: bool,
     indices: list[int] | None,
+    calibrate: int = 0,
+    jobs: int | None = None,
 ) -> DifficultyReport:
     """Load what the options name and predict; every error is a ForgetcastError."""
-    from forgetcast.loading import load_checkpoints, load_dataset, load_model
+    from forgetcast.loading import load_checkpoints, load_dataset, load_model, load_target
     from forgetcast.predict import predict_difficulty
     from forgetcast.predictor import DifficultyPredictor
 
+    pieces = {"--model": model, "--weights": weights, "--dataset": dataset, "--heldout": heldout}
+    given = [name for name, value in {**pieces, "--checkpoints": checkpoints}.items() if value is not None]
+    if target is not None:
+        if given:
+            raise InputError(f"--target brings its model and data: leave out {', '.join(given)}")
+        subject: Any = load_target(target)
+    elif model is not None and dataset is not None:
+        subject = load_model(model, weights)
+    else:
+        raise InputError("expected --model and --dataset, or --target")
     fitted = DifficultyPredictor.published() if predictor is None else DifficultyPredictor.load(predictor)
     report = predict_difficulty(
-        load_model(model, weights),
-        load_dataset(dataset),
+        subject,
+        None if dataset is None else load_dataset(dataset),
         indices=indices,
         objective=objective,
         heldout=None if heldout is None else load_dataset(heldout, heldout=True),
@@ -135,6 +152,8 @@ def forecast(
         batch_size=batch_size,
         seed=seed,
         progress=not quiet,
+        calibrate=calibrate,
+        n_jobs=jobs,
     )
     if checkpoints is not None and all(factor.family != "trajectory" for factor in report.factors.factors.values()):
         note = "this predictor was fitted without factors of the training run; --checkpoints changes nothing"

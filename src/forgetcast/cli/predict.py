@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forgetcast.cli.options import FILE, forecast, forecast_options, parse_indices
+from forgetcast.cli.options import FILE, FOLDER, forecast, forecast_options, parse_indices
 from forgetcast.cli.output import TABLE_SUFFIXES, check_output, table_json, write_table
+from forgetcast.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,26 +27,59 @@ SHOWN = 20
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--out", type=FILE, help="A .csv, .parquet or .json file to write instead of printing.")
 @click.option("--html", type=FILE, help="Also write a report, one self-contained HTML file.")
+@click.option(
+    "--calibrate",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="First unlearn N samples for real, 40 say, and adapt the forecast to them.",
+)
+@click.option("--save-predictor", type=FOLDER, help="Keep the calibrated predictor, for --predictor.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Parallel processes for --calibrate; default: 1.")
 def predict(
-    indices: str | None, top: int | None, form: str, out: Path | None, html: Path | None, **inputs: Any
+    indices: str | None,
+    top: int | None,
+    form: str,
+    out: Path | None,
+    html: Path | None,
+    save_predictor: Path | None,
+    **inputs: Any,
 ) -> None:
     """Forecast how hard each training sample is to unlearn.
 
     Nothing is unlearned and nothing is retrained: the model is only probed, and never changed. Percentiles
     place a sample among all samples of this model (0 easiest, 1 hardest).
 
+    With --calibrate some samples are unlearned for real first (on copies of the model), which needs --heldout.
+    For the objective retrain, 80 models are trained as well, each without a twentieth of the data: give a
+    --target whose factory passes train= to forgetcast.Target.
+
     \b
     EXAMPLES
       forgetcast predict --model mymodels:resnet --weights resnet.safetensors --dataset train.npz --top 10
       forgetcast predict --model mymodels:mlp --weights mlp.pt --dataset mydata:train --heldout mydata:test \\
           --objective both --indices 3,17,100-120 --out difficulty.parquet --html report.html
+      forgetcast predict --model mymodels:mlp --weights mlp.pt --dataset mydata:train --heldout mydata:test \\
+          --objective erase --calibrate 40 --save-predictor calibrated
+      forgetcast predict --target mytargets:mlp --calibrate 40 --jobs 2 --html report.html
     """
+    from forgetcast.adapted_predictor import check_folder
+
+    if save_predictor is not None:
+        if not inputs["calibrate"]:
+            raise InputError("--save-predictor keeps a calibrated predictor: give --calibrate too")
+        check_folder(save_predictor)
     check_output(out, TABLE_SUFFIXES)
     check_output(html, (".html", ".htm"))
     chosen = None if indices is None else parse_indices(indices)
     report = forecast(**inputs, indices=chosen)
     if report.familiarity.out_of_distribution:
         click.echo(f"warning: {report.familiarity}; intervals may not hold", err=True)
+    for gain in report.calibrated.values():
+        click.echo(gain, err=True)
+    if save_predictor is not None:
+        report.predictor.save(save_predictor)
+        click.echo(f"wrote {save_predictor}", err=True)
     table = report.table
     if top is not None:
         table = hardest(table, top)
