@@ -167,8 +167,8 @@ def _retrained(target: Target, seed: int, n_jobs: int | None, progress: bool) ->
         target.train(np.arange(len(target)), seed)
         models, once = GROUPS * SEEDS, time.perf_counter() - began
         _say(
-            f"calibrate: {models} models are trained, without 1/{GROUPS} of the data each; one took {once:.1f} s, so all about "
-            f"{_duration(models * once / effective_n_jobs(n_jobs))}"
+            f"calibrate: {models} models are trained, without 1/{GROUPS} of the data each; one took {once:.1f} s, "
+            f"all take about {_duration(models * once / effective_n_jobs(n_jobs))}"
         )
     return retrained_answers(target, groups=GROUPS, seeds=SEEDS, n_jobs=n_jobs, progress=progress, seed=seed)
 
