@@ -22,7 +22,7 @@ import pandas as pd
 
 from forgetcast import Corpus
 from forgetcast.corpus import feature_columns, training_table
-from forgetcast.heads import fit_head, fit_without, labels_of, training_weights
+from forgetcast.heads import fit_head, fit_without, head_weights, labels_of
 from forgetcast.scores import within_target_rho
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,8 +36,8 @@ def forecasts(
     rows = table.dropna(subset=[f"percentile_{objective}"]).reset_index(drop=True)
     own = rows["target"].isin(new).to_numpy()
     old, recent = rows[~own], rows[own]
-    y = labels_of(old, objective, "percentile")
-    base = fit_head(old[features].to_numpy(), y, training_weights(old), features, "percentile", {}, 0)
+    y, weight = labels_of(old, objective, "percentile"), head_weights(old, objective, "percentile")
+    base = fit_head(old[features].to_numpy(), y, weight, features, "percentile", {}, 0)
 
     def held_out(table: pd.DataFrame, **settings: Any) -> np.ndarray:
         targets = table["target"].to_numpy(dtype=object)

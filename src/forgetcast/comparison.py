@@ -82,7 +82,7 @@ def compare(
 
     The new one forecasts each target by a fit to all others. The old one is taken as it is on targets it was not fitted
     to. On those it was fitted to its forecasts are no test; if the table holds just what it was fitted to, it is fitted
-    again without each of them, else they are left out.
+    again without each of them (by this version of forgetcast), else they are left out.
 
     Args:
         old: the predictor that is there.

@@ -22,8 +22,8 @@ __all__ = ["ADDED_ROUNDS", "Replace", "TrainedPredictor", "train_predictor"]
 Replace = Literal["if-better", "always", "never"]
 
 ADDED_ROUNDS = 25
-"""Trees that a continuation adds to each head, unless ``params`` or the search say otherwise: more of them begin to
-unlearn the older targets (benchmarks/README.md)."""
+"""Trees that a continuation adds to each head, unless ``params`` or the search say otherwise: with more of them it
+loses more on targets like the old ones (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
