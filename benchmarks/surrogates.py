@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,14 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from forgetcast._cross_fitted import content_folds, logistic_confidence, perceptron_confidence
+from forgetcast._cross_fitted import Folds, content_folds, perceptron_confidence
 from forgetcast._neighbours import nearest_neighbours
-from forgetcast._surrogates import neighbour_vote
+from forgetcast._surrogates import neighbour_vote, random_features
 from forgetcast.corpus import Corpus, feature_columns, training_table
 from forgetcast.errors import NotApplicableError
 from forgetcast.heads import fit_without
@@ -45,6 +49,52 @@ MIXTURE = "thirds: votes and ridges, perceptrons, last layer"
 """The best mixture on the validation targets, all, not trivial and by error."""
 
 
+PENALTIES = (1e-2, 1e-3, 1e-4)
+"""Of the logistic regression, strong to weak: λ in mean loss + λ/2 ‖W‖² on features of mean square 1."""
+
+ITERATIONS = 15
+"""Of L-BFGS at every penalty, each of which starts where the one before ended."""
+
+FIT_ROWS = 4000
+"""Samples that a fold's logistic regression is fitted to at most: the first in the order of their checksums."""
+
+
+def logistic_confidence(
+    z: Tensor, labels: Tensor, classes: int, folds: Folds, *, seed: int = 0, width: int = 512
+) -> Tensor:
+    """Out-of-fold probability of the label by multinomial logistic regression on random features, shape (n,).
+
+    min(width, 2n) random ReLU features (Rahimi & Recht 2008) of ``z`` (n, d), which is expected with columns of mean 0
+    and variance about 1. Penalties are tried from strong to weak as long as the out-of-fold likelihood of the labels
+    grows. A class that is missing from the other folds has probability 0.
+    """
+    y = labels[folds.order].numpy()
+    drawn = random_features(z[folds.order], width=min(width, 2 * len(z)), seed=seed)[:, :-1]
+    phi = drawn.div_((torch.linalg.vector_norm(drawn) / drawn.numel() ** 0.5).clamp(min=1e-12)).numpy()
+    outside = [(folds.fold == k).numpy() for k in range(folds.count)]
+    inside = [np.flatnonzero(~rows)[:FIT_ROWS] for rows in outside]
+    models = [LogisticRegression(max_iter=ITERATIONS, warm_start=True) for _ in inside]
+    best, best_likelihood = np.zeros(len(z)), -np.inf
+    for penalty in PENALTIES:
+        found = np.zeros(len(z))
+        for model, rows, left_out in zip(models, inside, outside, strict=True):
+            share = np.zeros((left_out.sum(), classes))
+            seen = np.unique(y[rows])
+            if len(seen) == 1:
+                share[:, seen] = 1.0
+            else:
+                with warnings.catch_warnings(), threadpool_limits(1, "blas"):  # small products: threads only wait
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    model.set_params(C=1 / (penalty * len(rows))).fit(phi[rows], y[rows])
+                share[:, seen] = model.predict_proba(phi[left_out])
+            found[left_out] = np.take_along_axis(share, y[left_out, None], axis=1)[:, 0]
+        likelihood = float(np.log(found.clip(1e-6)).mean())
+        if likelihood <= best_likelihood:
+            break
+        best, best_likelihood = found, likelihood
+    return torch.empty(len(z), dtype=torch.float64).index_copy_(0, folds.order, torch.from_numpy(best))
+
+
 def candidates(probes: Probes) -> dict[str, Callable[[], Tensor]]:
     """Every single learner that was tried, by name."""
     y, classes = probes.labels, probes.target.num_classes
@@ -62,12 +112,15 @@ def candidates(probes: Probes) -> dict[str, Callable[[], Tensor]]:
         assert checksums is not None
         return perceptron_confidence(patch_responses(probes.target), y, classes, content_folds(checksums, y))
 
-    found: dict[str, Callable[[], Tensor]] = {name: partial(getattr, probes, name) for name in [*OLD, *NEW[1:]]}
+    found: dict[str, Callable[[], Tensor]] = {
+        name: partial(getattr, probes, name) for name in [*OLD, *NEW[1:]] if "logistic" not in name
+    }
     found["early_vote"] = lambda: neighbour_vote(nearest_neighbours(probes.early, y, k=100), y)
     for k in (5, 100):
         found[f"middle_vote, k = {k}"] = lambda k=k: neighbour_vote(probes.middle_neighbours, y, k=k)
     found["last layer, leave-one-out"] = lambda: probes.leave_one_out_logits.softmax(1).gather(1, y[:, None])[:, 0]
     for space in SPACES:
+        found[f"{space}_logistic"] = partial(fit, logistic_confidence, space)
         found[f"{space}_logistic, 256 features"] = partial(fit, logistic_confidence, space, width=256)
         found[f"{space}_logistic, 10 folds"] = partial(fit, logistic_confidence, space, folds=10)
         found[f"{space}_perceptron, 1 restart"] = partial(fit, perceptron_confidence, space, restarts=1)
@@ -306,8 +359,11 @@ samples each, p_out of the leave-group-out oracle. Candidates were chosen on the
 ({", ".join(VALIDATION)}); the other ten only report.
 `surrogate_confidence` was the mean of votes and ridges when the corpus was measured; it is now the mixture in thirds,
 which has the smallest error and the highest correlation on the validation targets, over all samples and over those
-that are not trivial. An early vote would be one more search for neighbours and adds nothing; logistic regressions add
-less than perceptrons."""
+that are not trivial. An early vote would be one more search for neighbours and adds nothing. Logistic regressions add
+less than perceptrons and nothing beside them, so they are no factors any more and live in the script alone.
+Perceptrons were measured while each had batches of its own; side by side on common batches they follow p_out as well
+(nine targets, mean of input, early and middle: all 0.921 before and 0.922 now, not trivial 0.809 and 0.808, memorized
+0.683 and 0.675, error 0.109 and 0.108)."""
 
 AGREEMENT = """Spearman correlation with p_out within targets and mean absolute error, means over the targets on which a
 candidate applies (so rows with fewer targets do not compare). Not trivial: the model's own probability exceeds p_out by
