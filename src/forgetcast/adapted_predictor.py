@@ -263,6 +263,7 @@ class AdaptedPredictor(DifficultyPredictor):
                 tables.get("retrained.parquet"),
             )
             whole = made.fingerprint == described["fingerprint"] and set(made._adaptations) <= set(base.objectives)
+            whole = whole and described["predictor"] == base.fingerprint
             whole = whole and all(a.columns <= set(made.features) for a in made._adaptations.values())
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path} is corrupt ({type(error).__name__}: {error})") from error
