@@ -164,6 +164,26 @@ def test_predict_prints_tables_for_people_and_programs(run: Run) -> None:
     assert text.stderr == "180 easier rows not shown; --out FILE or --format csv gives all\n"
 
 
+def test_predict_calibrates_and_keeps_the_predictor(run: Run, folder: Path) -> None:
+    """--calibrate says what it changed; what it kept gives the same table to predict and explain, for that target."""
+    rows = training_table(targets=2, rows=30)
+    DifficultyPredictor.fit(rows, ["loss_quantile", "margin_quantile"], params={"num_boost_round": 5}).save(
+        folder / "plain"
+    )
+    command = ("predict", "--target", "mine:target", "--format", "csv", "-q")
+    settings = ("--predictor", "plain", "--calibrate", "10", "--save-predictor", "calibrated", "--html", "c.html")
+    made = run(*command, *settings)
+    assert "retrain: forecast against measured percentile of 10 samples: before calibrating" in made.stderr
+    assert "after unlearning some of them for real" in (folder / "c.html").read_text()
+    again = run(*command, "--predictor", "calibrated")
+    assert again.stdout == made.stdout
+    explained = run("explain", "--target", "mine:target", "--predictor", "calibrated", "--index", "3", "-q")
+    assert "retraining" in explained.stdout
+    refused = CliRunner().invoke(main, ["predict", "--target", "mine:second", "--predictor", "calibrated", "-q"])
+    assert refused.exit_code == 2
+    assert "calibrated on samples of target 'first'" in refused.stderr
+
+
 def test_top_rows_are_the_hardest(run: Run) -> None:
     """--top keeps the highest percentiles of each objective, hardest first."""
     best = table(run("predict", *MODEL, "--format", "csv"))["percentile"].nlargest(5).to_numpy()
