@@ -370,6 +370,20 @@ def test_unknown_suffix_is_refused_before_any_work(here: Path) -> None:
     assert ".png" in refused(["explain", *base, "--index", "1", "--plot", "picture.bmp"], here)
 
 
+def test_what_to_forecast_and_what_to_keep_must_be_said_once(here: Path) -> None:
+    """A model without data, a target beside data, a predictor to keep without a calibration, or in a wrong place."""
+    base = ["predict", "--model", "bad_subjects:model"]
+    assert "expected --model and --dataset, or --target" in refused(base, here)
+    assert "leave out --model, --dataset" in refused(
+        [*base, "--dataset", "bad_subjects:data", "--target", "bad_subjects:target"], here
+    )
+    base += ["--dataset", "bad_subjects:data"]
+    assert "give --calibrate too" in refused([*base, "--save-predictor", "new"], here)
+    (here / "taken").mkdir()
+    (here / "taken" / "file").touch()
+    assert "holds no calibrated predictor" in refused([*base, "--calibrate", "10", "--save-predictor", "taken"], here)
+
+
 def test_model_that_is_no_module_is_refused(subjects: Any) -> None:
     """Anything but a torch.nn.Module is refused by name."""
     with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module classifier; got function"):
