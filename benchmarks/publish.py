@@ -1,6 +1,6 @@
 """Make the published predictor and its evaluation from the published corpus.
 
-    python benchmarks/publish.py            # about 15 minutes on 2 cores; --quick leaves the learning curves out
+    python benchmarks/publish.py            # about 25 minutes on 2 cores; --quick leaves the learning curves out
 
 1. LightGBM parameters are searched on four validation targets (``forgetcast.tuning``), the defaults kept unless they
    are clearly beaten; every trial goes to ``tuning.csv``.
