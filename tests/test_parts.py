@@ -82,6 +82,17 @@ def test_the_gentler_unlearner_is_named(table: pd.DataFrame, predictor: Difficul
     assert (named == gentler).mean() > 0.9
 
 
+def test_many_samples_are_forecast_a_few_at_a_time(
+    table: pd.DataFrame, predictor: DifficultyPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pieces make no difference, and no samples are no trouble."""
+    features = table[FEATURES].tail(20)
+    whole = predictor.predict_unlearners(features, "erase")
+    monkeypatch.setattr("forgetcast.predictor.ROWS", 7)
+    pd.testing.assert_frame_equal(predictor.predict_unlearners(features, "erase"), whole)
+    assert predictor.predict_unlearners(features.head(0), "erase").shape == (0, 2)
+
+
 def test_a_table_without_parts_gives_a_predictor_without(table: pd.DataFrame) -> None:
     """A corpus of an earlier format still teaches difficulty."""
     plain = table.drop(columns=[name for name in table if name.startswith(("under_", "steps_", "collateral_"))])

@@ -18,17 +18,15 @@ import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
 from forgetcast.factors import quantile_column
+from forgetcast.goal import SLACK
 from forgetcast.heads import INTERVAL_HEADS
 from forgetcast.intervals import balanced_residuals
-from forgetcast.retrained import RETRAINED, SLACK
+from forgetcast.retrained import GAP, RETRAINED
 
 __all__ = ["Adaptation", "Prior", "adapt", "fit_ridge"]
 
 FORECAST = "forecast"
 """Name of the starting percentile among the columns of an adaptation."""
-
-GAP = "retraining_gap"
-"""The factor of retraining that the goal of ``retrain`` is about."""
 
 UNIFORM = np.sqrt(12)
 """1 / standard deviation of a quantile, so that priors are in units of percentile."""

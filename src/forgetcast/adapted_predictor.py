@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from forgetcast.agreement import spearman_interval
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError, first_line
 from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.familiarity import Familiarity
+from forgetcast.folders import nearest_existing, replaced_folder
 from forgetcast.heads import from_log_scale
 from forgetcast.predictor import DifficultyPredictor, as_features
-from forgetcast.predictor_folder import swap
-from forgetcast.retrained import ANSWERS, RETRAINED, met_before, with_retrained
+from forgetcast.retrained import ANSWERS, GAP, RETRAINED, met_before, with_retrained
 from forgetcast.target import Target
 
 __all__ = ["CALIBRATION", "AdaptedPredictor", "check_folder", "holds_calibration"]
@@ -46,7 +45,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         PathError: it is a file or below one, or holds something that is not an adapted predictor.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = nearest_existing(folder)
     if not nearest.is_dir():
         raise PathError(f"the predictor cannot be saved in {folder}: {nearest} is a file")
     if folder.exists() and any(folder.iterdir()) and not holds_calibration(folder):
@@ -165,7 +164,7 @@ class AdaptedPredictor(DifficultyPredictor):
             for column, values in bounds.items():
                 frame[column.removeprefix("difficulty_")] = values if back is None else back(values)
         if self._answers is not None and objective == "retrain":
-            frame["p_trivial"] = met_before(features["retraining_gap"].to_numpy(), frame["p_trivial"].to_numpy())
+            frame["p_trivial"] = met_before(features[GAP].to_numpy(), frame["p_trivial"].to_numpy())
         return frame
 
     def predict_parts(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
@@ -211,22 +210,13 @@ class AdaptedPredictor(DifficultyPredictor):
             PathError: the folder cannot be written, is a file, or holds something that is not an adapted predictor.
         """
         folder = Path(folder)
-        try:
-            check_folder(folder)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-                fresh = Path(scratch) / "fresh"
-                self.base.save(fresh / "predictor", records)
-                for name, table in self._tables().items():
-                    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), fresh / name)
-                described = {"format": FORMAT, "format_version": FORMAT_VERSION, **self.manifest["calibration"]}
-                described["fingerprint"] = self.fingerprint
-                (fresh / CALIBRATION).write_text(json.dumps(described, indent=1, allow_nan=False) + "\n")
-                swap(fresh, folder, Path(scratch) / "previous")
-        except OSError as error:
-            if isinstance(error, PathError):
-                raise
-            raise PathError(f"the predictor cannot be saved in {folder}: {error.strerror or error}") from error
+        with replaced_folder(folder, "predictor", check_folder) as fresh:
+            self.base.save(fresh / "predictor", records)
+            for name, table in self._tables().items():
+                pq.write_table(pa.Table.from_pandas(table, preserve_index=False), fresh / name)
+            described = {"format": FORMAT, "format_version": FORMAT_VERSION, **self.manifest["calibration"]}
+            described["fingerprint"] = self.fingerprint
+            (fresh / CALIBRATION).write_text(json.dumps(described, indent=1, allow_nan=False) + "\n")
         return folder
 
     @classmethod

@@ -19,12 +19,13 @@ from forgetcast._logits import true_probability
 from forgetcast.adaptation import adapt
 from forgetcast.adapted_predictor import AdaptedPredictor
 from forgetcast.errors import InputError, NotApplicableError
-from forgetcast.factors import FactorTable
+from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.generate import measure, retrained_answers, runs_per_sample
 from forgetcast.heads import labels_of, log_scale
 from forgetcast.labels import CONSENSUS, consensus
+from forgetcast.predict import TRIVIAL_FROM
 from forgetcast.predictor import DifficultyPredictor
-from forgetcast.retrained import met_before
+from forgetcast.retrained import GAP, met_before
 from forgetcast.target import Target
 
 __all__ = ["FEWEST", "calibrate", "check", "choose"]
@@ -103,9 +104,9 @@ def calibrate(
     forecast = base.predict(columns[list(base.features)], first)
     order, trivial = forecast["percentile"].to_numpy(), np.zeros(len(columns), dtype=bool)
     if answers is not None:
-        gap = columns["retraining_gap"].to_numpy()
-        order = order + columns["retraining_gap_quantile"].to_numpy()
-        trivial = met_before(gap, forecast["p_trivial"].to_numpy()) >= 0.5
+        gap = columns[GAP].to_numpy()
+        order = order + columns[quantile_column(GAP)].to_numpy()
+        trivial = met_before(gap, forecast["p_trivial"].to_numpy()) >= TRIVIAL_FROM
     places, weights = choose(order, trivial, min(samples, len(columns)), seed)
     rows = columns.iloc[places].sort_index()
     outcomes, instances = _measured(target, rows.index.to_numpy(), objectives, oracle, seed, n_jobs, progress)

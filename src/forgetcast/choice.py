@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.heads import fit_unlearner_head, unlearners_of, with_unlearner
-from forgetcast.holdout import deal_targets, objectives_of
+from forgetcast.holdout import fold_rows, objectives_of
 
 __all__ = ["unlearner_choice"]
 
@@ -49,24 +49,22 @@ def unlearner_choice(
             continue
         rows = table[~table[f"trivial_{objective}"].astype(bool)].dropna(subset=under).reset_index(drop=True)
         targets = rows["target"].astype(str).to_numpy(dtype=object)
-        folds = deal_targets(list(dict.fromkeys(targets)))
+        folds = fold_rows(targets)
         if len(folds) < 2:
             continue
 
         def forecast(
-            fold: frozenset[str], rows: pd.DataFrame = rows, objective: str = objective, targets: np.ndarray = targets
+            own: np.ndarray, rows: pd.DataFrame = rows, objective: str = objective
         ) -> tuple[np.ndarray, list[str]]:
-            own = np.isin(targets, list(fold))
             order = unlearners_of(rows[~own], objective)
             head = fit_unlearner_head(rows[~own], features, objective, order, params or {}, seed)
             X = rows.loc[own, list(features)].to_numpy(dtype=float)
             return head.raw(with_unlearner(X, len(order))).reshape(len(X), len(order)), order
 
-        results = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(forecast)(fold) for fold in folds)
+        results = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(forecast)(own) for own in folds)
         measured = rows[under].to_numpy(dtype=float)
         named, single, best = np.zeros(len(rows), dtype=int), np.zeros(len(rows), dtype=int), []
-        for fold, (scores, order) in zip(folds, results, strict=True):
-            own = np.isin(targets, list(fold))
+        for own, (scores, order) in zip(folds, results, strict=True):
             place = np.array([names.index(name) for name in order])
             named[own], single[own] = place[scores.argmin(axis=1)], place[0]
             best.append(order[0])

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from forgetcast import labels
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
+from forgetcast.factors import quantile_column
+from forgetcast.folders import nearest_existing, shipped_folder
 from forgetcast.registry import load_factors
 
 __all__ = ["FORMAT", "Corpus", "corpus_folder", "feature_columns", "training_table", "write_parquet"]
@@ -46,7 +48,7 @@ def corpus_folder(folder: str | Path) -> Path:
         PathError: it is a file, or lies in one, or must not be written to.
     """
     folder = Path(folder)
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = nearest_existing(folder)
     if not nearest.is_dir():
         raise PathError(f"expected a folder for the corpus at {folder}; {nearest} is a file")
     if not os.access(nearest, os.W_OK):
@@ -169,11 +171,10 @@ class Corpus:
         Raises:
             PathError: this installation has none.
         """
-        here = Path(__file__).resolve().parent
-        for folder in (here / "published_corpus", here.parents[1] / "training_data" / "published"):
-            if (folder / "manifest.json").is_file():
-                return cls.read(folder)
-        raise PathError("this installation comes without the published corpus: give a corpus folder")
+        folder = shipped_folder(__file__, "published_corpus", "training_data/published")
+        if folder is None:
+            raise PathError("this installation comes without the published corpus: give a corpus folder")
+        return cls.read(folder)
 
     @classmethod
     def join(cls, corpora: Sequence[Corpus]) -> Corpus:
@@ -210,8 +211,9 @@ def feature_columns(corpus: Corpus, *, training_run: bool = False) -> list[str]:
     names = known.index[known].tolist()
     if training_run:
         return names
-    of_the_run = {name for name, factor in load_factors().items() if factor.family == "trajectory"}
-    return [name for name in names if name.removesuffix("_quantile") not in of_the_run]
+    of_the_run = [name for name, factor in load_factors().items() if factor.family == "trajectory"]
+    left_out = {column for name in of_the_run for column in (name, quantile_column(name))}
+    return [name for name in names if name not in left_out]
 
 
 def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS) -> pd.DataFrame:

@@ -18,12 +18,12 @@ from tqdm import tqdm
 from forgetcast.choice import unlearner_choice
 from forgetcast.corpus import Corpus, feature_columns, training_table, write_parquet
 from forgetcast.errors import InputError, PathError, UnknownNameError
+from forgetcast.goal import SLACK
 from forgetcast.grading import against_ceilings, grade, noise_ceilings
 from forgetcast.heads import DEFAULT_PARAMS
 from forgetcast.holdout import Group, leave_one_group_out
 from forgetcast.labels import CONSENSUS
 from forgetcast.learning import few_samples_curve, targets_curve, unseen_unlearners
-from forgetcast.unlearn.engine import Protocol
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -229,7 +229,7 @@ def _with_goal_distance(table: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
     keys = ["target", "index"]
     before = corpus.outcomes.groupby(keys, sort=False)["p_before"].first()
     probability = before.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy(dtype=float)
-    goal = table["p_out"].to_numpy(dtype=float) + Protocol().slack
+    goal = table["p_out"].to_numpy(dtype=float) + SLACK
     bound = np.finfo(np.float32).eps
     return table.assign(
         goal_distance=logit(np.clip(probability, bound, 1 - bound)) - logit(np.clip(goal, bound, 1 - bound))

@@ -59,7 +59,7 @@ def grade(
             singles, factors, chosen = single_factors(rows[kept], columns, label, groups[kept])
             scores = {"forecast": own["percentile"].to_numpy(float)[kept], "ridge": linear[kept]} | singles
             for name, prefix in NAMED.items():
-                known = [column for column in single_columns(rows, _numbers(rows)) if column.startswith(prefix)]
+                known = single_columns(rows, [str(column) for column in rows if str(column).startswith(prefix)])
                 if known:
                     scores[name] = single_factors(rows[kept], known, label, groups[kept])[0]["best single factor"]
             if own["memorization"].notna().any():
@@ -106,11 +106,6 @@ def grade(
         "calibration": pd.concat(out["calibration"], ignore_index=True),
         "predictions": predicted.assign(held_out=group),
     }
-
-
-def _numbers(rows: pd.DataFrame) -> list[str]:
-    """Numeric columns: also factors that the forecast was not given, such as those of the training run."""
-    return [str(name) for name in rows.select_dtypes("number").columns]
 
 
 def _parts(own: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from forgetcast.heads import (
 )
 from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
 
-__all__ = ["Group", "deal_targets", "leave_one_group_out", "objectives_of"]
+__all__ = ["Group", "deal_targets", "fold_rows", "leave_one_group_out", "objectives_of"]
 
 Group = Literal["target", "architecture", "dataset"]
 
@@ -39,6 +39,15 @@ def deal_targets(names: Sequence[str]) -> list[frozenset[str]]:
     [['a'], ['b']]
     """
     return [frozenset(names[number::FOLDS]) for number in range(min(FOLDS, len(names)))]
+
+
+def fold_rows(targets: np.ndarray) -> list[np.ndarray]:
+    """Which rows are of every fold of ``deal_targets``; targets (n,), each mask (n,).
+
+    >>> [mask.tolist() for mask in fold_rows(np.array(["a", "b", "a"]))]
+    [[True, False, True], [False, True, False]]
+    """
+    return [np.isin(targets, list(fold)) for fold in deal_targets(list(dict.fromkeys(targets)))]
 
 
 def objectives_of(table: pd.DataFrame) -> list[str]:

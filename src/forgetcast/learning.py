@@ -11,7 +11,7 @@ import pandas as pd
 
 from forgetcast.corpus import Corpus, training_table
 from forgetcast.heads import fit_head, head_weights, labels_of
-from forgetcast.holdout import deal_targets, objectives_of
+from forgetcast.holdout import fold_rows, objectives_of
 from forgetcast.labels import weighted_percentile
 from forgetcast.scores import bootstrap_rho, within_target_rho
 
@@ -136,7 +136,7 @@ def unseen_unlearners(
                 fit, test = rows[~own], rows[own]
                 return _forecast(fit, test, features, objective, np.ones(len(fit)), params, seed)
 
-            folds = [np.isin(targets, list(fold)) for fold in deal_targets(list(dict.fromkeys(targets)))]
+            folds = fold_rows(targets)
             parts = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(one)(own) for own in folds)
             score = np.zeros(len(rows))
             for own_rows, part in zip(folds, parts, strict=True):

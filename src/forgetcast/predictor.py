@@ -15,6 +15,7 @@ import pandas as pd
 
 from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError, shortened
 from forgetcast.familiarity import Familiarity, contexts, extended, familiarity
+from forgetcast.folders import shipped_folder
 from forgetcast.heads import (
     DEFAULT_PARAMS,
     HEADS,
@@ -37,7 +38,6 @@ from forgetcast.intervals import balanced_residuals, calibration_groups, conform
 from forgetcast.predictor_folder import (
     Heads,
     Residuals,
-    holds_predictor,
     read_folder,
     seal,
     write_folder,
@@ -47,6 +47,8 @@ __all__ = ["OBJECTIVES", "DifficultyPredictor", "as_features"]
 
 LEVEL = 0.9
 MINIMUM_ROWS = 10
+ROWS = 4096
+"""Samples that are forecast at a time where every unlearner takes a copy of their features."""
 
 
 class DifficultyPredictor:
@@ -296,7 +298,9 @@ class DifficultyPredictor:
         names = self._unlearners().get(objective, [])
         if not names:
             return pd.DataFrame(index=features.index)
-        values = from_log_scale(heads[UNLEARNER].raw(with_unlearner(X, len(names)))).reshape(len(X), len(names))
+        pieces = [X[start : start + ROWS] for start in range(0, len(X), ROWS)] or [X]
+        raw = np.concatenate([heads[UNLEARNER].raw(with_unlearner(piece, len(names))) for piece in pieces])
+        values = from_log_scale(raw).reshape(len(X), len(names))
         return pd.DataFrame(values, index=features.index, columns=names)
 
     def familiarity(self, features: pd.DataFrame) -> Familiarity:
@@ -389,10 +393,9 @@ class DifficultyPredictor:
         Raises:
             PathError: this installation has none.
         """
-        here = Path(__file__).resolve().parent
-        for folder in (here / "published_model", here.parents[1] / "models" / "published"):
-            if holds_predictor(folder):
-                return cls.load(folder)
+        folder = shipped_folder(__file__, "published_model", "models/published")
+        if folder is not None:
+            return cls.load(folder)
         raise PathError(
             "this installation comes without a published predictor: fit one with `forgetcast train` "
             "and pass its folder as predictor"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from forgetcast.errors import FileFormatError, PathError, SchemaError
 from forgetcast.familiarity import check_contexts
+from forgetcast.folders import nearest_existing, replaced_folder
 from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, PART_HEADS, UNLEARNER, Head
 from forgetcast.lightgbm_text import read_booster
 
@@ -23,7 +23,6 @@ __all__ = [
     "holds_predictor",
     "read_folder",
     "seal",
-    "swap",
     "write_folder",
 ]
 
@@ -73,7 +72,7 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise PathError(f"expected a folder to save the predictor in; {folder} is a file")
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = nearest_existing(folder)
     if not nearest.is_dir():
         raise PathError(f"the predictor cannot be saved in {folder}: {nearest} is a file")
     present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -93,20 +92,11 @@ def write_folder(
     Raises:
         PathError: the folder cannot be written, is a file, or holds something that is not a predictor.
     """
-    try:
-        check_folder(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            fresh = Path(scratch) / "fresh"
-            _copy_others(folder, fresh)
-            for name, content in (_files(heads, residuals) | dict(records)).items():
-                (fresh / name).write_bytes(content)
-            (fresh / MANIFEST).write_bytes(_dump(manifest))
-            swap(fresh, folder, Path(scratch) / "previous")
-    except OSError as error:
-        if isinstance(error, PathError):
-            raise
-        raise PathError(f"the predictor cannot be saved in {folder}: {error.strerror or error}") from error
+    with replaced_folder(folder, "predictor", check_folder) as fresh:
+        _copy_others(folder, fresh)
+        for name, content in (_files(heads, residuals) | dict(records)).items():
+            (fresh / name).write_bytes(content)
+        (fresh / MANIFEST).write_bytes(_dump(manifest))
 
 
 def read_folder(folder: Path) -> tuple[Heads, Residuals, dict[str, Any]]:
@@ -185,21 +175,6 @@ def _copy_others(folder: Path, fresh: Path) -> None:
             shutil.copytree(path, fresh / path.name, symlinks=True)
         else:
             shutil.copy2(path, fresh / path.name, follow_symlinks=False)
-
-
-def swap(fresh: Path, folder: Path, previous: Path) -> None:
-    """Put ``fresh`` in the place of ``folder``; on failure ``folder`` is as before."""
-    if not folder.exists():
-        fresh.replace(folder)
-        return
-    mode = folder.stat().st_mode
-    folder.replace(previous)
-    try:
-        fresh.replace(folder)
-        folder.chmod(mode)
-    except OSError:
-        previous.replace(folder)
-        raise
 
 
 def _read(path: Path) -> bytes:

@@ -46,6 +46,7 @@ from forgetcast._stein import SteinRows, stein_rows
 from forgetcast._surrogates import neighbour_vote, ridge_confidence
 from forgetcast.data import Data, Inputs
 from forgetcast.errors import NotApplicableError
+from forgetcast.goal import SLACK
 from forgetcast.target import Head, Target, as_logits, check_finite
 from forgetcast.trajectory import Trajectory
 
@@ -552,7 +553,7 @@ class Probes:
     @probe
     def retrain_rehearsal(self) -> Rehearsal:
         """Until p_y is the surrogate confidence + 0.05, from the label to the runner-up (fields of shape (n,))."""
-        goal = (self._chosen(self.surrogate_confidence) + 0.05).clamp(max=1)
+        goal = (self._chosen(self.surrogate_confidence) + SLACK).clamp(max=1)
         return self._rehearse(retrain_move(self._chosen(self.logits), self._chosen(self.labels), goal))
 
     @probe

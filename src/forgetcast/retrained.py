@@ -7,17 +7,19 @@ from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 
 from forgetcast.factors import Factor, FactorTable, quantile_column
+from forgetcast.goal import SLACK
 
-__all__ = ["ANSWERS", "RETRAINED", "met_before", "retraining_values", "with_retrained"]
+__all__ = ["ANSWERS", "GAP", "RETRAINED", "met_before", "retraining_values", "with_retrained"]
 
 ANSWERS = ("p_before", "p_out")
 """Columns of the measured answers, one row per training sample: the label's probability by the model itself, and mean
 over models that were trained without the sample."""
 
-SLACK = 0.05
-"""The goal of ``retrain`` is met at p_out + slack, as in ``unlearn.protocol``."""
+GAP = "retraining_gap"
+"""The factor that the goal of ``retrain`` is about."""
 
 
 def _factor(name: str, title: str, unit: str, high: str, low: str) -> Factor:
@@ -37,8 +39,8 @@ def _factor(name: str, title: str, unit: str, high: str, low: str) -> Factor:
 
 
 RETRAINED: dict[str, Factor] = {
-    "retraining_gap": _factor(
-        "retraining_gap",
+    GAP: _factor(
+        GAP,
         "What the model's confidence in the label owes to having seen the sample.",
         "probability",
         "models trained without it are less sure of its label than this model, by {value:.0%}",
@@ -75,7 +77,7 @@ def with_retrained(table: FactorTable, answers: pd.DataFrame) -> FactorTable:
 
 def retraining_values(before: np.ndarray, without: np.ndarray) -> dict[str, np.ndarray]:
     """The factors ``RETRAINED``, (n,) each, of the label's probability by the model and by those that never saw it."""
-    return {"retraining_gap": before - without, "retraining_gap_logit": _logit(before) - _logit(without + SLACK)}
+    return {GAP: before - without, "retraining_gap_logit": _log_odds(before) - _log_odds(without + SLACK)}
 
 
 def met_before(gap: np.ndarray, forecast: np.ndarray) -> np.ndarray:
@@ -83,9 +85,8 @@ def met_before(gap: np.ndarray, forecast: np.ndarray) -> np.ndarray:
 
     Half from the measured gap, which is noisy near the goal, half from the forecast without it.
     """
-    return (1 / (1 + np.exp((gap - SLACK) / SLACK)) + forecast) / 2
+    return np.asarray((expit(1 - gap / SLACK) + forecast) / 2)
 
 
-def _logit(p: np.ndarray) -> np.ndarray:
-    p = np.clip(p, 1e-7, 1 - 1e-7)
-    return np.asarray(np.log(p / (1 - p)))
+def _log_odds(p: np.ndarray) -> np.ndarray:
+    return np.asarray(logit(np.clip(p, 1e-7, 1 - 1e-7)))

@@ -63,9 +63,9 @@ def predict(
           --objective erase --calibrate 40 --save-predictor calibrated
       forgetcast predict --target mytargets:mlp --calibrate 40 --jobs 2 --html report.html
     """
-    from forgetcast.adapted_predictor import check_folder
-
     if save_predictor is not None:
+        from forgetcast.adapted_predictor import check_folder
+
         if not inputs["calibrate"]:
             raise InputError("--save-predictor keeps a calibrated predictor: give --calibrate too")
         check_folder(save_predictor)

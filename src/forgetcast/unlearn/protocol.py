@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from forgetcast.goal import SLACK
+
 __all__ = ["OBJECTIVES", "OUTCOME_COLUMNS", "Protocol"]
 
 OBJECTIVES = ("retrain", "erase")
@@ -40,7 +42,7 @@ OUTCOME_COLUMNS = (
 class Protocol:
     """Settings of the measurement. The repr is part of every shard's key."""
 
-    slack: float = 0.05
+    slack: float = SLACK
     """``retrain`` is reached when the true-label probability is at most p_out + slack."""
     bisections: int = 8
     utility_samples: int = 400
