@@ -58,6 +58,8 @@ def training_table(targets: int = 6, rows: int = 60, seed: int = 0, noise: float
             late = frame["noise_quantile"] > 0.5  # the noise column decides which of the two does less harm
             frame[f"under_gentle_{objective}"] = harm * np.where(late, 2, 0.5)
             frame[f"under_rough_{objective}"] = harm
+            frame[f"steps_under_gentle_{objective}"] = 40 * harm
+            frame[f"steps_under_rough_{objective}"] = 4 * harm
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
 

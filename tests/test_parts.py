@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from forgetcast.corpus import training_table as table_of
-from forgetcast.errors import FileFormatError, InputError
+from forgetcast.errors import FileFormatError, InputError, UnknownNameError
 from forgetcast.heads import from_log_scale, log_scale
 from forgetcast.labels import outcome_parts
 from forgetcast.predictor import DifficultyPredictor
@@ -80,6 +80,59 @@ def test_the_gentler_unlearner_is_named(table: pd.DataFrame, predictor: Difficul
     named = under.columns.to_numpy()[under.to_numpy().argmin(1)]
     gentler = np.where(own["noise_quantile"] > 0.5, "rough", "gentle")
     assert (named == gentler).mean() > 0.9
+
+
+@pytest.mark.parametrize("objective", ["retrain", "erase"])
+def test_what_the_named_unlearner_takes_is_forecast(
+    table: pd.DataFrame, predictor: DifficultyPredictor, objective: str
+) -> None:
+    """Its steps, not those of another, and an interval that holds on an unseen target."""
+    own = table[(table["target"] == "target 5") & ~table[f"trivial_{objective}"].astype(bool)]
+    for name in ("gentle", "rough"):
+        under = predictor.predict_under(own[FEATURES], objective, [name] * len(own))
+        assert list(under.columns) == ["difficulty", "steps", "lower", "upper"]
+        assert spearmanr(under["steps"], own[f"steps_under_{name}_{objective}"]).statistic > 0.85
+        assert (under["steps"] / own[f"steps_under_{name}_{objective}"]).median() == pytest.approx(1, rel=0.5)
+        measured = own[f"under_{name}_{objective}"]
+        assert ((under["lower"] <= measured) & (measured <= under["upper"])).mean() > 0.7
+        wider = predictor.predict_under(own[FEATURES], objective, [name] * len(own), level=0.99)
+        assert (wider["upper"] >= under["upper"]).all()
+
+
+def test_each_row_has_its_own_unlearner(table: pd.DataFrame, predictor: DifficultyPredictor) -> None:
+    """Rows do not disturb each other, and the difficulty is that of ``predict_unlearners``."""
+    features = table[FEATURES].tail(4)
+    names = ["gentle", "rough", "rough", "gentle"]
+    mixed = predictor.predict_under(features, "erase", names)
+    every = predictor.predict_unlearners(features, "erase")
+    for place, name in enumerate(names):
+        alone = predictor.predict_under(features.iloc[[place]], "erase", [name])
+        pd.testing.assert_frame_equal(mixed.iloc[[place]], alone)
+        assert mixed["difficulty"].iloc[place] == every[name].iloc[place]
+
+
+def test_unlearners_that_the_predictor_does_not_know_are_refused(
+    table: pd.DataFrame, predictor: DifficultyPredictor
+) -> None:
+    """With the names that it knows; and one is needed per row."""
+    features = table[FEATURES].head(2)
+    with pytest.raises(UnknownNameError, match=r"'gentel'.*gentle"):
+        predictor.predict_under(features, "erase", ["gentel", "rough"])
+    with pytest.raises(InputError, match=r"one for each of the 2 rows; got 1"):
+        predictor.predict_under(features, "erase", ["gentle"])
+
+
+def test_a_predictor_without_errors_per_unlearner_gives_no_bounds(predictor: DifficultyPredictor) -> None:
+    """Predictors of earlier versions still forecast the difficulty itself."""
+    residuals = {
+        objective: {name: values for name, values in heads.items() if ":" not in name}
+        for objective, heads in predictor._residuals.items()
+    }
+    older = DifficultyPredictor(predictor._heads, residuals, predictor.manifest)
+    features = training_table(targets=1, rows=3)[FEATURES]
+    under = older.predict_under(features, "erase", ["rough"] * 3)
+    assert under["upper"].isna().all()
+    assert under["difficulty"].notna().all()
 
 
 def test_many_samples_are_forecast_a_few_at_a_time(

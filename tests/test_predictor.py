@@ -379,7 +379,7 @@ def test_rows_without_labels_of_one_objective_serve_the_other(table: pd.DataFram
     part[names] = part[names].astype(float)
     part.loc[part["target"] != "target 0", names] = np.nan
     fitted = DifficultyPredictor.fit(part, FEATURES, params=QUICK)
-    assert set(fitted._residuals["erase"]) == {"percentile", "difficulty"}
+    assert set(fitted._residuals["erase"]) >= {"percentile", "difficulty"}
     assert sum(map(len, fitted._residuals["erase"]["percentile"].values())) == 60
     assert sum(map(len, fitted._residuals["retrain"]["percentile"].values())) == 360
     alone = DifficultyPredictor.fit(table.drop(columns=names), FEATURES, params=QUICK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,12 @@ class AdaptedPredictor(DifficultyPredictor):
     def predict_unlearners(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
         """As the predictor that was adapted."""
         return self.base.predict_unlearners(self._shipped_columns(features), objective)
+
+    def predict_under(
+        self, features: pd.DataFrame, objective: str, unlearners: Sequence[str], *, level: float | None = None
+    ) -> pd.DataFrame:
+        """As the predictor that was adapted."""
+        return self.base.predict_under(self._shipped_columns(features), objective, unlearners, level=level)
 
     def familiarity(self, features: pd.DataFrame) -> Familiarity:
         """As the predictor that was adapted."""

@@ -9,8 +9,8 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from forgetcast.heads import fit_unlearner_head, unlearners_of, with_unlearner
 from forgetcast.holdout import fold_rows, objectives_of
+from forgetcast.unlearner_heads import fit_unlearner_head, unlearners_of, with_unlearner
 
 __all__ = ["unlearner_choice"]
 

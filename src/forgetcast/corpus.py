@@ -18,7 +18,9 @@ from forgetcast import labels
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
 from forgetcast.factors import quantile_column
 from forgetcast.folders import nearest_existing, shipped_folder
+from forgetcast.parts import PARTS
 from forgetcast.registry import load_factors
+from forgetcast.unlearner_heads import UNLEARNER_HEADS, under_column
 
 __all__ = ["FORMAT", "Corpus", "corpus_folder", "feature_columns", "training_table", "write_parquet"]
 
@@ -220,8 +222,9 @@ def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS)
     """One row per (target, index): descriptors, weight, memorization, p_out, labels of both objectives, factors.
 
     Label columns are difficulty_<objective>, percentile_<objective>, trivial_<objective>, those of ``parts.PARTS``
-    that were recorded, such as steps_<objective>, and under_<unlearner>_<objective>: difficulty under each unlearner
-    that served most samples.
+    that were recorded, such as steps_<objective>, under_<unlearner>_<objective>: difficulty under each unlearner
+    that served most samples, and with the part before it the parts of ``UNLEARNER_HEADS``, such as
+    steps_under_<unlearner>_<objective>.
     """
     keys = ["target", "index"]
     table = corpus.instances[[*keys, "weight", "memorization", "p_out"]]
@@ -232,7 +235,13 @@ def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS)
         table = table.merge(label[[*keys, *columns]].rename(columns=columns), on=keys, how="inner")
         parts = labels.outcome_parts(corpus.outcomes, objective, unlearners).set_index(keys)
         table = table.merge(parts.add_suffix(f"_{objective}").reset_index(), on=keys)
-        under = labels.per_unlearner(corpus.outcomes, objective, sorted(corpus.outcomes["unlearner"].unique()))
-        under = under.loc[:, under.notna().mean() > 0.5].add_prefix("under_").add_suffix(f"_{objective}")
-        table = table.merge(under.reset_index(), on=keys, how="left")
+        served = sorted(corpus.outcomes["unlearner"].unique())
+        for part in UNLEARNER_HEADS.values():
+            if PARTS.get(part, "forgetting") not in corpus.outcomes:
+                continue
+            under = labels.per_unlearner(corpus.outcomes, objective, served, part)
+            if part == "difficulty":
+                served = under.columns[under.notna().mean() > 0.5].tolist()
+            names = {name: under_column(name, objective, part) for name in served}
+            table = table.merge(under[served].rename(columns=names).reset_index(), on=keys, how="left")
     return table.merge(corpus.factors, on=keys, how="inner", validate="one_to_one")

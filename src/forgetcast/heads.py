@@ -24,19 +24,15 @@ __all__ = [
     "INTERVAL_HEADS",
     "OBJECTIVES",
     "PART_HEADS",
-    "UNLEARNER",
     "Head",
     "fit_excluding",
     "fit_head",
-    "fit_unlearner_head",
     "fit_without",
     "head_weights",
     "from_log_scale",
     "labels_of",
     "log_scale",
     "recorded_parts",
-    "unlearners_of",
-    "with_unlearner",
     "training_weights",
 ]
 
@@ -47,9 +43,6 @@ HEADS = ("percentile", "difficulty", "trivial")
 INTERVAL_HEADS = ("percentile", "difficulty")
 PART_HEADS = tuple(PARTS)
 """Heads for the parts of an outcome that people act on, where the training table has them."""
-
-UNLEARNER = "unlearner"
-"""Head and further column of the head that forecasts difficulty under each unlearner."""
 
 DEFAULT_PARAMS: dict[str, Any] = {
     "num_boost_round": 250,
@@ -232,46 +225,6 @@ def fit_head(
     except (lgb.basic.LightGBMError, TypeError, ValueError) as error:
         raise InputError(f"LightGBM could not fit the {head} head with {dict(params)}: {error}") from error
     return Head(tuple(features), text=booster.model_to_string())
-
-
-def unlearners_of(table: pd.DataFrame, objective: str) -> list[str]:
-    """The unlearners that a training table has columns for, the least harmful first (mean on the log scale)."""
-    prefix, suffix = "under_", f"_{objective}"
-    columns = [str(name) for name in table if str(name).startswith(prefix) and str(name).endswith(suffix)]
-    counted = table.loc[~table[f"trivial_{objective}"].astype(bool), columns]
-    harm = counted.apply(log_scale).mean().fillna(0.0)
-    return [name.removeprefix(prefix).removesuffix(suffix) for name in sorted(columns, key=lambda name: harm[name])]
-
-
-def with_unlearner(X: np.ndarray, unlearners: int) -> np.ndarray:
-    """Features (m, F) once per unlearner and its number beside them: (m * unlearners, F + 1), samples outermost."""
-    return np.column_stack([np.repeat(X, unlearners, axis=0), np.tile(np.arange(unlearners), len(X))])
-
-
-def fit_unlearner_head(
-    table: pd.DataFrame,
-    features: Sequence[str],
-    objective: str,
-    unlearners: Sequence[str],
-    params: Mapping[str, Any],
-    seed: int,
-    init: Head | None = None,
-) -> Head:
-    """One head for difficulty under every unlearner: its last feature is the unlearner's place in ``unlearners``.
-
-    The places are an order of harm, so that a split on them means something. It is fitted to samples that are not
-    trivial: the others ask for no unlearner. It goes on from ``init`` as in ``fit_head``, with the unlearners of
-    ``init``; the table need not have all of them.
-    """
-    rows = table[~table[f"trivial_{objective}"].astype(bool)]
-    y = rows.reindex(columns=[f"under_{name}_{objective}" for name in unlearners]).to_numpy(dtype=float).ravel()
-    X = with_unlearner(rows[list(features)].to_numpy(dtype=float), len(unlearners))
-    weight = np.repeat(training_weights(rows), len(unlearners))
-    known = ~np.isnan(y)
-    columns = [*features, UNLEARNER]
-    if not known.any():
-        return init or Head(tuple(columns))
-    return fit_head(X[known], log_scale(y[known]), weight[known], columns, UNLEARNER, params, seed, init)
 
 
 def fit_excluding(

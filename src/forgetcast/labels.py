@@ -66,8 +66,10 @@ def weighted_percentile(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return ((np.cumsum(mass) - mass / 2) / mass.sum())[inverse]
 
 
-def per_unlearner(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str]) -> pd.DataFrame:
-    """Difficulty averaged over seeds: rows (target, index), one column per unlearner."""
+def per_unlearner(
+    outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str], part: str = "difficulty"
+) -> pd.DataFrame:
+    """Difficulty, or a part of ``PARTS``, averaged over seeds: rows (target, index), one column per unlearner."""
     known = sorted(outcomes["unlearner"].unique())
     missing = [name for name in unlearners if name not in known]
     if missing:
@@ -75,8 +77,10 @@ def per_unlearner(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[s
     chosen = outcomes[(outcomes["objective"] == objective) & outcomes["unlearner"].isin(unlearners)]
     if chosen.empty:
         raise InputError(f"no outcomes for objective {objective!r}; there are {sorted(outcomes['objective'].unique())}")
-    chosen = chosen.assign(difficulty=difficulty(chosen))
-    return chosen.pivot_table(index=["target", "index"], columns="unlearner", values="difficulty", aggfunc="mean")
+    if part == "difficulty":
+        chosen = chosen.assign(difficulty=difficulty(chosen))
+    values = PARTS.get(part, part)
+    return chosen.pivot_table(index=["target", "index"], columns="unlearner", values=values, aggfunc="mean")
 
 
 def _complete(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str]) -> pd.DataFrame:

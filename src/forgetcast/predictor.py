@@ -22,17 +22,13 @@ from forgetcast.heads import (
     INTERVAL_HEADS,
     OBJECTIVES,
     PART_HEADS,
-    UNLEARNER,
     Head,
     fit_head,
-    fit_unlearner_head,
     fit_without,
     from_log_scale,
     head_weights,
     labels_of,
     recorded_parts,
-    unlearners_of,
-    with_unlearner,
 )
 from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
 from forgetcast.predictor_folder import (
@@ -41,6 +37,17 @@ from forgetcast.predictor_folder import (
     read_folder,
     seal,
     write_folder,
+)
+from forgetcast.unlearner_heads import (
+    UNLEARNER,
+    UNLEARNER_HEADS,
+    fit_unlearner_head,
+    recorded_unlearner_heads,
+    residuals_under,
+    under_column,
+    unlearner_errors,
+    unlearners_of,
+    with_unlearner,
 )
 
 __all__ = ["OBJECTIVES", "DifficultyPredictor", "as_features"]
@@ -105,8 +112,8 @@ class DifficultyPredictor:
                 where a factor does not apply), and for at least one objective o: percentile_o and
                 difficulty_o in [0, 1] and trivial_o. Rows without labels (NaN) of an objective are left out
                 of its fit. With a column memorization, trivial samples of retrain, which tie, are placed by it
-                (see ``heads.labels_of``). Columns of parts (steps_o, ...) and of unlearners (under_u_o) give the
-                heads for them.
+                (see ``heads.labels_of``). Columns of parts (steps_o, ...), of unlearners (under_u_o) and of parts under
+                unlearners (steps_under_u_o, ...) give the heads for them.
             features: the feature columns, F of them, each a valid Python identifier.
             params: LightGBM parameters over ``heads.DEFAULT_PARAMS``, ``num_boost_round`` included.
             seed: of row and column sampling.
@@ -153,9 +160,12 @@ class DifficultyPredictor:
             known = unlearners.get(objective) or unlearners_of(rows, objective)
             if len(known) > 1:
                 unlearners[objective] = known
-                heads[objective][UNLEARNER] = fit_unlearner_head(
-                    rows, features, objective, known, params or {}, seed, init.get(UNLEARNER)
-                )
+                heads[objective] |= {
+                    head: fit_unlearner_head(
+                        rows, features, objective, known, params or {}, seed, init.get(head), UNLEARNER_HEADS[head]
+                    )
+                    for head in recorded_unlearner_heads(rows, objective, known)
+                }
             groups, folds = calibration_groups(rows, seed, by_target=bool(init))
             predicted = fit_without(
                 rows,
@@ -176,6 +186,19 @@ class DifficultyPredictor:
                 }
                 for head in INTERVAL_HEADS
             }
+            if objective in unlearners:
+                errors = unlearner_errors(
+                    rows,
+                    features,
+                    objective,
+                    unlearners[objective],
+                    groups,
+                    params=params,
+                    seed=seed,
+                    n_jobs=n_jobs,
+                    init=init.get(UNLEARNER),
+                )
+                residuals[objective] |= {residuals_under(name): values for name, values in errors.items()}
         manifest: dict[str, Any] = {
             "features": features,
             "typical": _typical(table, features),
@@ -244,9 +267,7 @@ class DifficultyPredictor:
             InputError: infinite values, or a level outside (0, 1).
         """
         heads = self._of(objective)
-        level = self.manifest["intervals"]["level"] if level is None else level
-        if not 0 < level < 1:
-            raise InputError(f"expected a level between 0 and 1, such as 0.9; got {level!r}")
+        level = self._level(level)
         X = self._matrix(features)
         percentile = np.clip(heads["percentile"].raw(X), 0, 1)
         scaled = np.clip(heads["difficulty"].raw(X), 0, 1)
@@ -303,6 +324,46 @@ class DifficultyPredictor:
         values = from_log_scale(raw).reshape(len(X), len(names))
         return pd.DataFrame(values, index=features.index, columns=names)
 
+    def predict_under(
+        self, features: pd.DataFrame, objective: str, unlearners: Sequence[str], *, level: float | None = None
+    ) -> pd.DataFrame:
+        """Forecast what each sample's own unlearner will take and do, should the sample not be trivial.
+
+        Args:
+            features, objective, level: as for ``predict``.
+            unlearners: the unlearner of every row, m of those in the columns of ``predict_unlearners``.
+
+        Returns:
+            Index of ``features``; difficulty with lower and upper, in [0, 1]; steps along the unlearner's path (>= 0),
+            collateral_test and collateral_neighbours (total variation, in [0, 1]); of the last three those that the
+            corpus recorded. Bounds rest on errors of the same unlearner on targets that the fit had not seen; they are
+            NaN for a predictor that was fitted without them.
+
+        Raises:
+            UnknownNameError: an unlearner or objective that the predictor does not know.
+            SchemaError, InputError: as for ``predict``, or not one unlearner per row.
+        """
+        heads, X = self._of(objective), self._matrix(features)
+        known = self._unlearners().get(objective, [])
+        strangers = [name for name in dict.fromkeys(unlearners) if name not in known]
+        if strangers:
+            raise UnknownNameError.of("unlearner of this predictor", str(strangers[0]), known)
+        if len(unlearners) != len(X):
+            raise InputError(f"unlearners: expected one for each of the {len(X)} rows; got {len(unlearners)}")
+        level = self._level(level)
+        places = np.array([known.index(name) for name in unlearners], dtype=float)
+        with_own = np.column_stack([X, places])
+        raw = {part: heads[head].raw(with_own) for head, part in UNLEARNER_HEADS.items() if head in heads}
+        scaled = np.clip(raw["difficulty"], 0, 1)
+        lower, upper = np.full(len(X), np.nan), np.full(len(X), np.nan)
+        for place, name in enumerate(known):
+            own = places == place
+            if own.any() and residuals_under(name) in self._residuals[objective]:
+                lower[own], upper[own] = self._interval(objective, residuals_under(name), scaled[own], level)
+        columns = {part: from_log_scale(values, part) for part, values in raw.items()}
+        columns |= {"lower": from_log_scale(lower), "upper": from_log_scale(upper)}
+        return pd.DataFrame(columns, index=features.index)
+
     def familiarity(self, features: pd.DataFrame) -> Familiarity:
         """How much the target that ``features`` come from is like those the predictor was fitted to.
 
@@ -331,6 +392,13 @@ class DifficultyPredictor:
         """By objective, the unlearners in the order of the head that tells them apart; where there is such a head."""
         known = self.manifest.get("unlearners", {})
         return {name: known[name] for name, heads in self._heads.items() if UNLEARNER in heads and known.get(name)}
+
+    def _level(self, level: float | None) -> float:
+        """The level of intervals that was asked for, or the predictor's own."""
+        level = self.manifest["intervals"]["level"] if level is None else level
+        if not 0 < level < 1:
+            raise InputError(f"expected a level between 0 and 1, such as 0.9; got {level!r}")
+        return float(level)
 
     def _of(self, objective: str) -> Mapping[str, Head]:
         if objective not in self._heads:
@@ -502,7 +570,9 @@ def _table_hash(table: pd.DataFrame, features: list[str], objectives: list[str])
     sha = hashlib.sha256("\n".join(table["target"].astype(str)).encode())
     optional = ["memorization"] if "memorization" in table.columns else []
     labels = [f"{head}_{o}" for o in objectives for head in (*HEADS, *recorded_parts(table, o))]
-    labels += [f"under_{name}_{o}" for o in objectives for name in unlearners_of(table, o)]
+    for o in objectives:
+        columns = [under_column(name, o, part) for part in UNLEARNER_HEADS.values() for name in unlearners_of(table, o)]
+        labels += [name for name in columns if name in table.columns]
     for name in ["weight", *optional, *features, *labels]:
         sha.update(name.encode() + table[name].to_numpy(dtype="<f8", na_value=np.nan).tobytes())
     return sha.hexdigest()

@@ -12,8 +12,9 @@ from typing import Any
 from forgetcast.errors import FileFormatError, PathError, SchemaError
 from forgetcast.familiarity import check_contexts
 from forgetcast.folders import nearest_existing, replaced_folder
-from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, PART_HEADS, UNLEARNER, Head
+from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, PART_HEADS, Head
 from forgetcast.lightgbm_text import read_booster
+from forgetcast.unlearner_heads import UNLEARNER, UNLEARNER_HEADS, residuals_under
 
 __all__ = [
     "RECORDS",
@@ -36,7 +37,7 @@ FORMAT = "forgetcast-predictor"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 RESIDUALS = "residuals.json"
-ALL_HEADS = (*HEADS, *PART_HEADS, UNLEARNER)
+ALL_HEADS = (*HEADS, *PART_HEADS, *UNLEARNER_HEADS)
 OPTIONAL = ("contexts", "unlearners")
 """Parts of the manifest that predictors of earlier versions lack."""
 RECORDS = ("comparison.csv", "tuning.csv")
@@ -125,14 +126,14 @@ def read_folder(folder: Path) -> tuple[Heads, Residuals, dict[str, Any]]:
     heads = {
         objective: {
             name: _read_head(
-                entry, contents, [*manifest["features"], *([UNLEARNER] if name == UNLEARNER else [])], folder
+                entry, contents, [*manifest["features"], *([UNLEARNER] if name in UNLEARNER_HEADS else [])], folder
             )
             for name, entry in entries.items()
         }
         for objective, entries in manifest["objectives"].items()
     }
     residuals = _parse(contents[RESIDUALS], folder / RESIDUALS)
-    _check_residuals(residuals, list(heads), folder / RESIDUALS)
+    _check_residuals(residuals, list(heads), manifest.get("unlearners", {}), folder / RESIDUALS)
     return heads, residuals, manifest
 
 
@@ -246,7 +247,10 @@ def _check_manifest(manifest: Any, path: Path) -> None:
             isinstance(entries, dict) and set(HEADS) <= set(entries) <= set(ALL_HEADS),
             f"expected the heads {HEADS} of {objective}, and of others only {ALL_HEADS}",
         )
-        need(UNLEARNER not in entries or bool(unlearners.get(objective)), f"expected the unlearners of {objective}")
+        need(
+            not set(UNLEARNER_HEADS) & set(entries) or bool(unlearners.get(objective)),
+            f"expected the unlearners of {objective}",
+        )
         for head, entry in entries.items():
             file = f"{objective}-{head}.txt"
             good = isinstance(entry, dict) and (
@@ -274,11 +278,12 @@ def _read_head(entry: dict[str, Any], contents: dict[str, bytes], features: list
     return Head(tuple(features), text=text)
 
 
-def _check_residuals(residuals: Any, objectives: list[str], path: Path) -> None:
+def _check_residuals(residuals: Any, objectives: list[str], unlearners: Mapping[str, list[str]], path: Path) -> None:
     good = isinstance(residuals, dict) and set(residuals) == set(objectives)
     for objective in objectives if good else []:
         heads = residuals[objective]
-        good = good and isinstance(heads, dict) and set(heads) == set(INTERVAL_HEADS)
+        known = {*INTERVAL_HEADS, *map(residuals_under, unlearners.get(objective, []))}
+        good = good and isinstance(heads, dict) and set(INTERVAL_HEADS) <= set(heads) <= known
         for groups in heads.values() if good else []:
             good = good and isinstance(groups, dict) and len(groups) > 0
             for values in groups.values() if good else []:
