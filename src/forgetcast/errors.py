@@ -15,6 +15,7 @@ __all__ = [
     "NotApplicableError",
     "PathError",
     "PluginError",
+    "RecordError",
     "SchemaError",
     "UnknownNameError",
     "first_line",
@@ -68,6 +69,10 @@ class PluginError(ForgetcastError):
 
 class FileFormatError(ForgetcastError):
     """A file is corrupt, truncated, or not of the expected kind."""
+
+
+class RecordError(FileFormatError):
+    """A record of decisions was edited, or lacks its end; the message names the line of the first edit."""
 
 
 class SchemaError(FileFormatError):
