@@ -43,6 +43,9 @@ class Policy:
             interact. 0.05: the slack within which the goal of ``retrain`` counts as met.
         step_margin: how many times the forecast number of steps an unlearner may take before it is stopped; at least 1.
             1.5: half as many again, because steps are forecast better in their order than in their number.
+        trust_unfamiliar: whether these thresholds also route requests to a model or data unlike those that the
+            predictor knows, as after ``forgetcast verify`` has shown that its forecasts hold there. False: such
+            requests are careful at least. They are flagged in either case.
 
     Raises:
         InputError: a value of another type or out of range, or ``quick_to`` above ``retrain_from``.
@@ -57,6 +60,7 @@ class Policy:
     retrain_seconds: float | None = None
     interaction_from: float = 0.05
     step_margin: float = 1.5
+    trust_unfamiliar: bool = False
 
     def __post_init__(self) -> None:
         for key in ("trivial_from", "quick_to", "retrain_from", "interaction_from"):
@@ -72,6 +76,8 @@ class Policy:
             above = "a number of seconds above 0, or nothing (null)"
             seconds = _number("retrain_seconds", self.retrain_seconds, above, lambda number: number > 0)
             self._set("retrain_seconds", seconds)
+        if not isinstance(self.trust_unfamiliar, bool):
+            raise InputError(f"policy: trust_unfamiliar: expected true or false; got {self.trust_unfamiliar!r}")
         if self.unlearners is not None:
             self._set("unlearners", _names(self.unlearners))
         if self.quick_to > self.retrain_from:

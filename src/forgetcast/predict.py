@@ -22,7 +22,7 @@ from forgetcast.registry import load_factors
 from forgetcast.target import Target
 from forgetcast.trajectory import Trajectory
 
-__all__ = ["DifficultyReport", "predict_difficulty", "tier_bounds", "tiers"]
+__all__ = ["DifficultyReport", "needed_factors", "predict_difficulty", "target_of", "tier_bounds", "tiers"]
 
 TRIVIAL_FROM = 0.5
 MEASURED_COLUMNS = ("index", "objective", "difficulty", "percentile")
@@ -150,6 +150,7 @@ def predict_difficulty(
     progress: bool = False,
     calibrate: int = 0,
     n_jobs: int | None = None,
+    factors: FactorTable | None = None,
 ) -> DifficultyReport:
     """Forecast how hard each training sample is to unlearn, without unlearning anything.
 
@@ -176,6 +177,7 @@ def predict_difficulty(
         calibrate: how many samples to unlearn, at least 10; 0: none. Needs held-out data, and for "retrain" a
             ``Target`` with a ``train`` callable: 80 models are trained without a twentieth of the data each.
         n_jobs: processes that calibrating uses, as in joblib; None obeys ``joblib.parallel_config``.
+        factors: the factors of this model and data, worked out before (``factor_table``); default: work them out.
 
     Returns:
         The report; ``report.table`` has one row per objective and sample. Tiers: "trivial" where the goal is
@@ -187,11 +189,12 @@ def predict_difficulty(
         UnknownNameError: no such objective.
         NotApplicableError: the predictor was not fitted for the objective, or calibrating lacks held-out data or a
             ``train`` callable.
-        IndexRangeError: indices outside the data, repeated, or not integers.
+        IndexRangeError: indices outside the data or the given factors, repeated, or not integers.
         ModelError, DatasetError: see ``Target``.
         InputError: a ``Target`` together with a dataset, a trajectory of other data, a predictor that was calibrated on
             another target, or too few or too many samples to calibrate on.
-        SchemaError: the predictor needs factors that are not installed, or has another format version.
+        SchemaError: the predictor needs factors that are not installed or not among those given, or has another format
+            version.
         FileFormatError, PathError: the predictor cannot be read.
     """
     if objective not in (*OBJECTIVES, "both"):
@@ -204,15 +207,18 @@ def predict_difficulty(
             f"this predictor was fitted for {', '.join(fitted.objectives)}, not for {', '.join(absent)}: "
             "choose another objective or another predictor"
         )
-    names = _needed_factors(fitted.base if isinstance(fitted, AdaptedPredictor) else fitted)
-    target = _target(model, dataset, heldout, trajectory, collate_fn, batch_size)
+    names = needed_factors(fitted)
+    target = target_of(model, dataset, heldout, trajectory, collate_fn, batch_size)
     if calibrate:
         from forgetcast import calibration  # the measuring side, for this request alone
 
         calibration.check(target, wanted, calibrate)
     elif isinstance(fitted, AdaptedPredictor):
         fitted.check_target(target)
-    factors = factor_table(target, names=names, indices=indices, seed=seed, progress=progress)
+    if factors is None:
+        factors = factor_table(target, names=names, indices=indices, seed=seed, progress=progress)
+    else:
+        factors = _given(factors, names, target, indices, seed)
     if calibrate:
         fitted = calibration.calibrate(
             fitted, target, factors, wanted, calibrate, seed=seed, n_jobs=n_jobs, progress=progress
@@ -303,8 +309,25 @@ def _predictor(predictor: DifficultyPredictor | str | Path | None) -> Difficulty
     )
 
 
-def _needed_factors(predictor: DifficultyPredictor) -> list[str]:
-    """Names of the factors behind the predictor's columns."""
+def _given(factors: FactorTable, names: list[str], target: Target, indices: Any, seed: int) -> FactorTable:
+    """Of a table worked out before, the factors and samples that are asked for."""
+    missing = [name for name in names if name not in factors.factors]
+    if missing:
+        raise SchemaError(f"factors: this predictor needs {', '.join(missing)} too: work out all that are registered")
+    if len(factors.values) == 0 or factors.population.index.max() >= len(target):
+        raise InputError(f"factors: expected a table of the {len(target)} samples of this data; got another")
+    if indices is None and len(factors.values) == len(target):
+        return factors
+    return factors.take(target.data.check_indices(range(len(target)) if indices is None else indices).numpy(), seed)
+
+
+def needed_factors(predictor: DifficultyPredictor) -> list[str]:
+    """Names of the factors behind the predictor's columns, or those of the predictor that was adapted.
+
+    Raises:
+        SchemaError: some are not installed.
+    """
+    predictor = predictor.base if isinstance(predictor, AdaptedPredictor) else predictor
     known = load_factors()
     owners = {column: factor_of(column, known) for column in predictor.features}
     missing = [column for column, owner in owners.items() if owner is None]
@@ -316,7 +339,7 @@ def _needed_factors(predictor: DifficultyPredictor) -> list[str]:
     return list(dict.fromkeys(owner for owner in owners.values() if owner is not None))
 
 
-def _target(
+def target_of(
     model: nn.Module | Target,
     dataset: Any,
     heldout: Any,
@@ -324,6 +347,12 @@ def _target(
     collate_fn: Callable[[list[Any]], Any] | None,
     batch_size: int,
 ) -> Target:
+    """The target itself, or one of a model and its data; arguments as for ``predict_difficulty``.
+
+    Raises:
+        InputError: a ``Target`` together with data, or a model without.
+        ModelError, DatasetError: see ``Target``.
+    """
     if isinstance(model, Target):
         if any(given is not None for given in (dataset, heldout, trajectory, collate_fn)):
             raise InputError(

@@ -187,13 +187,13 @@ class Target:
 
         Buffers among ``params`` replace the target's own.
         """
-        args, kwargs = _arguments(x)
+        args, kwargs = model_arguments(x)
         replaced = {**self.buffers, **params}
         return as_logits(functional_call(self.module, replaced, args, kwargs, tie_weights=self._ties))
 
     def forward(self, x: Inputs) -> Tensor:
         """Logits (b, classes) of ``x`` (already on the device) under the target's own parameters."""
-        args, kwargs = _arguments(x)
+        args, kwargs = model_arguments(x)
         return as_logits(self.module(*args, **kwargs))
 
     @torch.no_grad()
@@ -210,7 +210,7 @@ class Target:
         parts = []
         with self._random_state_kept():
             for index, x, _ in data.batches(self.batch_size):
-                args, kwargs = _arguments(self.to_device(x))
+                args, kwargs = model_arguments(self.to_device(x))
                 parts.append(as_logits(own(*args, **kwargs)).float().cpu())
                 if module is None:
                     check_finite(parts[-1], data, int(index[0]))
@@ -384,7 +384,7 @@ class Target:
             DatasetError: the model raised.
         """
         x = self.to_device(data.fetch(torch.arange(min(4, len(data))))[0])
-        args, kwargs = _arguments(x)
+        args, kwargs = model_arguments(x)
         try:
             output = as_logits(module(*args, **kwargs))
         except ModelError:
@@ -485,7 +485,7 @@ class Target:
             )
 
 
-def _arguments(x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def model_arguments(x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(x, dict):
         return (), x
     return (x if isinstance(x, tuple) else (x,)), {}

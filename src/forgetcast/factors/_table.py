@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from forgetcast._random import sample_positions
-from forgetcast.errors import NotApplicableError, UnknownNameError
+from forgetcast.errors import IndexRangeError, NotApplicableError, UnknownNameError
 from forgetcast.factors._factor import Factor
 from forgetcast.probes import Probes
 from forgetcast.registry import load_factors
@@ -61,6 +61,26 @@ class FactorTable:
         if self.reference is None:
             return self.values
         return pd.concat([self.values, self.reference[~self.reference.index.isin(self.values.index)]])
+
+    def take(self, indices: Sequence[int] | np.ndarray, seed: int = 0) -> FactorTable:
+        """The rows of some samples, with a reference sample of at most 2000 others.
+
+        Args:
+            indices: samples of the table, in the order wanted.
+            seed: of the reference sample.
+
+        Raises:
+            IndexRangeError: a sample that the table does not have.
+        """
+        index = np.asarray(indices, dtype=np.int64)
+        strangers = index[~np.isin(index, self.values.index)]
+        if len(strangers):
+            raise IndexRangeError(
+                f"the factor table has no sample {strangers[0]}: work the factors out for it, or for all samples"
+            )
+        population = self.population
+        drawn = population.iloc[sample_positions(len(population), REFERENCE, seed).numpy()]
+        return replace(self, values=self.values.loc[index], reference=drawn)
 
 
 def factor_table(

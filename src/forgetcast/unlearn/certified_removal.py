@@ -52,8 +52,9 @@ class CertifiedRemoval(GridUnlearner):
         if target.head is None:
             raise NotApplicableError(target.head_missing)
         chosen = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))[: self.most_samples]
-        z = augmented(target.features()[chosen], target.head.bias is not None)
-        p = target.logits()[chosen].double().softmax(1)
+        parts = [Data(target.data.fetch(part)) for part in chosen.split(target.batch_size)]
+        z = augmented(torch.cat([target.features(part) for part in parts]), target.head.bias is not None)
+        p = torch.cat([target.logits(part) for part in parts]).double().softmax(1)
         scale = len(target) / len(chosen)
         diagonal = scale * float(((p - p.square()).mean(1) * z.square().mean(1)).sum())
         return chosen, z, p, scale, self.damping * max(diagonal, 1e-30)

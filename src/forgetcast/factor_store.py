@@ -1,0 +1,123 @@
+"""Factor tables on disk: Parquet and a JSON manifest that says which model and data they are of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from forgetcast.errors import FileFormatError, PathError, first_line
+from forgetcast.factors import FactorTable, factor_table
+from forgetcast.folders import replaced_folder
+from forgetcast.registry import load_factors
+from forgetcast.target import Target
+
+__all__ = ["factors_of", "read_factors", "write_factors"]
+
+FORMAT = "forgetcast-factors"
+FORMAT_VERSION = 1
+MANIFEST, VALUES = "manifest.json", "values.parquet"
+
+
+def factors_of(
+    target: Target, names: Sequence[str], folder: str | Path, *, seed: int = 0, progress: bool = False
+) -> FactorTable:
+    """The factors of all samples of a target: those in ``folder`` where they are of this target, else worked out anew
+    and written there.
+
+    Args:
+        target: the model and its data.
+        names: factors that are needed.
+        folder: where the table is kept; what is there of another model, other data or other settings is replaced.
+        seed, progress: as for ``factor_table``.
+
+    Raises:
+        PathError: the folder cannot be written, or holds something that is not a factor table.
+        FileFormatError: the table there is damaged.
+    """
+    folder = Path(folder)
+    _check(folder)
+    wanted = _described(target, names, seed)
+    if (folder / MANIFEST).is_file() and target.trajectory is None:  # checkpoints are not compared: worked out anew
+        table, described = read_factors(folder)
+        if described == wanted:
+            return table
+    table = factor_table(target, names=names, seed=seed, progress=progress)
+    write_factors(table, folder, wanted)
+    return table
+
+
+def write_factors(table: FactorTable, folder: str | Path, described: dict[str, Any]) -> None:
+    """Write a table of all samples of a target; ``described`` says what it is of.
+
+    Raises:
+        PathError: the folder cannot be written, or holds something that is not a factor table.
+    """
+    with replaced_folder(Path(folder), "factors", _check) as fresh:
+        fresh.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pandas(table.values), fresh / VALUES, compression="zstd")
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "of": described,
+            "factors": list(table.factors),
+            "not_applicable": table.not_applicable,
+            "notes": table.notes,
+        }
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def read_factors(folder: str | Path) -> tuple[FactorTable, dict[str, Any]]:
+    """Read a table, and what it is of.
+
+    Raises:
+        PathError: there is none.
+        FileFormatError: it is damaged, of another format version, or has factors that are not installed.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT or manifest["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"expected {FORMAT} {FORMAT_VERSION}")
+        known = load_factors()
+        factors = {name: known[name] for name in manifest["factors"]}
+        values: pd.DataFrame = pq.read_table(Path(folder) / VALUES).to_pandas()
+        table = FactorTable(values, dict(manifest["not_applicable"]), factors, dict(manifest["notes"]))
+        return table, dict(manifest["of"])
+    except FileNotFoundError as error:
+        raise PathError(
+            f"{error.filename} is missing: delete the folder {folder} to work the factors out anew"
+        ) from error
+    except Exception as error:
+        raise FileFormatError(
+            f"{folder} holds no usable factor table ({type(error).__name__}: {first_line(error)}): delete the folder "
+            "to work the factors out anew"
+        ) from error
+
+
+def _described(target: Target, names: Sequence[str], seed: int) -> dict[str, Any]:
+    """What decides every value of the table."""
+    factors = load_factors()
+    return {
+        "model": target.model_hash,
+        "data": target.data_hash,
+        "heldout": target.heldout_hash if target.heldout is not None else None,
+        "n": len(target),
+        "seed": seed,
+        "settings": {name: repr(dict(factors[name].settings)) for name in names},
+    }
+
+
+def _check(folder: Path) -> None:
+    """A table may be written there: the folder is missing, empty, or holds a factor table."""
+    if folder.exists() and not folder.is_dir():
+        raise PathError(f"expected a folder for the factor table; {folder} is a file")
+    present = [path.name for path in folder.iterdir()] if folder.exists() else []
+    strangers = sorted({*present} - {MANIFEST, VALUES})
+    if strangers:
+        raise PathError(f"{folder} holds {strangers[0]!r}, which is no part of a factor table: give a new folder")

@@ -1,0 +1,312 @@
+"""Pre-screening of deletion requests: what to do about each, in which order, and what it costs against retraining."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from forgetcast.costs import Costs, measure_costs
+from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.factors import FactorTable
+from forgetcast.interactions import interactions
+from forgetcast.policy import Policy
+from forgetcast.predict import DifficultyReport, predict_difficulty, target_of
+from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
+from forgetcast.requests import checked_requests
+from forgetcast.routes import ROUTES, routes, why
+from forgetcast.target import Target
+from forgetcast.trajectory import Trajectory
+
+__all__ = ["COLUMNS", "Triage", "triage"]
+
+RUN = ("harm", "harm_lower", "harm_upper", "steps", "collateral_test", "collateral_neighbours")
+COLUMNS = (
+    "row",
+    "id",
+    "index",
+    "label",
+    "order",
+    "group",
+    "route",
+    "unlearner",
+    "steps",
+    "step_limit",
+    "harm",
+    "harm_lower",
+    "harm_upper",
+    "collateral_test",
+    "collateral_neighbours",
+    "p_trivial",
+    "percentile",
+    "percentile_lower",
+    "percentile_upper",
+    "difficulty",
+    "lower",
+    "upper",
+    "tier",
+    "seconds",
+    "share_of_retraining",
+    "unfamiliar",
+    "why",
+    "reasons",
+)
+"""Columns of every pre-screened queue, in the order in which people read them; those of the requests come after id."""
+
+
+@dataclass(frozen=True)
+class Triage:
+    """What to do about every request of a queue, and everything needed to say why."""
+
+    table: pd.DataFrame
+    """One row per request that could be served, in their order: ``COLUMNS``, and the requests' own after id. order is
+    the place in which to process it (from 1), group the number of its group of interacting requests (0: none).
+    unlearner, with the predicted steps along its path and the limit beyond which to stop and look, is empty where
+    nothing should be unlearned. harm is the forecast difficulty under that unlearner with its interval, collateral_test
+    and collateral_neighbours the forecast total variation under it, all in [0, 1], should the request not be trivial;
+    seconds the wall time of the route, NaN where it was not timed, and share_of_retraining the same over one
+    retraining."""
+    problems: pd.DataFrame
+    """Requests that could not be served: row, id, problem."""
+    interactions: pd.DataFrame
+    """Pairs of requests that interact: first, second, effect, shared_neighbours, group; see ``interactions``."""
+    batch: dict[str, Any]
+    """Of the whole queue: requests, served, problems, routes (counts), unlearning_seconds (all that is not trivial, one
+    after another), retraining_seconds (one retraining without all of them), share_of_retraining, break_even (how many
+    requests of this queue's mean cost take as long as one retraining), groups, largest_group, advice, unfamiliar and
+    notes; None where nothing was timed."""
+    policy: Policy
+    report: DifficultyReport
+    """The forecasts behind it: ``report.explain(index)`` says why a sample is hard."""
+    objective: str
+    provenance: dict[str, Any]
+    """As of the report, with the policy's fingerprint, the SHA-256 of the requests and the time (UTC)."""
+    costs: Costs | None = field(default=None, repr=False)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the queue as one self-contained HTML file and return its path.
+
+        Raises:
+            PathError: the file cannot be written.
+        """
+        from forgetcast.triage_page import write_triage_html
+
+        return write_triage_html(self, path)
+
+
+def triage(
+    model: nn.Module | Target,
+    dataset: Any = None,
+    *,
+    requests: Any,
+    ids: Sequence[Any] | None = None,
+    policy: Policy | None = None,
+    objective: Literal["retrain", "erase"] = "retrain",
+    heldout: Any = None,
+    trajectory: Trajectory | None = None,
+    predictor: DifficultyPredictor | str | Path | None = None,
+    factors: FactorTable | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    timed: bool = True,
+    progress: bool = False,
+) -> Triage:
+    """Say for each deletion request what to do: nothing, unlearn, unlearn and check, or retrain; and for all, in which
+    order and whether one retraining would be cheaper.
+
+    Nothing is unlearned: of the recommended unlearners a few steps are timed on one sample, and thrown away.
+
+    Args:
+        model, dataset, heldout, trajectory, predictor, collate_fn, batch_size: as for ``predict_difficulty``.
+        requests: a .csv, .parquet or .jsonl file, a table, or sample indices: see ``requests.checked_requests``.
+        ids: of all training samples, (n,), where requests name samples by id.
+        policy: thresholds and assumptions; default ``Policy()``.
+        objective: "retrain": afterwards the sample is treated as if it had never been trained on; "erase": it is no
+            longer recognised.
+        factors: the factors of this model and data, worked out before; default: work them out for the requests.
+        seed: of the factors, and of the sample of training data that interactions are looked for in.
+        timed: False leaves all wall times out.
+        progress: bars on stderr.
+
+    Raises:
+        InputError: no usable request; or as for ``predict_difficulty``.
+        UnknownNameError: no such objective, or the policy allows no unlearner that the predictor knows.
+        NotApplicableError, ModelError, DatasetError, SchemaError, FileFormatError, PathError: as for
+            ``predict_difficulty``, or the file of the requests cannot be read.
+    """
+    policy = Policy() if policy is None else policy
+    if objective not in OBJECTIVES:
+        raise UnknownNameError.of("objective", str(objective), OBJECTIVES)
+    target = target_of(model, dataset, heldout, trajectory, collate_fn, batch_size)
+    queue = checked_requests(requests, len(target), ids=ids)
+    if queue.table.empty:
+        first = f"; the first: row {queue.problems.iloc[0]['row']}: {queue.problems.iloc[0]['problem']}"
+        raise InputError(f"none of the {len(queue.problems)} requests can be served{first}")
+    index = queue.table["index"].to_numpy(dtype=np.int64)
+    report = predict_difficulty(
+        target,
+        indices=index,
+        objective=objective,
+        predictor=predictor,
+        factors=factors,
+        seed=seed,
+        progress=progress,
+    )
+    unfamiliar = report.familiarity.out_of_distribution
+    forecast = report.table.set_index("index")
+    run, costs = _recommended(target, report, index, objective, policy, seed, timed)
+    table = queue.table.reset_index(drop=True)
+    own = [name for name in COLUMNS if name in forecast.columns and name not in (*RUN, "index")]
+    table = table.join(forecast.loc[index, own].reset_index(drop=True)).join(run)
+    table["unfamiliar"] = unfamiliar
+    table["route"] = routes(table, policy, unfamiliar=unfamiliar)
+    table["why"] = [why(row, policy, unfamiliar=unfamiliar) for row in table.to_dict("records")]
+    untouched = table["route"].isin(["trivial", "retrain"])
+    table["seconds"] = _seconds(table, costs)
+    table["share_of_retraining"] = table["seconds"] / (np.nan if costs is None else costs.retraining)
+    table["step_limit"] = np.ceil((table["steps"] * policy.step_margin).clip(lower=1))
+    table.loc[untouched, "unlearner"] = ""
+    table.loc[untouched, ["steps", "step_limit"]] = np.nan
+    related = interactions(target, index, objective, effect_from=policy.interaction_from, seed=seed)
+    table["group"] = related.group
+    table["order"] = _order(table)
+    extra = [name for name in queue.table.columns if name not in COLUMNS]
+    table = table[[*COLUMNS[:3], *extra, *COLUMNS[3:]]]
+    provenance = report.provenance | {
+        "policy": policy.fingerprint,
+        "requests": hashlib.sha256(queue.table.to_csv(index=False).encode()).hexdigest(),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    batch = _batch(table, queue.problems, costs, report, related.reason)
+    return Triage(table, queue.problems, related.pairs, batch, policy, report, objective, provenance, costs)
+
+
+def _recommended(
+    target: Target,
+    report: DifficultyReport,
+    index: np.ndarray,
+    objective: str,
+    policy: Policy,
+    seed: int,
+    timed: bool,
+) -> tuple[pd.DataFrame, Costs | None]:
+    """For every request the allowed unlearner that is forecast to do the least harm on this model, what it takes and
+    does, and the costs of those that were chosen."""
+    predictor = report.predictor
+    features = report.factors.values.loc[index, list(predictor.features)]
+    under = predictor.predict_unlearners(features, objective)
+    allowed = [name for name in under.columns if policy.unlearners is None or name in policy.unlearners]
+    if policy.unlearners is not None and not allowed:
+        raise UnknownNameError.of("unlearner of this predictor", str(policy.unlearners[0]), under.columns)
+    middle = int(index[len(index) // 2])
+    costs: Costs | None = None
+    while allowed:
+        named = under[allowed].columns.to_numpy(dtype=object)[under[allowed].to_numpy().argmin(axis=1)]
+        chosen = list(dict.fromkeys(named))
+        costs = measure_costs(
+            target, chosen, middle, epochs=policy.retrain_epochs, retraining=policy.retrain_seconds, seed=seed
+        )
+        if not costs.failed:
+            run = predictor.predict_under(features, objective, list(named), level=policy.level)
+            run = run.rename(columns={"difficulty": "harm", "lower": "harm_lower", "upper": "harm_upper"})
+            run.insert(0, "unlearner", named)
+            return run.reindex(columns=["unlearner", *RUN]).reset_index(drop=True), costs if timed else None
+        allowed = [name for name in allowed if name not in costs.failed]
+    # No unlearner is told apart, or none can serve this model: the mean over those of the label stands in.
+    forecast = predictor.predict(features, objective, level=policy.level)
+    parts = predictor.predict_parts(features, objective).reindex(columns=list(RUN[3:]))
+    run = forecast[["difficulty", "lower", "upper"]].set_axis(list(RUN[:3]), axis=1).join(parts)
+    run.insert(0, "unlearner", "")
+    if timed and costs is None:
+        costs = measure_costs(
+            target, [], middle, epochs=policy.retrain_epochs, retraining=policy.retrain_seconds, seed=seed
+        )
+    return run.reset_index(drop=True), costs if timed else None
+
+
+def _seconds(table: pd.DataFrame, costs: Costs | None) -> list[float]:
+    """Wall time of every request's route: nothing, an unlearner's start and steps, or one retraining."""
+    if costs is None:
+        return [np.nan] * len(table)
+    fixed = {"trivial": 0.0, "retrain": costs.retraining}
+    rows = zip(table["route"], table["unlearner"], table["steps"], strict=True)
+    return [fixed.get(route, costs.seconds(unlearner, steps)) for route, unlearner, steps in rows]
+
+
+def _order(table: pd.DataFrame) -> np.ndarray:
+    """Place of every request, from 1: by route from the least to the most, interacting ones together and with the one
+    that takes the most, and within that the least harm first."""
+    rank = table["route"].map({route: place for place, route in enumerate(ROUTES)})
+    alone = table["group"] == 0
+    whole = rank.where(alone, rank.groupby(table["group"]).transform("max"))
+    keys = [table["row"], table["harm"], rank, table["group"], whole]
+    order = np.lexsort([key.to_numpy(dtype=float) for key in keys])
+    places = np.empty(len(table), dtype=np.int64)
+    places[order] = np.arange(1, len(table) + 1)
+    return places
+
+
+def _batch(
+    table: pd.DataFrame, problems: pd.DataFrame, costs: Costs | None, report: DifficultyReport, reason: str
+) -> dict[str, Any]:
+    """The queue as a whole."""
+    counts = {route: int((table["route"] == route).sum()) for route in ROUTES}
+    groups = table.loc[table["group"] > 0, "group"].value_counts()
+    unlearned = table[table["route"].isin(["quick", "careful"])]
+    found: dict[str, Any] = {
+        "requests": len(table) + len(problems),
+        "served": len(table),
+        "problems": len(problems),
+        "routes": counts,
+        "unlearning_seconds": None,
+        "retraining_seconds": None,
+        "share_of_retraining": None,
+        "break_even": None,
+        "groups": len(groups),
+        "largest_group": int(groups.max()) if len(groups) else 0,
+        "unfamiliar": str(report.familiarity) if report.familiarity.out_of_distribution else "",
+        "notes": [f"interactions are unknown: {reason}"] if reason else [],
+    }
+    if costs is not None:
+        found["notes"] += [f"{name} was left out: {reason}" for name, reason in costs.failed.items()]
+        found["retraining_seconds"] = costs.retraining
+        total = float(unlearned["seconds"].sum(skipna=False) + costs.prepare(unlearned["unlearner"].tolist()))
+        if len(unlearned) and not np.isnan(total):
+            found["unlearning_seconds"] = total
+            found["share_of_retraining"] = total / costs.retraining
+            found["break_even"] = float(costs.retraining / (total / len(unlearned)))
+        elif not len(unlearned):
+            found["unlearning_seconds"], found["share_of_retraining"] = 0.0, 0.0
+    found["advice"] = _advice(found)
+    return found
+
+
+def _advice(batch: dict[str, Any]) -> str:
+    """What to do with the queue as a whole, in a sentence."""
+    counts, share = batch["routes"], batch["share_of_retraining"]
+    unlearned = counts["quick"] + counts["careful"]
+    if counts["retrain"]:
+        joined = f"; the other {unlearned} that are not trivial can join it" if unlearned else ""
+        return f"one retraining is needed for {_requests(counts['retrain'])}{joined}"
+    if not unlearned:
+        return "nothing has to be unlearned: delete the records, and check a sample of them"
+    if share is None:
+        return f"unlearn {_requests(unlearned)} in the order given"
+    if share >= 1:
+        return (
+            f"retrain once without all of them: unlearning {_requests(unlearned)} one after another takes "
+            f"{share:.1f} times as long"
+        )
+    return f"unlearn {_requests(unlearned)} in the order given: that takes {share:.0%} of one retraining"
+
+
+def _requests(count: int) -> str:
+    return f"{count:,} request{'' if count == 1 else 's'}"
