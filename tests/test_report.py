@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forgetcast import _page
 from forgetcast import report as report_module
 from forgetcast.agreement import spearman_interval
 from forgetcast.errors import InputError, PathError
@@ -125,7 +126,7 @@ def test_pictures_have_words_and_take_the_colour_of_the_page(html: str) -> None:
     labels = [picture["aria-label"] for picture in pictures]
     assert len(set(labels)) == len(labels) == 10
     assert all(picture["role"] == "img" and len(picture["aria-label"]) > 20 for picture in pictures)
-    assert report_module.INK not in html
+    assert _page.INK not in html
     fills = re.findall(r"<text [^>]*fill: ([^;\"]+)", html)
     assert set(fills) == {"currentColor"}
 

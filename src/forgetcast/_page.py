@@ -1,0 +1,193 @@
+"""What the pages have in common: words and numbers, pictures as inline SVG, factors by title, files written whole.
+
+The styles, the content security policy and the script that sorts tables stand in ``templates/page.html.j2``, which
+every page extends.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import re
+import warnings
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import matplotlib as mpl
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from forgetcast import plots
+from forgetcast.errors import PathError
+from forgetcast.factors import quantile_column
+
+if TYPE_CHECKING:
+    from forgetcast.predict import DifficultyReport
+
+ENLARGED = 1.4
+"""Pixels per point of a picture at its largest, so that its text is about as large as the page's."""
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+INK = "#0a0b0c"
+"""Drawn wherever a picture should take the page's own text colour."""
+LONGEST_LIST = 12
+"""Longer lists of the provenance are counted, not spelled out."""
+
+
+def template(name: str) -> Template:
+    """A page's template: everything put into it is escaped, and what is missing is an error."""
+    environment = Environment(
+        loader=PackageLoader("forgetcast"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "sentences": sentences,
+        "sha256": sha256,
+        "count": count,
+    }
+    return environment.get_template(name)
+
+
+def write_whole(path: str | os.PathLike[str], draw: Callable[[], str], kind: str) -> Path:
+    """Write the page that ``draw`` returns; missing parent folders are made.
+
+    The text goes to a temporary sibling first, so that a failure leaves no half-written file and an existing page
+    as it was.
+
+    Args:
+        path: the file.
+        draw: called once the place is known to be writable.
+        kind: what the page is, one word, for messages.
+
+    Raises:
+        PathError: the path is a folder or cannot be written.
+    """
+    path = Path(path)
+    if os.path.isdir(path):
+        raise PathError(f"expected a file for the {kind}; {path} is a folder: try {path / f'{kind}.html'}")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.touch()  # an unwritable place is told before the work, not after it
+        try:
+            scratch.write_text(draw(), encoding="utf-8")
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise PathError(f"the {kind} cannot be written to {path}: {error.strerror or error}") from error
+    return path
+
+
+def sentences(reasons: str) -> list[str]:
+    """The sentences that a row's reasons were joined from; a sentence may hold a "; " of its own."""
+    return re.split(r"; (?=harder: |easier: )", reasons) if reasons else []
+
+
+def signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def flat(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as lines (name, value); long lists and tables are counted."""
+    for name, value in mapping.items():
+        label = f"{path}{name}".replace("_", " ")
+        if isinstance(value, Mapping) and 0 < len(value) <= LONGEST_LIST:
+            yield from flat(value, f"{label} · ")
+        elif isinstance(value, (Mapping, list, tuple)):
+            yield label, f"{len(value):,} values" if len(value) > LONGEST_LIST else ", ".join(map(str, value)) or "none"
+        else:
+            yield label, f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def number(value: Any) -> str:
+    """Two decimals for what lies in [-1, 1], else three digits; a dash for what is missing."""
+    if isinstance(value, float):  # numpy's float64 is one
+        if np.isnan(value):
+            return "–"
+        return (f"{value:.2f}" if abs(value) <= 1 else f"{value:.3g}").replace("-", "−")
+    return str(value)
+
+
+def sha256(text: str) -> str:
+    """As a content security policy writes it."""
+    return base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()
+
+
+def svg(draw: Callable[[], Axes], name: str, alt: str) -> Markup:
+    """A picture as inline SVG: text as text, in the page's own colour, with identifiers of its own.
+
+    matplotlib's file is parsed and written again without namespaces, metadata and style sheet, which the page has.
+    """
+    style: dict[Any, Any] = dict.fromkeys(INKED, INK) | {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "legend.framealpha": 0,
+    }
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the reader's browser has its own fonts
+        mpl.rcdefaults()
+        mpl.rcParams.update(style)
+        file = io.StringIO()
+        cast(Figure, draw().figure).savefig(file, format="svg", transparent=True, dpi=200)
+    root = ElementTree.fromstring(file.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if _local(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        attributes = {_local(key): value for key, value in element.attrib.items()}
+        element.attrib.clear()
+        for key, value in attributes.items():
+            if key == "id":
+                value = f"{name}-{value}"
+            elif key == "href" and value.startswith("#"):
+                value = f"#{name}-{value[1:]}"
+            elif key in ("style", "clip-path", "fill", "stroke"):
+                value = value.replace("url(#", f"url(#{name}-").replace(INK, "currentColor")
+            element.set(key, value)
+    root.set("style", f"max-width: {float(root.attrib['viewBox'].split()[2]) * ENLARGED:.0f}px")
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.attrib.update({"role": "img", "aria-label": alt})
+    return Markup(ElementTree.tostring(root, encoding="unicode", method="html"))
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def factor_values(report: DifficultyReport, index: int, names: Sequence[str]) -> dict[str, str]:
+    """The sample's value of each factor, with its place among all samples where there is one."""
+    values: dict[str, float] = report.factors.worked_out.loc[index].to_dict()  # type: ignore[assignment]
+    texts = {}
+    for name in names:
+        value, quantile = values.get(name, np.nan), values.get(quantile_column(name), np.nan)
+        place = "" if np.isnan(quantile) else f" (above {int(100 * quantile)}%)"
+        texts[name] = "not applicable" if np.isnan(value) else f"{number(value)}{place}"
+    return texts
+
+
+def factor_titles(report: DifficultyReport) -> dict[str, str]:
+    return {name: factor.title for name, factor in report.factors.factors.items()}
+
+
+def factor_title(report: DifficultyReport, name: str) -> str:
+    factor = report.factors.factors.get(name)
+    return plots.first_sentence(factor.title if factor else name.replace("_", " "))
