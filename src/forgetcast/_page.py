@@ -40,8 +40,13 @@ LONGEST_LIST = 12
 """Longer lists of the provenance are counted, not spelled out."""
 
 
-def template(name: str) -> Template:
-    """A page's template: everything put into it is escaped, and what is missing is an error."""
+def template(name: str, **filters: Callable[..., Any]) -> Template:
+    """A page's template: everything put into it is escaped, and what is missing is an error.
+
+    Args:
+        name: file in ``templates``.
+        filters: of that page alone, beside those that all have.
+    """
     environment = Environment(
         loader=PackageLoader("forgetcast"),
         autoescape=True,
@@ -55,6 +60,7 @@ def template(name: str) -> Template:
         "sentences": sentences,
         "sha256": sha256,
         "count": count,
+        **filters,
     }
     return environment.get_template(name)
 

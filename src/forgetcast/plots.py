@@ -22,6 +22,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from forgetcast._drawing import NEUTRAL
+from forgetcast._drawing import axes_or_new as _axes
+from forgetcast._drawing import nothing as _nothing
+from forgetcast._drawing import plain as _plain
+from forgetcast._drawing import require as _require
 from forgetcast.agreement import spearman_interval
 from forgetcast.errors import InputError
 
@@ -47,7 +52,6 @@ HARDER = "#D55E00"
 """What makes a sample harder: the vermillion of Okabe & Ito's palette."""
 EASIER = "#2B85C6"
 """What makes a sample easier: a blue between the two of that palette, readable on dark too."""
-NEUTRAL = "#868E96"
 TIER_COLOURS = {"trivial": NEUTRAL, "easy": EASIER, "medium": "#B8860B", "hard": "#C0392B"}
 LOW_TO_HIGH = LinearSegmentedColormap.from_list("low_to_high", ["#7B52C7", "#9A8A95", "#C98A00"])
 TITLE_WIDTH = 50
@@ -425,33 +429,6 @@ def forgetting_paths(points: pd.DataFrame, measure: str = "tv_test") -> Figure:
 
 
 # -- shared by all ---------------------------------------------------------------------------------------
-
-
-def _require(frame: pd.DataFrame, columns: list[str]) -> None:
-    """Refuse a frame that lacks some of the columns."""
-    if missing := [name for name in columns if name not in frame]:
-        raise InputError(f"expected columns {', '.join(columns)}; missing: {', '.join(missing)}")
-
-
-def _axes(ax: Axes | None, width: float, height: float) -> Axes:
-    """``ax``, or new axes on a figure of ``width`` × ``height`` inches that pyplot does not know."""
-    return Figure(figsize=(width, height), layout="constrained").add_subplot() if ax is None else ax
-
-
-def _plain(ax: Axes, y_ticks: bool = True) -> None:
-    """No frame; a light grid along the values."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="both" if y_ticks else "x", color=NEUTRAL, alpha=0.25, linewidth=0.6)
-    ax.set_axisbelow(True)
-    if not y_ticks:
-        ax.spines["left"].set_visible(False)
-        ax.tick_params(axis="y", length=0)
-
-
-def _nothing(ax: Axes, why: str) -> Axes:
-    ax.set_axis_off()
-    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes)
-    return ax
 
 
 def _ink() -> Any:
