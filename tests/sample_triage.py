@@ -186,5 +186,5 @@ def _batch(table: pd.DataFrame, problems: int, timed: bool) -> dict[str, Any]:
         "advice": "Unlearn the quick and careful requests one by one; retrain once for the others.",
         "groups": len(sizes),
         "largest_group": int(sizes.max()) if len(sizes) else 0,
-        "unfamiliar": f"{strange} requests are unlike what the predictor was fitted to." if strange else "",
+        "unfamiliar": f"The predictor does not know the like of {strange} of these samples." if strange else "",
     }

@@ -57,7 +57,15 @@ def queue_costs(table: pd.DataFrame, retraining_seconds: float | None = None, ax
     for route, colour in ROUTE_COLOURS.items():
         own = (rows["route"] == route).to_numpy()
         if own.any():
-            bars = ax.bar(places[own], total[own], width=1.0, color=colour, label=f"{route} ({own.sum():,})")
+            bars = ax.bar(
+                places[own],
+                total[own],
+                width=1.0,
+                color=colour,
+                edgecolor=colour,
+                linewidth=0.4,
+                label=f"{route} ({own.sum():,})",
+            )
             for bar in bars:
                 bar.set_rasterized(len(rows) > MOST_VECTOR_MARKS)
     if np.isfinite(whole):
@@ -121,7 +129,7 @@ def queue_map(
         ax.vlines(place[known], lower[known], upper[known], color=colour, alpha=0.5, linewidth=1.2, rasterized=marks)
         label = f"{route} ({len(own):,})"
         ax.scatter(place, own["harm"], s=14, color=colour, linewidths=0, label=label, zorder=3, rasterized=marks)
-    for threshold, name in ((quick_to, "quick up to"), (retrain_from, "retrain from")):
+    for threshold, name, side in ((quick_to, "quick up to", "top"), (retrain_from, "retrain from", "bottom")):
         if threshold is not None:
             ax.axhline(threshold, color=NEUTRAL, linewidth=0.9, linestyle=(0, (4, 3)))
             ax.annotate(
@@ -130,12 +138,11 @@ def queue_map(
                 xycoords=("axes fraction", "data"),
                 xytext=(6, 0),
                 textcoords="offset points",
-                va="center",
+                va=side,
                 fontsize="small",
             )
     ax.set_yscale("symlog", linthresh=LINEAR_TO, linscale=0.6)
     upper = float(np.nanmax(rows[["harm", "harm_upper"]].to_numpy(dtype=float)))
-    ax.set_ylim(0, min(1.0, max(1.3 * upper, 1.3 * (retrain_from or 0), 2 * LINEAR_TO)))
     ax.set_yticks([0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
     ax.set_yticks([], minor=True)
     ax.set_ylim(0, min(1.0, max(1.3 * upper, 1.3 * (retrain_from or 0), 2 * LINEAR_TO)))
@@ -144,7 +151,7 @@ def queue_map(
     ax.set_xlabel("requests, by route and forecast harm")
     ax.set_ylabel("forecast harm")
     ax.set_title(f"harm of {_requests(len(rows))}, with intervals", loc="left")
-    ax.legend(frameon=False, loc="upper left", ncols=4, bbox_to_anchor=(0.0, -0.08))
+    ax.legend(frameon=False, loc="upper left", ncols=4, bbox_to_anchor=(0.0, -0.08), markerscale=2)
     plain(ax)
     return ax
 

@@ -40,17 +40,20 @@ POLICY_MEANINGS = {
     "step_margin": "the step limit is the predicted number of steps times this",
 }
 OWN_COLUMNS = frozenset(
-    """row id index label order group route unlearner steps step_limit harm harm_lower harm_upper collateral_test
-    collateral_neighbours p_trivial percentile percentile_lower percentile_upper difficulty lower upper tier seconds
-    share_of_retraining unfamiliar why reasons""".split()
+    [
+        *("row", "id", "index", "label", "order", "group", "route", "unlearner", "steps", "step_limit"),
+        *("harm", "harm_lower", "harm_upper", "collateral_test", "collateral_neighbours", "p_trivial"),
+        *("percentile", "percentile_lower", "percentile_upper", "difficulty", "lower", "upper", "tier"),
+        *("seconds", "share_of_retraining", "unfamiliar", "why", "reasons"),
+    ]
 )
 """Columns of a screened queue; all others came with the requests."""
 EXPLAINED_ROUTES = ("careful", "retrain")
 EXPLAINED_BARS = 9
 EXTRA_COLUMNS = 6
 """Most columns of the requests in the table of the queue; the details have them all."""
-LONGEST_CELL = 120
-"""Most characters of such a column in the table of the queue; the details have the whole text."""
+LONGEST_CELL = 40
+"""Most characters of such a column or an id in the table of the queue; the details have the whole text."""
 LISTED_PAIRS = 20
 """Most pairs listed per group, the strongest first."""
 DURATIONS = ((172_800.0, 86_400.0, "days"), (7_200.0, 3_600.0, "h"), (120.0, 60.0, "min"))
@@ -139,6 +142,7 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
             for place, (name, meaning) in enumerate(ROUTE_MEANINGS.items())
         ],
         requests=requests,
+        explained=min(explained, len(hard)),
         extra=extra,
         shown=extra[:EXTRA_COLUMNS],
         groups=groups,
@@ -287,7 +291,7 @@ def _short(text: str) -> str:
     """Enough of a long text for a cell.
 
     >>> len(_short("x" * 500)), _short("some words")
-    (120, 'some words')
+    (40, 'some words')
     """
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 
