@@ -14,7 +14,7 @@ from forgetcast.canonical_json import canonical_json
 from forgetcast.errors import FileFormatError, InputError, PathError
 from forgetcast.policy import Policy
 
-OTHER = Policy(0.8, 0.01, 0.2, ("influence", "scrub"), 0.95, 40, 12.5, 0.1, 2.0)
+OTHER = Policy(0.8, 0.01, 0.2, ("influence", "scrub"), 0.95, 40, 12.5, 0.1, 2.0, True)
 
 
 def test_every_setting_says_what_it_means_and_why() -> None:
