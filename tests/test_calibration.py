@@ -100,6 +100,21 @@ def test_explanations_add_up_and_name_the_retrained_models(report: DifficultyRep
     assert any("models trained without it" in sentence for sentence in sentences)
 
 
+def test_heads_that_calibrating_replaced_are_not_taken_apart(target: Target, report: DifficultyReport) -> None:
+    """Of the adapted objectives difficulty follows the percentile; what is still the old predictor's is explained."""
+    for objective in ("retrain", "erase"):
+        with pytest.raises(NotApplicableError, match=f"difficulty for {objective} is read off the adapted percentile"):
+            report.explain(0, objective, head="difficulty")
+    with pytest.raises(NotApplicableError, match="half from what retrained models say"):
+        report.explain(0, "retrain", head="trivial")
+    assert isinstance(report.predictor, AdaptedPredictor)
+    erase = predict_difficulty(target, objective="erase", predictor=report.predictor.base, calibrate=10)
+    plain = predict_difficulty(target, predictor=erase.predictor)
+    for head in ("difficulty", "trivial"):  # retrain was not measured: the old predictor's own
+        base = predict_difficulty(target, predictor=report.predictor.base).explain(3, head=head)
+        pd.testing.assert_series_equal(plain.explain(3, head=head).contributions, base.contributions)
+
+
 def test_the_page_says_what_calibrating_changed(report: DifficultyReport, tmp_path: Path) -> None:
     """Measured against cross-fitted, not against a forecast that has seen the measurement."""
     page = report.to_html(tmp_path / "report.html").read_text(encoding="utf-8")

@@ -7,8 +7,9 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logit
 
-from forgetcast.errors import UnknownNameError
+from forgetcast.errors import InputError, NotApplicableError, UnknownNameError
 from forgetcast.explain import Explainer, Explanation, factor_of
 from forgetcast.factors import Factor, FactorTable
 from forgetcast.predictor import DifficultyPredictor
@@ -268,3 +269,96 @@ def test_many_samples_are_explained_in_chunks_that_change_nothing(predictor: Dif
         assert Explainer(predictor, table).sentences(range(300), "erase") == whole
     finally:
         module.CHUNK = chunk
+
+
+# -- other heads ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["percentile", "difficulty", "trivial", "steps", "collateral_neighbours"])
+def test_every_head_is_taken_apart_on_its_own_scale(
+    explainer: Explainer, predictor: DifficultyPredictor, head: str
+) -> None:
+    """Base plus contributions is what the head says: log-odds for the chance to be trivial, else its raw output."""
+    for index in (0, 17):
+        explanation = explainer.explain(index, "retrain", head)
+        raw = predictor.heads("retrain")[head].raw(explainer.table.values.loc[[index], FEATURES].to_numpy())
+        expected = logit(raw) if head == "trivial" else raw
+        assert explanation.base + explanation.by_family.sum() == pytest.approx(expected.item(), abs=1e-6)
+        assert explanation.prediction == pytest.approx(expected.item(), abs=1e-6)
+        assert explanation.head == head
+
+
+def test_more_likely_trivial_is_easier(explainer: Explainer) -> None:
+    """The direction speaks of hardness, whatever the head counts."""
+    for index in range(10):
+        for reason in explainer.explain(index, "retrain", "trivial").reasons:
+            assert reason.direction == ("easier" if reason.contribution > 0 else "harder")
+            assert reason.sentence.startswith(f"{reason.direction}: ")
+
+
+def test_what_cannot_be_taken_apart_says_why(explainer: Explainer) -> None:
+    """A head that nobody knows, one that the corpus did not have, and a chance that is the same for all."""
+    with pytest.raises(UnknownNameError, match=r"unknown head 'hardness'.*Known: .*difficulty"):
+        explainer.explain(0, "retrain", "hardness")
+    with pytest.raises(NotApplicableError, match="corpus without parameter_shift for retrain: explain percentile"):
+        explainer.explain(0, "retrain", "parameter_shift")
+    with pytest.raises(NotApplicableError, match="p_trivial for erase is 0 for every sample"):
+        explainer.explain(0, "erase", "trivial")
+
+
+# -- what is typical for the class ------------------------------------------------------------------------
+
+
+def two_classes() -> tuple[FactorTable, np.ndarray]:
+    """29 samples with a loss about 1 and 21 with one about 5."""
+    labels = np.repeat([0, 1], [29, 21])
+    loss = np.where(labels == 0, 1.0, 5.0) + np.linspace(-0.5, 0.5, 50)
+    quantile = (loss.argsort().argsort() + 0.5) / 50
+    return factors_of(loss=loss, loss_quantile=quantile, neighbour_share=np.where(labels == 0, 0.2, 0.8)), labels
+
+
+def test_a_sample_is_compared_with_its_class(predictor: DifficultyPredictor) -> None:
+    """The median is that of its class; where the class lies beyond the sample, that of the model is told too."""
+    table, labels = two_classes()
+    explainer = Explainer(predictor, table, labels)
+    loss = table.values["loss"]
+    usual = [f"{loss[labels == c].median():.2f}" for c in (0, 1)]
+    highest = reason_for(explainer.explain(49, "retrain"), "loss")
+    assert highest == f"its loss is higher than usual here ({loss[49]:.2f} nats; typical for its class: {usual[1]})"
+    within = reason_for(explainer.explain(29, "retrain"), "loss")  # low for its class, high for the model
+    assert within == (
+        f"its loss is higher than usual here ({loss[29]:.2f} nats; typical for its class: {usual[1]}, "
+        f"for this model: {loss.median():.2f})"
+    )
+    middle = int((loss - loss[labels == 1].median()).abs().idxmin())
+    assert reason_for(explainer.explain(middle, "retrain"), "loss") == (
+        f"title of loss: {loss[middle]:.2f}, as usual for its class (typical for this model: {loss.median():.2f})"
+    )
+    assert "typical for its class" in "".join(explainer.sentences([49], "retrain", count=9))
+
+
+def test_what_is_the_same_in_a_whole_class_is_compared_with_the_model(predictor: DifficultyPredictor) -> None:
+    """The size of a class would be usual for the class, always."""
+    table, labels = two_classes()
+    sentence = reason_for(Explainer(predictor, table, labels).explain(0, "retrain"), "neighbour_share")
+    assert "for its class" not in sentence
+
+
+def test_a_small_class_is_compared_with_the_model(predictor: DifficultyPredictor) -> None:
+    """Ten samples make a class typical, nine do not; its columns are then the model's."""
+    table, _ = two_classes()
+    labels = np.repeat([0, 1, 2], [31, 10, 9])
+    explainer = Explainer(predictor, table, labels)
+    expected = table.values[FEATURES]
+    for index, where, rows in ((35, "class", expected[31:41]), (45, "model", expected)):
+        medians, what = explainer.typical(index)
+        assert what == where
+        pd.testing.assert_series_equal(medians, rows.median(), check_names=False)
+        sentences = "".join(reason.sentence for reason in explainer.explain(index, "retrain").reasons)
+        assert ("for its class" in sentences) == (what == "class")
+
+
+def test_labels_of_other_data_are_refused(predictor: DifficultyPredictor) -> None:
+    """There must be one per sample of the table."""
+    with pytest.raises(InputError, match="up to sample 49 at least"):
+        Explainer(predictor, factors_of(), [0, 1, 2])

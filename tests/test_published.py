@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logit
 
 from forgetcast import Corpus, DifficultyPredictor
 from forgetcast.corpus import feature_columns, training_table
 from forgetcast.generate import outcome_block
-from forgetcast.heads import fit_without, from_log_scale
+from forgetcast.heads import EXPLAINED, fit_without, from_log_scale
 from forgetcast.labels import CONSENSUS, difficulty
 from forgetcast.recipes import Recipe
 from forgetcast.scores import within_target_rho
@@ -87,6 +88,20 @@ def test_a_held_out_forecast_comes_out_again(table: pd.DataFrame, objective: str
         "group == 'target' and objective == @objective and target == @name"
     )
     assert rho[0, 0] == pytest.approx(reported["rho"].item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["retrain", "erase"])
+def test_every_head_of_the_shipped_predictor_is_taken_apart(table: pd.DataFrame, objective: str) -> None:
+    """Base plus SHAP values is the head's raw output, for the chance to be trivial its log-odds."""
+    predictor = DifficultyPredictor.published()
+    rows = table[list(predictor.features)].iloc[::300]
+    heads = predictor.heads(objective)
+    assert set(EXPLAINED) < set(heads)
+    for head in EXPLAINED:
+        values, base = predictor.contributions(rows, objective, head)
+        raw = heads[head].raw(rows.to_numpy(dtype=float))
+        np.testing.assert_allclose(base + values.sum(axis=1), logit(raw) if head == "trivial" else raw, atol=1e-6)
+        assert values.any()
 
 
 @pytest.mark.parametrize("name", AGAIN)

@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 
 from forgetcast.adaptation import Adaptation
 from forgetcast.agreement import spearman_interval
-from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError, first_line
+from forgetcast.errors import (
+    FileFormatError,
+    InputError,
+    NotApplicableError,
+    PathError,
+    SchemaError,
+    UnknownNameError,
+    first_line,
+)
 from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.familiarity import Familiarity
 from forgetcast.folders import nearest_existing, replaced_folder
@@ -185,13 +193,35 @@ class AdaptedPredictor(DifficultyPredictor):
         """As the predictor that was adapted."""
         return self.base.familiarity(self._shipped_columns(features))
 
-    def contributions(self, features: pd.DataFrame, objective: str) -> tuple[np.ndarray, float]:
-        """SHAP values of the adapted percentile: those of the trees, weighted, and those of the linear change."""
-        values, base = self.base.contributions(self._shipped_columns(features), objective)
-        ordered = features[list(self.features)]
-        values = np.pad(values, ((0, 0), (0, len(self.features) - values.shape[1])))
+    def contributions(
+        self, features: pd.DataFrame, objective: str, head: str = "percentile"
+    ) -> tuple[np.ndarray, float]:
+        """SHAP values as in ``DifficultyPredictor.contributions``.
+
+        Those of the adapted percentile are those of the trees, weighted, and those of the linear change. Other heads
+        are explained by the predictor that was adapted, as far as the forecast is still its own.
+
+        Raises:
+            NotApplicableError: also where adapting replaced the head: difficulty follows from the adapted percentile,
+                and the chance to be trivial partly from retrained models.
+            UnknownNameError, SchemaError, InputError: as for ``predict``.
+        """
         adaptation = self._adaptations.get(objective)
-        return (values, base) if adaptation is None else adaptation.contributions((values, base), ordered)
+        if adaptation is not None and head == "difficulty":
+            raise NotApplicableError(
+                f"calibrated, difficulty for {objective} is read off the adapted percentile and has no SHAP values of "
+                "its own: explain the percentile"
+            )
+        if adaptation is not None and head == "trivial" and self._answers is not None and objective == "retrain":
+            raise NotApplicableError(
+                "calibrated, p_trivial for retrain comes half from what retrained models say of the sample (the factor "
+                f"{GAP}) and has no SHAP values of its own: explain the percentile"
+            )
+        values, base = self.base.contributions(self._shipped_columns(features), objective, head)
+        values = np.pad(values, ((0, 0), (0, len(self.features) - values.shape[1])))
+        if adaptation is None or head != "percentile":
+            return values, base
+        return adaptation.contributions((values, base), features[list(self.features)])
 
     def _shipped_columns(self, features: pd.DataFrame) -> pd.DataFrame:
         self._matrix(features)  # checks the columns

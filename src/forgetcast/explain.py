@@ -1,4 +1,8 @@
-"""Why a sample is forecast to be hard: SHAP values by factor and family, each with a sentence. Draws nothing."""
+"""Why a sample is forecast to be hard: SHAP values by factor and family, each with a sentence. Draws nothing.
+
+Factors that carry the same information share the credit between them, more or less as the trees happened to choose. The
+sum of a family is what to rely on.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,19 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from forgetcast.errors import InputError
 from forgetcast.factors import Factor, FactorTable, quantile_column
 from forgetcast.predictor import DifficultyPredictor
 
-__all__ = ["Explainer", "Explanation", "ExplanationSet", "Reason", "factor_of"]
+__all__ = ["SHARED_CREDIT", "Explainer", "Explanation", "ExplanationSet", "Reason", "factor_of"]
 
 CHUNK = 8_192
+CLASS_FROM = 10
+"""Samples of a class in the population from which on its medians are called typical for the class."""
+SHARED_CREDIT = (
+    "Factors that carry the same information share the credit between them; the sum of a family is what to rely on."
+)
+"""What correlated factors mean for a reader of SHAP values."""
 QUANTILE = quantile_column("")
 
 
@@ -27,12 +38,13 @@ class Reason:
     factor: str
     family: str
     contribution: float
-    """Shift of the predicted percentile: the SHAP values of the factor and of its quantile, summed."""
+    """Shift of the forecast: the SHAP values of the factor and of its quantile, summed, on the head's scale."""
     value: float
     """The factor's value, in its unit; NaN where it does not apply."""
     quantile: float
     """Where the value stands within the target, in (0, 1); NaN for a factor of the whole target."""
     direction: Literal["harder", "easier"]
+    """Which way the shift goes; easier where it makes a sample more likely to be trivial."""
     sentence: str
     """The direction, then the factor in words, such as "harder: its loss is high (2.1 nats; ...)"."""
 
@@ -44,7 +56,7 @@ class Explanation:
     index: int
     objective: str
     prediction: float
-    """Predicted percentile before it is clipped to [0, 1]."""
+    """The head's forecast on its own scale, before anything is clipped: for the percentile a number near [0, 1]."""
     base: float
     """Mean forecast over the predictor's training data."""
     contributions: pd.Series
@@ -52,10 +64,12 @@ class Explanation:
     by_factor: pd.Series
     """The same, a factor and its quantile column summed."""
     by_family: pd.Series
-    """The same, summed over the factors of a family."""
+    """The same, summed over the factors of a family. What correlated factors share stays in one sum here."""
     reasons: tuple[Reason, ...]
     """Every factor that moved the forecast. Those that tell this sample from others of the model come first,
     then those that hold for the model as a whole (context, factors that do not apply); each part by size."""
+    head: str = "percentile"
+    """What is explained, as in ``DifficultyPredictor.contributions``."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +101,23 @@ def factor_of(column: str, known: Container[str]) -> str | None:
 
 
 class Explainer:
-    """Explains the percentile forecasts of one predictor on one target.
+    """Explains the forecasts of one predictor on one target.
 
     Args:
         predictor: the fitted predictor.
         table: factors of samples of the target, the predictor's columns among them. Samples of the table and of its
             reference sample can be explained; what is usual for the target is told from the latter.
+        labels: class of every training sample, (n,) integers, index = sample number. With them sentences compare a
+            sample with its class, where the table's population has at least 10 samples of it and the factor varies
+            within classes; without, with all samples of the model.
+
+    Raises:
+        InputError: labels that the table's samples do not fit.
     """
 
-    def __init__(self, predictor: DifficultyPredictor, table: FactorTable) -> None:
+    def __init__(
+        self, predictor: DifficultyPredictor, table: FactorTable, labels: Sequence[int] | np.ndarray | None = None
+    ) -> None:
         self.predictor = predictor
         self.table = table
         owners = [factor_of(column, table.factors) or column for column in predictor.features]
@@ -109,6 +131,7 @@ class Explainer:
         self._values = self._rows[self.names].to_numpy(dtype=float)
         quantiles = [self._rows.get(quantile_column(name), np.full(n, np.nan)) for name in self.names]
         self._quantiles = np.column_stack([np.asarray(column, dtype=float) for column in quantiles])
+        self._class_of, self._class_medians = self._by_class(labels)
         typical = table.population[self.names].median().to_numpy(dtype=float)
         corpus = predictor.manifest["typical"]
         self._typical = [
@@ -118,20 +141,28 @@ class Explainer:
         self._own = np.array(
             [not factor.per_target and factor.name not in table.not_applicable for factor in self._factors]
         )
+        self._varies = self._varies_in_classes()
         self._cache: dict[tuple[str, bytes], tuple[np.ndarray, float]] = {}
 
     # -- public -------------------------------------------------------------------------------------------
 
-    def explain(self, index: int, objective: str) -> Explanation:
+    def explain(self, index: int, objective: str, head: str = "percentile") -> Explanation:
         """Take one sample's forecast apart.
+
+        Args:
+            index: a sample of the table or of its reference sample.
+            objective: "retrain" or "erase".
+            head: which forecast, as in ``DifficultyPredictor.contributions``: "percentile", "difficulty" (logarithmic
+                scale), "trivial" (log-odds) or a part of the outcome.
 
         Raises:
             IndexError: no such sample.
-            UnknownNameError: no such objective.
+            UnknownNameError: no such objective or head.
+            NotApplicableError: the predictor cannot take that head apart.
         """
         (place,) = self._places([index])
         rows = self._rows.iloc[[place]]
-        values, base = self.predictor.contributions(rows[list(self.predictor.features)], objective)
+        values, base = self.predictor.contributions(rows[list(self.predictor.features)], objective, head)
         sums = values[0] @ self._to_factor
         own = [k for k in np.argsort(-np.abs(sums), kind="stable") if sums[k] != 0]
         order = [k for k in own if self._own[k]] + [k for k in own if not self._own[k]]
@@ -143,7 +174,8 @@ class Explainer:
             contributions=pd.Series(values[0], index=list(self.predictor.features)),
             by_factor=pd.Series(sums, index=self.names),
             by_family=pd.Series(sums @ self._to_family, index=self.families),
-            reasons=tuple(self._reason(k, place, float(sums[k])) for k in order),
+            reasons=tuple(self._reason(k, place, float(sums[k]), head) for k in order),
+            head=head,
         )
 
     def explain_many(self, indices: Sequence[int] | np.ndarray, objective: str) -> ExplanationSet:
@@ -175,9 +207,50 @@ class Explainer:
         own = np.flatnonzero(self._own)
         top = own[np.argsort(-np.abs(sums[:, own]), axis=1, kind="stable")[:, :count]]
         return [
-            "; ".join(self._sentence(k, place, sums[row, k]) for k in top[row] if sums[row, k] != 0)
+            "; ".join(self._sentence(k, place, _direction(sums[row, k])) for k in top[row] if sums[row, k] != 0)
             for row, place in enumerate(self._places(index))
         ]
+
+    def typical(self, index: int) -> tuple[pd.Series, str]:
+        """Median of every feature column over the sample's class, or where that is too small over the whole model.
+
+        Returns:
+            the medians (NaN where a factor does not apply), and "class" or "model".
+
+        Raises:
+            IndexError: no such sample.
+        """
+        (place,) = self._places([index])
+        own = self._class_of[place]
+        if own < 0:
+            return self.table.population[list(self.predictor.features)].median(), "model"
+        return self._class_medians.iloc[own][list(self.predictor.features)], "class"
+
+    # -- what is typical ----------------------------------------------------------------------------------
+
+    def _by_class(self, labels: Sequence[int] | np.ndarray | None) -> tuple[np.ndarray, pd.DataFrame]:
+        """Row of every sample's class in a table of class medians, -1 for a class that is too small; that table."""
+        known = self._rows.index.to_numpy()
+        population = self.table.population
+        if labels is None:
+            return np.full(len(known), -1), population.iloc[:0]
+        classes = np.asarray(labels)
+        if classes.ndim != 1 or (len(known) and not 0 <= known.min() <= known.max() < len(classes)):
+            raise InputError(
+                f"labels: expected one class number per training sample, up to sample {known.max(initial=0)} at least; "
+                f"got an array of shape {classes.shape}"
+            )
+        groups = population.groupby(classes[population.index.to_numpy()])
+        medians = groups.median()[groups.size() >= CLASS_FROM]
+        return medians.index.get_indexer(pd.Index(classes[known])), medians
+
+    def _varies_in_classes(self) -> np.ndarray:
+        """Whether each factor differs between samples of one class; the size of the class does not, (K,)."""
+        known = self._class_of >= 0
+        if not known.any():
+            return np.zeros(len(self.names), dtype=bool)
+        by_class = pd.DataFrame(self._values[known]).groupby(self._class_of[known])
+        return (by_class.max() > by_class.min()).any().to_numpy()
 
     # -- contributions ------------------------------------------------------------------------------------
 
@@ -207,21 +280,21 @@ class Explainer:
 
     # -- sentences ----------------------------------------------------------------------------------------
 
-    def _reason(self, k: int, place: int, contribution: float) -> Reason:
+    def _reason(self, k: int, place: int, contribution: float, head: str) -> Reason:
         factor = self._factors[k]
+        direction = _direction(contribution if head != "trivial" else -contribution)
         return Reason(
             factor=factor.name,
             family=factor.family,
             contribution=contribution,
             value=float(self._values[place, k]),
             quantile=float(self._quantiles[place, k]),
-            direction="harder" if contribution > 0 else "easier",
-            sentence=self._sentence(k, place, contribution),
+            direction=direction,
+            sentence=self._sentence(k, place, direction),
         )
 
-    def _sentence(self, k: int, place: int, contribution: float) -> str:
+    def _sentence(self, k: int, place: int, direction: str) -> str:
         factor, value, typical = self._factors[k], self._values[place, k], self._typical[k]
-        direction = "harder" if contribution > 0 else "easier"
         if factor.name in self.table.not_applicable:
             title = _phrase(factor.title)
             return f"{direction}: not measured: {title} ({self.table.not_applicable[factor.name]})"
@@ -230,11 +303,27 @@ class Explainer:
             shown, usual = _shown(clause, factor, value), _shown(clause, factor, typical)
             note = "" if shown == usual or np.isnan(typical) else f"typical of the models learned from: {usual}"
             return f"{direction}: for the model as a whole: {_fill(clause, factor, value, note)}"
-        clause = factor.high if self._quantiles[place, k] > 0.5 else factor.low
+        high = bool(self._quantiles[place, k] > 0.5)
+        clause = factor.high if high else factor.low
         shown, usual = _shown(clause, factor, value), _shown(clause, factor, typical)
-        if shown == usual:  # a clause such as "more than usual" would claim a difference that nobody can see
-            return f"{direction}: {_phrase(factor.title)}: {shown}, as usual for this model"
-        return f"{direction}: {_fill(clause, factor, value, f'typical for this model: {usual}')}"
+        of_model = f"typical for this model: {usual}"
+        if self._class_of[place] < 0 or not self._varies[k]:
+            if shown == usual:  # a clause such as "more than usual" would claim a difference that nobody can see
+                return f"{direction}: {_phrase(factor.title)}: {shown}, as usual for this model"
+            return f"{direction}: {_fill(clause, factor, value, of_model)}"
+        among = float(self._class_medians[factor.name].iloc[self._class_of[place]])
+        usual_there = _shown(clause, factor, among)
+        if shown == usual_there:
+            rest = "" if shown == usual else f" ({of_model})"
+            return f"{direction}: {_phrase(factor.title)}: {shown}, as usual for its class{rest}"
+        note = f"typical for its class: {usual_there}"
+        if high != (value > among):  # its class lies on the other side: the clause holds within the whole model alone
+            note += f", for this model: {usual}"
+        return f"{direction}: {_fill(clause, factor, value, note)}"
+
+
+def _direction(shift: float) -> Literal["harder", "easier"]:
+    return "harder" if shift > 0 else "easier"
 
 
 class _Plain(float):

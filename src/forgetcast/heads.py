@@ -20,6 +20,7 @@ from forgetcast.parts import PARTS
 
 __all__ = [
     "DEFAULT_PARAMS",
+    "EXPLAINED",
     "HEADS",
     "INTERVAL_HEADS",
     "OBJECTIVES",
@@ -43,6 +44,9 @@ HEADS = ("percentile", "difficulty", "trivial")
 INTERVAL_HEADS = ("percentile", "difficulty")
 PART_HEADS = tuple(PARTS)
 """Heads for the parts of an outcome that people act on, where the training table has them."""
+
+EXPLAINED = (*HEADS, *PART_HEADS)
+"""Heads whose forecasts can be taken apart by factors."""
 
 DEFAULT_PARAMS: dict[str, Any] = {
     "num_boost_round": 250,
@@ -99,7 +103,11 @@ class Head:
         return np.asarray(self.booster.predict(X), dtype=float)
 
     def contributions(self, X: np.ndarray) -> tuple[np.ndarray, float]:
-        """TreeSHAP values, shape (m, F), and their base; base + row sum is ``raw`` for a regression head."""
+        """TreeSHAP values, shape (m, F), and their base.
+
+        base + row sum is ``raw``; for the probability of being trivial it is its log-odds (of a constant head the
+        constant).
+        """
         if self.booster is None or len(X) == 0:
             return np.zeros((len(X), len(self.features))), self._base()
         values = np.asarray(self.booster.predict(X, pred_contrib=True), dtype=float)

@@ -52,23 +52,28 @@ class DifficultyReport:
     """What calibrating changed, in words, by objective; empty where the forecast was not calibrated."""
     _explainer: Explainer | None = field(default=None, repr=False, compare=False)
 
-    def explain(self, index: int, objective: str | None = None) -> Explanation:
+    def explain(self, index: int, objective: str | None = None, *, head: str = "percentile") -> Explanation:
         """Take the forecast of one sample apart: SHAP values by factor and family, and sentences.
+
+        Factors that carry the same information share the credit between them; the sum of a family is what to rely on.
 
         Args:
             index: a sample of the table (or of the reference sample of its factors: up to 2000 samples, any).
             objective: default: the report's first.
+            head: which forecast: "percentile", "difficulty" (logarithmic scale), "trivial" (log-odds), or a part of the
+                outcome such as "steps"; see ``DifficultyPredictor.contributions``.
 
         Raises:
             IndexRangeError: no such sample, or one that was not asked for.
-            UnknownNameError: no such objective.
+            UnknownNameError: no such objective or head.
+            NotApplicableError: the predictor cannot take that head apart.
         """
         n = self.provenance["n"]
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < n:
             raise IndexRangeError(f"expected a sample index from 0 to {n - 1}; got {index!r}")
         if index not in self.factors.values.index and index not in self.factors.population.index:
             raise IndexRangeError(f"sample {index} was not forecast: add it to the indices of predict_difficulty")
-        return self._explaining().explain(int(index), self._objective(objective))
+        return self._explaining().explain(int(index), self._objective(objective), head)
 
     def explanations(self, objective: str | None = None) -> ExplanationSet:
         """Take the forecasts of all samples of the table apart.
@@ -122,9 +127,19 @@ class DifficultyReport:
 
     def _explaining(self) -> Explainer:
         if self._explainer is None:
-            object.__setattr__(self, "_explainer", Explainer(self.predictor, self.factors))
+            object.__setattr__(self, "_explainer", Explainer(self.predictor, self.factors, self._labels()))
         assert self._explainer is not None
         return self._explainer
+
+    def _labels(self) -> np.ndarray | None:
+        """Classes by sample number as far as the table tells; None if it does not know all of the population."""
+        known = self.table.drop_duplicates("index").set_index("index")["label"]
+        wanted = self.factors.worked_out.index
+        if not wanted.isin(known.index).all():
+            return None
+        labels = np.full(self.provenance["n"], -1)
+        labels[known.index.to_numpy()] = known.to_numpy()
+        return labels
 
     def _objective(self, objective: str | None) -> str:
         own = list(dict.fromkeys(self.table["objective"]))
@@ -229,7 +244,7 @@ def predict_difficulty(
         measurements = fitted.measurements[fitted.measurements["objective"].isin(wanted)].reset_index(drop=True)
         calibrated = {name: fitted.gain(name) for name in wanted if name in fitted.measured}
     index = factors.values.index.to_numpy()
-    explainer = Explainer(fitted, factors)
+    explainer = Explainer(fitted, factors, target.labels.numpy())
     parts = []
     for name in wanted:
         everyone = fitted.predict(factors.population[list(fitted.features)], name)

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError, shortened
+from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError, shortened
 from forgetcast.familiarity import Familiarity, contexts, extended, familiarity
 from forgetcast.folders import shipped_folder
 from forgetcast.heads import (
     DEFAULT_PARAMS,
+    EXPLAINED,
     HEADS,
     INTERVAL_HEADS,
     OBJECTIVES,
@@ -376,17 +377,44 @@ class DifficultyPredictor:
         self._matrix(features)
         return familiarity(self.manifest.get("contexts", {}), features)
 
-    def contributions(self, features: pd.DataFrame, objective: str) -> tuple[np.ndarray, float]:
-        """SHAP values of the percentile head (path-dependent TreeSHAP, Lundberg et al. 2020).
+    def contributions(
+        self, features: pd.DataFrame, objective: str, head: str = "percentile"
+    ) -> tuple[np.ndarray, float]:
+        """SHAP values of one head (path-dependent TreeSHAP, Lundberg et al. 2020, "From local explanations to global
+        understanding with explainable AI for trees").
+
+        Factors that carry the same information share the credit between them, more or less as the trees happened to
+        choose; the sum of a family is what to rely on.
+
+        Args:
+            features, objective: as for ``predict``.
+            head: "percentile"; "difficulty", on the logarithmic scale of ``heads.log_scale``; "trivial", in log-odds;
+                or a part of the outcome as in ``predict_parts``, on its logarithmic scale.
 
         Returns:
             values of shape (m, F) in the order of ``self.features``, and the base value: base + row sum is
-            the predicted percentile before it is clipped to [0, 1].
+            the head's forecast on its scale, before anything is clipped.
 
         Raises:
-            UnknownNameError, SchemaError, InputError: as for ``predict``.
+            UnknownNameError: no such objective or head.
+            NotApplicableError: the predictor was not fitted to that part of the outcome, or is always sure whether a
+                sample is trivial, so that log-odds are infinite.
+            SchemaError, InputError: as for ``predict``.
         """
-        return self._of(objective)["percentile"].contributions(self._matrix(features))
+        known = self._of(objective)
+        if head not in EXPLAINED:
+            raise UnknownNameError.of("head", str(head), EXPLAINED)
+        if head not in known:
+            raise NotApplicableError(
+                f"this predictor was fitted to a corpus without {head} for {objective}: explain "
+                f"{', '.join(name for name in EXPLAINED if name in known)}, or fit it to a corpus that has it"
+            )
+        if head == "trivial" and known[head].booster is None:
+            raise NotApplicableError(
+                f"p_trivial for {objective} is {known[head].constant:g} for every sample, as in the corpus the "
+                "predictor was fitted to: there is nothing to explain"
+            )
+        return known[head].contributions(self._matrix(features))
 
     def _unlearners(self) -> dict[str, list[str]]:
         """By objective, the unlearners in the order of the head that tells them apart; where there is such a head."""
