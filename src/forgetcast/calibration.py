@@ -23,10 +23,10 @@ from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.generate import measure, retrained_answers, runs_per_sample
 from forgetcast.heads import labels_of, log_scale
 from forgetcast.labels import CONSENSUS, consensus
-from forgetcast.predict import TRIVIAL_FROM
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.retrained import GAP, met_before
 from forgetcast.target import Target
+from forgetcast.tiers import TRIVIAL_FROM
 
 __all__ = ["FEWEST", "calibrate", "check", "choose"]
 

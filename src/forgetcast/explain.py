@@ -18,6 +18,7 @@ import pandas as pd
 from forgetcast.errors import InputError
 from forgetcast.factors import Factor, FactorTable, quantile_column
 from forgetcast.predictor import DifficultyPredictor
+from forgetcast.tiers import tier_bounds
 
 __all__ = ["SHARED_CREDIT", "Explainer", "Explanation", "ExplanationSet", "Reason", "factor_of"]
 
@@ -124,6 +125,12 @@ class Explainer:
         self._factors: list[Factor] = [table.factors[name] for name in dict.fromkeys(owners)]
         self.names = [factor.name for factor in self._factors]
         self.families = list(dict.fromkeys(factor.family for factor in self._factors))
+        families = {factor.name: factor.family for factor in self._factors}
+        self.columns = {
+            family: [c for c, o in zip(predictor.features, owners, strict=True) if families[o] == family]
+            for family in self.families
+        }
+        """The feature columns of every family."""
         self._to_factor = _indicator(owners, self.names)
         self._to_family = _indicator([factor.family for factor in self._factors], self.families)
         self._rows = table.worked_out
@@ -142,6 +149,7 @@ class Explainer:
             [not factor.per_target and factor.name not in table.not_applicable for factor in self._factors]
         )
         self._varies = self._varies_in_classes()
+        self._bounds: dict[str, tuple[float, float]] = {}
         self._cache: dict[tuple[str, bytes], tuple[np.ndarray, float]] = {}
 
     # -- public -------------------------------------------------------------------------------------------
@@ -161,8 +169,7 @@ class Explainer:
             NotApplicableError: the predictor cannot take that head apart.
         """
         (place,) = self._places([index])
-        rows = self._rows.iloc[[place]]
-        values, base = self.predictor.contributions(rows[list(self.predictor.features)], objective, head)
+        values, base = self.predictor.contributions(self.features(index), objective, head)
         sums = values[0] @ self._to_factor
         own = [k for k in np.argsort(-np.abs(sums), kind="stable") if sums[k] != 0]
         order = [k for k in own if self._own[k]] + [k for k in own if not self._own[k]]
@@ -225,6 +232,25 @@ class Explainer:
         if own < 0:
             return self.table.population[list(self.predictor.features)].median(), "model"
         return self._class_medians.iloc[own][list(self.predictor.features)], "class"
+
+    def features(self, index: int) -> pd.DataFrame:
+        """The feature columns of one sample, one row.
+
+        Raises:
+            IndexError: no such sample.
+        """
+        return self._rows.iloc[self._places([index])][list(self.predictor.features)]
+
+    def tier_bounds(self, objective: str) -> tuple[float, float]:
+        """The percentiles between the tiers of this target (see ``tiers.tier_bounds``), worked out once.
+
+        Raises:
+            UnknownNameError: no such objective.
+        """
+        if objective not in self._bounds:
+            everyone = self.predictor.predict(self.table.population[list(self.predictor.features)], objective)
+            self._bounds[objective] = tier_bounds(everyone["percentile"].to_numpy(), everyone["p_trivial"].to_numpy())
+        return self._bounds[objective]
 
     # -- what is typical ----------------------------------------------------------------------------------
 

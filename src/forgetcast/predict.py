@@ -13,18 +13,23 @@ import pandas as pd
 from torch import nn
 
 from forgetcast.adapted_predictor import AdaptedPredictor
+from forgetcast.counterfactual import what_would_change
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, SchemaError, UnknownNameError
 from forgetcast.explain import Explainer, Explanation, ExplanationSet, factor_of
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.familiarity import Familiarity
+from forgetcast.goal import SLACK
+from forgetcast.movers import Movers
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
+from forgetcast.tiers import tier_bounds, tiers
 from forgetcast.trajectory import Trajectory
 
 __all__ = ["DifficultyReport", "needed_factors", "predict_difficulty", "target_of", "tier_bounds", "tiers"]
 
-TRIVIAL_FROM = 0.5
+CONFIDENCE = "surrogate_confidence"
+"""The factor that the rehearsed goal of ``retrain`` follows from."""
 MEASURED_COLUMNS = ("index", "objective", "difficulty", "percentile")
 
 
@@ -51,6 +56,10 @@ class DifficultyReport:
     calibrated: dict[str, str] = field(default_factory=dict)
     """What calibrating changed, in words, by objective; empty where the forecast was not calibrated."""
     _explainer: Explainer | None = field(default=None, repr=False, compare=False)
+    _target: Target | None = field(default=None, repr=False, compare=False)
+    """The model and data that were forecast, for what needs them again (movers and their pictures). A report without
+    them still has everything else."""
+    _movers: Movers | None = field(default=None, repr=False, compare=False)
 
     def explain(self, index: int, objective: str | None = None, *, head: str = "percentile") -> Explanation:
         """Take the forecast of one sample apart: SHAP values by factor and family, and sentences.
@@ -68,12 +77,56 @@ class DifficultyReport:
             UnknownNameError: no such objective or head.
             NotApplicableError: the predictor cannot take that head apart.
         """
-        n = self.provenance["n"]
-        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < n:
-            raise IndexRangeError(f"expected a sample index from 0 to {n - 1}; got {index!r}")
-        if index not in self.factors.values.index and index not in self.factors.population.index:
-            raise IndexRangeError(f"sample {index} was not forecast: add it to the indices of predict_difficulty")
-        return self._explaining().explain(int(index), self._objective(objective), head)
+        self._check_index(index)
+        return self.explainer.explain(int(index), self._objective(objective), head)
+
+    def what_would_change(self, index: int, objective: str | None = None) -> pd.DataFrame:
+        """What the forecast would be if one family of the sample's factors were typical for its class.
+
+        See ``counterfactual.what_would_change``.
+
+        Args:
+            index, objective: as for ``explain``.
+
+        Raises:
+            IndexRangeError, UnknownNameError: as for ``explain``.
+        """
+        self._check_index(index)
+        return what_would_change(self.explainer, int(index), self._objective(objective))
+
+    def movers(self, index: int, objective: str | None = None, *, count: int = 12) -> pd.DataFrame:
+        """The training samples whose predictions would change most if this one were unlearned on the last layer.
+
+        The first call reads the data once more; see ``movers.Movers.of``.
+
+        Args:
+            index: any sample of the training data.
+            objective: default: the report's first.
+            count: rows wanted, at most.
+
+        Returns:
+            index, label, change (of the true label's probability), total_variation, similarity; the largest total
+            variation first. Empty where the goal is probably met before any unlearning.
+
+        Raises:
+            NotApplicableError: the model has no last linear layer, or the report no longer has its model and data.
+            IndexRangeError, UnknownNameError, InputError: as for ``movers.Movers.of``.
+        """
+        objective = self._objective(objective)
+        if self._target is None:
+            raise NotApplicableError(
+                "movers need the model and its data, which this report does not hold: take the report that "
+                "predict_difficulty returned, or call forgetcast.movers.movers(target, index)"
+            )
+        if self._movers is None:
+            object.__setattr__(self, "_movers", Movers(self._target, seed=self.provenance["settings"]["seed"]))
+        assert self._movers is not None
+        goal = None
+        known = self.factors.worked_out
+        if objective == "retrain" and CONFIDENCE in known and known.index.isin([index]).any():
+            confidence = float(known.loc[[index], CONFIDENCE].to_numpy()[0])  # fitted already, for the factors
+            goal = min(confidence + SLACK, 1 - 1e-6) if np.isfinite(confidence) else None
+        return self._movers.of(index, objective, goal=goal, count=count)
 
     def explanations(self, objective: str | None = None) -> ExplanationSet:
         """Take the forecasts of all samples of the table apart.
@@ -86,7 +139,7 @@ class DifficultyReport:
         """
         objective = self._objective(objective)
         rows = self.table[self.table["objective"] == objective]
-        return self._explaining().explain_many(rows["index"].to_numpy(dtype=np.int64), objective)
+        return self.explainer.explain_many(rows["index"].to_numpy(dtype=np.int64), objective)
 
     def measured(self, frame: pd.DataFrame) -> DifficultyReport:
         """The same report with measured difficulty beside the forecast.
@@ -125,11 +178,25 @@ class DifficultyReport:
 
         return write_html(self, path)
 
-    def _explaining(self) -> Explainer:
+    @property
+    def explainer(self) -> Explainer:
+        """What explains the forecasts of this report."""
         if self._explainer is None:
             object.__setattr__(self, "_explainer", Explainer(self.predictor, self.factors, self._labels()))
         assert self._explainer is not None
         return self._explainer
+
+    def _check_index(self, index: int) -> None:
+        """Refuse what is no sample, or none whose factors are known.
+
+        Raises:
+            IndexRangeError: no such sample, or one that was not asked for.
+        """
+        n = self.provenance["n"]
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < n:
+            raise IndexRangeError(f"expected a sample index from 0 to {n - 1}; got {index!r}")
+        if index not in self.factors.values.index and index not in self.factors.population.index:
+            raise IndexRangeError(f"sample {index} was not forecast: add it to the indices of predict_difficulty")
 
     def _labels(self) -> np.ndarray | None:
         """Classes by sample number as far as the table tells; None if it does not know all of the population."""
@@ -282,34 +349,16 @@ def predict_difficulty(
         },
     }
     return DifficultyReport(
-        pd.concat(parts, ignore_index=True), factors, fitted, provenance, likeness, measurements, calibrated, explainer
+        pd.concat(parts, ignore_index=True),
+        factors,
+        fitted,
+        provenance,
+        likeness,
+        measurements,
+        calibrated,
+        _explainer=explainer,
+        _target=target,
     )
-
-
-def tier_bounds(percentile: np.ndarray, p_trivial: np.ndarray) -> tuple[float, float]:
-    """The percentiles that part easy from medium and medium from hard: thirds of the samples that are not trivial.
-
-    Args:
-        percentile, p_trivial: forecasts for all samples of a model, shape (n,).
-
-    >>> tier_bounds(np.array([0.2, 0.7, 0.8, 0.9, 1.0]), np.array([0.9, 0.1, 0.1, 0.1, 0.1]))
-    (0.8, 0.9)
-    """
-    counted = percentile[p_trivial < TRIVIAL_FROM]
-    if not len(counted):
-        return 1 / 3, 2 / 3
-    low, high = np.quantile(counted, [1 / 3, 2 / 3])
-    return float(low), float(high)
-
-
-def tiers(percentile: np.ndarray, p_trivial: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """Tier of each forecast, shape (m,): "trivial", or "easy", "medium", "hard" with ``bounds`` between them.
-
-    >>> tiers(np.array([0.2, 0.5, 0.9, 0.9]), np.array([0.1, 0.1, 0.1, 0.8]), (1 / 3, 2 / 3)).tolist()
-    ['easy', 'medium', 'hard', 'trivial']
-    """
-    by_third = np.select([percentile <= bounds[0], percentile <= bounds[1]], ["easy", "medium"], "hard")
-    return np.where(p_trivial >= TRIVIAL_FROM, "trivial", by_third).astype(object)
 
 
 def _predictor(predictor: DifficultyPredictor | str | Path | None) -> DifficultyPredictor:
