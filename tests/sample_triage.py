@@ -19,6 +19,7 @@ from small_targets import shared_mlp
 OBJECTIVE = "retrain"
 RETRAINING_SECONDS = 40.0
 UNLEARNING_SECONDS = {"trivial": 0.0, "quick": 0.5, "careful": 2.0, "retrain": RETRAINING_SECONDS}
+PREPARING_SECONDS = 1.0
 ROUTES = tuple(UNLEARNING_SECONDS)
 
 
@@ -117,6 +118,7 @@ def sample_triage(
     table["unlearner"] = np.where(unlearns, best, "")
     table["steps"] = forecast["steps"].to_numpy() if "steps" in forecast else np.nan
     table["step_limit"] = np.maximum(1.0, table["steps"] * policy.step_margin)
+    table.loc[~unlearns, ["steps", "step_limit"]] = np.nan
     spread = forecast["upper"].to_numpy() - forecast["lower"].to_numpy()
     table["harm"] = harm
     table["harm_lower"], table["harm_upper"] = np.maximum(0, harm - spread / 2), np.minimum(1, harm + spread / 2)
@@ -170,8 +172,8 @@ def _interactions(groups: Mapping[int, int], pairs: Sequence[tuple[int, int]], i
 
 def _batch(table: pd.DataFrame, problems: int, timed: bool) -> dict[str, Any]:
     served = table[table["route"] != "retrain"]
-    seconds = float(served["seconds"].sum()) if timed else float("nan")
-    mean = seconds / len(served) if len(served) else float("nan")
+    seconds = PREPARING_SECONDS + float(served["seconds"].sum())
+    unlearned = int(table["route"].isin(["quick", "careful"]).sum())
     sizes = table.loc[table["group"] > 0, "group"].value_counts()
     strange = int(table["unfamiliar"].sum())
     return {
@@ -179,11 +181,12 @@ def _batch(table: pd.DataFrame, problems: int, timed: bool) -> dict[str, Any]:
         "served": len(table),
         "problems": problems,
         "routes": {name: int((table["route"] == name).sum()) for name in ROUTES},
-        "unlearning_seconds": seconds,
-        "retraining_seconds": RETRAINING_SECONDS if timed else float("nan"),
-        "share_of_retraining": seconds / RETRAINING_SECONDS,
-        "break_even": int(RETRAINING_SECONDS / mean) if timed and mean > 0 else None,
-        "advice": "Unlearn the quick and careful requests one by one; retrain once for the others.",
+        "unlearning_seconds": seconds if timed else None,
+        "retraining_seconds": RETRAINING_SECONDS if timed else None,
+        "share_of_retraining": seconds / RETRAINING_SECONDS if timed else None,
+        "break_even": RETRAINING_SECONDS * unlearned / seconds if timed and unlearned else None,
+        "advice": "unlearn the quick and careful requests one by one; retrain once for the others",
+        "notes": ["one unlearner was left out"],
         "groups": len(sizes),
         "largest_group": int(sizes.max()) if len(sizes) else 0,
         "unfamiliar": f"The predictor does not know the like of {strange} of these samples." if strange else "",

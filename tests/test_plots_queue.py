@@ -56,6 +56,12 @@ def test_long_costs_take_a_longer_unit(table: pd.DataFrame) -> None:
     assert ax.lines[0].get_ydata()[0] == pytest.approx(2.0)
 
 
+def test_preparing_is_counted_with_the_first_that_needs_it(table: pd.DataFrame) -> None:
+    """The trivial one first costs nothing, then all sums are higher by it."""
+    bars = sorted((bar.get_x(), bar.get_height()) for bar in queue_costs(table, preparing_seconds=7.0).patches)
+    assert [height for _, height in bars] == [0, 9, 12, 12, 22]
+
+
 @pytest.mark.parametrize("whole", [None, float("nan")])
 def test_without_the_cost_of_retraining_there_is_no_line(table: pd.DataFrame, whole: float | None) -> None:
     """The sum alone is drawn."""

@@ -138,7 +138,13 @@ def test_every_request_is_in_the_queue_and_in_detail(triage: SampleTriage, html:
             assert interval in text
             assert interval in cells
         assert row["why"] in text
-        assert ("stop at" in text) == (row["route"] in ("quick", "careful"))
+        if row["route"] in ("quick", "careful"):
+            limit = f"{row['step_limit']:.2f}" if row["step_limit"] <= 1 else f"{row['step_limit']:.3g}"
+            assert f"{row['unlearner'].replace('_', ' ')}: " in text
+            assert f"stop at {limit}" in text
+            assert f"({limit})" in cells
+        else:
+            assert "stop at" not in text
         assert f"{row['collateral_test']:.3f} on held-out" in text or row["collateral_test"] < 0.0005
         assert f"{row['seconds']:.2g} s" in cells
         for sentence in re.split(r"; (?=harder|easier)", row["reasons"]):
@@ -152,11 +158,13 @@ def test_summary_has_counts_costs_and_advice(triage: SampleTriage, html: str) ->
     summary = " ".join(re.sub(r"<[^>]+>", " ", part).split())
     for name, meaning in ROUTE_MEANINGS.items():
         assert f"{name} {triage.batch['routes'][name]} {meaning}" in summary
-    assert triage.batch["advice"] in summary
+    assert "Unlearn the quick and careful requests one by one; retrain once for the others." in summary
+    assert "Note: One unlearner was left out." in summary
     assert triage.batch["unfamiliar"] in summary
     assert f"unlearning, in all {triage.batch['unlearning_seconds']:.0f} s" in summary
     assert "one retraining 40 s" in summary
-    assert f"break-even {triage.batch['break_even']}" in summary
+    assert "1 s of it once" in summary
+    assert f"break-even {triage.batch['break_even']:.0f}" in summary
     assert "42 requests to delete training samples, 40 of which can be served and 2 cannot" in Page(html).text()
 
 

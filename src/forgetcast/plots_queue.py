@@ -28,7 +28,13 @@ MOST_VECTOR_MARKS = 1_000
 UNITS = ((86_400.0, "days"), (3_600.0, "hours"), (60.0, "minutes"))
 
 
-def queue_costs(table: pd.DataFrame, retraining_seconds: float | None = None, ax: Axes | None = None) -> Axes:
+def queue_costs(
+    table: pd.DataFrame,
+    retraining_seconds: float | None = None,
+    ax: Axes | None = None,
+    *,
+    preparing_seconds: float = 0.0,
+) -> Axes:
     """Wall time of unlearning one request after another, summed up in processing order, against one retraining.
 
     The area takes the colour of the route of the request being served. Requests that are routed to retraining are left
@@ -39,6 +45,7 @@ def queue_costs(table: pd.DataFrame, retraining_seconds: float | None = None, ax
         table: one row per request: columns order, route and seconds (NaN: not timed, counted as nothing).
         retraining_seconds: of one retraining; None or NaN where it is not known.
         ax: axes to draw on.
+        preparing_seconds: what unlearners work out once, counted with the first request that is not trivial.
 
     Raises:
         InputError: a column is missing.
@@ -50,7 +57,7 @@ def queue_costs(table: pd.DataFrame, retraining_seconds: float | None = None, ax
     if not np.isfinite(seconds).any():
         return nothing(ax, "no request to unlearn was timed")
     whole = np.nan if retraining_seconds is None else float(retraining_seconds)
-    total = np.nancumsum(seconds)
+    total = np.nancumsum(seconds) + preparing_seconds * np.maximum.accumulate((rows["route"] != "trivial").to_numpy())
     top = float(np.nanmax([total[-1], whole]))
     scale, unit = next(((size, name) for size, name in UNITS if top >= 2 * size), (1.0, "seconds"))
     total, whole, places = total / scale, whole / scale, np.arange(1, len(rows) + 1)

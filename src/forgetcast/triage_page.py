@@ -22,20 +22,20 @@ from forgetcast.predict import DifficultyReport
 __all__ = ["Screened", "render_triage_html", "write_triage_html"]
 
 ROUTE_MEANINGS = {
-    "trivial": "the goal is probably met before any unlearning",
-    "quick": "little harm is forecast: unlearn with the unlearner named",
-    "careful": "some harm is forecast: unlearn with the unlearner named and check the model afterwards",
-    "retrain": "too much harm is forecast: retrain without these samples",
+    "trivial": "the goal is very probably met already: delete the record, and check",
+    "quick": "unlearn with the unlearner and strength named; the harm is very probably negligible",
+    "careful": "unlearn with the unlearner and strength named, then check what it did before the model is used",
+    "retrain": "unlearning is forecast to do so much harm that the model should be trained again without the sample",
 }
 """Every route, in the order of effort."""
 POLICY_MEANINGS = {
     "trivial_from": "P(trivial) from which a request is trivial",
-    "quick_to": "forecast harm up to which a request is quick",
+    "quick_to": "harm up to which a request is quick, if even the upper bound of its forecast is no greater",
     "retrain_from": "forecast harm from which a request is sent to retraining",
-    "unlearners": "unlearners that may be named",
+    "unlearners": "unlearners that may be named; where not given, all that the predictor knows",
     "level": "what the intervals are made to cover",
-    "retrain_epochs": "epochs of one retraining",
-    "retrain_seconds": "wall time of one retraining, in seconds, where it was given",
+    "retrain_epochs": "epochs of one retraining, from which its wall time is extrapolated",
+    "retrain_seconds": "wall time of one retraining, in seconds, where it is known",
     "interaction_from": "change of each other's true-label probability from which two requests interact",
     "step_margin": "the step limit is the predicted number of steps times this",
 }
@@ -131,12 +131,20 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
     policy = triage.policy.to_dict()
     routes = triage.batch["routes"]
     whole = triage.batch["retraining_seconds"]
-    filters = {"fine": _fine, "duration": _duration, "percent": _percent, "short": _short}
+    preparing = _preparing(table, triage.batch["unlearning_seconds"])
+    filters = {
+        "fine": _fine,
+        "duration": _duration,
+        "percent": _percent,
+        "short": _short,
+        "sentence": _sentence,
+    }
     return template("triage.html.j2", **filters).render(
         target=str(triage.report.provenance.get("target", "")),
         objective=triage.objective,
         level=policy.get("level"),
         batch=triage.batch,
+        preparing=preparing,
         routes=[
             {"name": name, "count": int(routes.get(name, 0)), "meaning": meaning, "place": place}
             for place, (name, meaning) in enumerate(ROUTE_MEANINGS.items())
@@ -153,7 +161,7 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
             (factor_title(triage.report, k), why) for k, why in sorted(triage.report.factors.not_applicable.items())
         ],
         costs=svg(
-            lambda: plots_queue.queue_costs(table, whole),
+            lambda: plots_queue.queue_costs(table, whole, preparing_seconds=preparing),
             "queue-costs",
             f"Area of seconds summed up in processing order: {_duration(triage.batch['unlearning_seconds'])} in all, "
             f"one retraining {_duration(whole)}",
@@ -244,6 +252,12 @@ def _waterfall(triage: Screened, index: int) -> dict[str, Any]:
     }
 
 
+def _preparing(table: pd.DataFrame, total: float | None) -> float:
+    """Seconds of the total that belong to no request: what unlearners work out once."""
+    alone = table.loc[table["route"] != "retrain", "seconds"].sum()
+    return 0.0 if _missing(total) or total is None else max(0.0, float(total) - float(alone))
+
+
 # -- words and numbers --------------------------------------------------------------------------------------
 
 
@@ -294,6 +308,15 @@ def _short(text: str) -> str:
     (40, 'some words')
     """
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+
+
+def _sentence(clause: str) -> str:
+    """A clause with a capital and a full stop.
+
+    >>> _sentence("unlearn one request"), _sentence("As it is.")
+    ('Unlearn one request.', 'As it is.')
+    """
+    return clause[:1].upper() + clause[1:] + ("" if clause.endswith((".", "!", "?")) else ".")
 
 
 def _text(value: Any) -> str:
