@@ -159,7 +159,7 @@ def test_summary_has_counts_costs_and_advice(triage: SampleTriage, html: str) ->
     for name, meaning in ROUTE_MEANINGS.items():
         assert f"{name} {triage.batch['routes'][name]} {meaning}" in summary
     assert "Unlearn the quick and careful requests one by one; retrain once for the others." in summary
-    assert "Note: One unlearner was left out." in summary
+    assert "Note: one unlearner was left out" in summary
     assert triage.batch["unfamiliar"] in summary
     assert f"unlearning, in all {triage.batch['unlearning_seconds']:.0f} s" in summary
     assert "one retraining 40 s" in summary

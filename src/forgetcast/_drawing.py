@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,6 +34,11 @@ def plain(ax: Axes, y_ticks: bool = True) -> None:
     if not y_ticks:
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
+
+
+def ink() -> Any:
+    """The colour of text, for lines that belong to it."""
+    return mpl.rcParams["text.color"]
 
 
 def nothing(ax: Axes, why: str) -> Axes:

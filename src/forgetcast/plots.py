@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from forgetcast._drawing import NEUTRAL
 from forgetcast._drawing import axes_or_new as _axes
+from forgetcast._drawing import ink as _ink
 from forgetcast._drawing import nothing as _nothing
 from forgetcast._drawing import plain as _plain
 from forgetcast._drawing import require as _require
@@ -429,10 +430,6 @@ def forgetting_paths(points: pd.DataFrame, measure: str = "tv_test") -> Figure:
 
 
 # -- shared by all ---------------------------------------------------------------------------------------
-
-
-def _ink() -> Any:
-    return mpl.rcParams["text.color"]
 
 
 def _samples(n: int) -> str:

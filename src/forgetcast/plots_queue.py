@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from forgetcast._drawing import NEUTRAL, axes_or_new, nothing, plain, require
+from forgetcast._drawing import NEUTRAL, axes_or_new, ink, nothing, plain, require
 from forgetcast.plots import EASIER, TIER_COLOURS
 
 __all__ = ["ROUTE_COLOURS", "queue_costs", "queue_map"]
@@ -38,8 +38,8 @@ def queue_costs(
     """Wall time of unlearning one request after another, summed up in processing order, against one retraining.
 
     The area takes the colour of the route of the request being served. Requests that are routed to retraining are left
-    out: one retraining serves them all, and that is the dashed line. Where the sum passes it, a mark says after how
-    many requests.
+    out: one retraining serves them all, and that is the dashed line. Where the sum passes it there is a
+    mark, and the legend says by which request.
 
     Args:
         table: one row per request: columns order, route and seconds (NaN: not timed, counted as nothing).
@@ -76,18 +76,12 @@ def queue_costs(
             for bar in bars:
                 bar.set_rasterized(len(rows) > MOST_VECTOR_MARKS)
     if np.isfinite(whole):
-        ax.axhline(whole, color=NEUTRAL, linewidth=1.2, linestyle=(0, (4, 3)), label="one retraining")
+        label = "one retraining"
         if total[-1] > whole:
             place = int(np.argmax(total > whole)) + 1
-            ax.annotate(
-                f"dearer from\nrequest {place:,} on",
-                (place, whole),
-                xytext=(-8, 10),
-                textcoords="offset points",
-                ha="right" if place > len(rows) / 4 else "left",
-                fontsize="small",
-                arrowprops={"arrowstyle": "-", "color": NEUTRAL},
-            )
+            label += f",\npassed by request {place:,}"
+            ax.plot(place, whole, marker="o", markersize=5, color=ink(), zorder=4, clip_on=False)
+        ax.axhline(whole, color=ink(), linewidth=1.2, linestyle=(0, (4, 3)), zorder=3, label=label)
     ax.set_xlim(0.5, len(rows) + 0.5)
     ax.set_ylim(0, 1.15 * top / scale or 1.0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -136,6 +136,7 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
         "fine": _fine,
         "duration": _duration,
         "percent": _percent,
+        "about": _about,
         "short": _short,
         "sentence": _sentence,
     }
@@ -289,16 +290,27 @@ def _duration(seconds: Any) -> str:
 
 
 def _percent(share: Any) -> str:
-    """A share as a percentage.
+    """A share as a percentage, or how many times the whole.
 
-    >>> [_percent(value) for value in (0.0, 0.0004, 0.034, 0.5, 12.0, float("nan"))]
-    ['0%', '<0.1%', '3.4%', '50%', '1,200%', '–']
+    >>> [_percent(value) for value in (0.0, 0.0004, 0.034, 0.5, 1.2, 142.7, float("nan"))]
+    ['0%', '<0.1%', '3.4%', '50%', '120%', '143 times', '–']
     """
     if _missing(share):
         return "–"
     if 0 < share < 0.001:
         return "<0.1%"
+    if share >= 10:
+        return f"{share:,.0f} times"
     return f"{100 * share:.1f}%" if 0 < share < 0.1 else f"{100 * share:,.0f}%"
+
+
+def _about(number: Any) -> str:
+    """A number of requests that need not be whole.
+
+    >>> [_about(value) for value in (0.336, 4.25, 37.2, 1234.5, None)]
+    ['0.34', '4.2', '37', '1,234', '–']
+    """
+    return "–" if _missing(number) else f"{number:.2g}" if number < 10 else f"{number:,.0f}"
 
 
 def _short(text: str) -> str:
