@@ -10,23 +10,30 @@ if TYPE_CHECKING:
     from forgetcast.corpus import Corpus
     from forgetcast.errors import ForgetcastError
     from forgetcast.generate import generate_corpus, measure
+    from forgetcast.policy import Policy
     from forgetcast.predict import DifficultyReport, predict_difficulty
     from forgetcast.predictor import DifficultyPredictor
     from forgetcast.predictor_training import train_predictor
+    from forgetcast.screening import Triage, triage
     from forgetcast.target import Target
     from forgetcast.trajectory import Trajectory
+    from forgetcast.verification import verify_triage
 
 __all__ = [
     "Corpus",
     "DifficultyPredictor",
     "DifficultyReport",
     "ForgetcastError",
+    "Policy",
     "Target",
     "Trajectory",
+    "Triage",
     "generate_corpus",
     "measure",
     "predict_difficulty",
     "train_predictor",
+    "triage",
+    "verify_triage",
 ]
 
 try:
@@ -39,12 +46,16 @@ _HOMES = {
     "DifficultyPredictor": "predictor",
     "DifficultyReport": "predict",
     "ForgetcastError": "errors",
+    "Policy": "policy",
     "Target": "target",
     "Trajectory": "trajectory",
+    "Triage": "screening",
     "generate_corpus": "generate",
     "measure": "generate",
     "predict_difficulty": "predict",
     "train_predictor": "predictor_training",
+    "triage": "screening",
+    "verify_triage": "verification",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,13 @@ MANIFEST, VALUES = "manifest.json", "values.parquet"
 
 
 def factors_of(
-    target: Target, names: Sequence[str], folder: str | Path, *, seed: int = 0, progress: bool = False
+    target: Target,
+    names: Sequence[str],
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+    say: Callable[[str], object] = lambda text: None,
 ) -> FactorTable:
     """The factors of all samples of a target: those in ``folder`` where they are of this target, else worked out anew
     and written there.
@@ -35,6 +41,7 @@ def factors_of(
         names: factors that are needed.
         folder: where the table is kept; what is there of another model, other data or other settings is replaced.
         seed, progress: as for ``factor_table``.
+        say: called with a sentence where a table is replaced.
 
     Raises:
         PathError: the folder cannot be written, or holds something that is not a factor table.
@@ -47,6 +54,8 @@ def factors_of(
         table, described = read_factors(folder)
         if described == wanted:
             return table
+        other = ", ".join(name for name in wanted if described.get(name) != wanted[name])
+        say(f"the factors in {folder} are of another {other}: they are worked out anew")
     table = factor_table(target, names=names, seed=seed, progress=progress)
     write_factors(table, folder, wanted)
     return table

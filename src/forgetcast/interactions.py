@@ -25,8 +25,8 @@ __all__ = ["Interactions", "interactions"]
 
 POOL = 4096
 """Training samples, drawn at random, that stand for all of them."""
-NEIGHBOURS = 20
-"""Of a request, among the other requests and the pool."""
+NEIGHBOURS, SHARE = 20, 0.02
+"""Of a request, among the other requests and the pool: so many, and at most this share of them."""
 DAMPING = 1e-2
 """Of the Hessian, relative to its mean eigenvalue, as in ``_last_layer.leave_one_out_logits``."""
 CHUNK = 1 << 22
@@ -44,8 +44,8 @@ class Interactions:
     pairs: pd.DataFrame
     """One row per pair that interacts: first and second (sample numbers, first < second), effect (how much the
     true-label probability of one changes when the other alone is unlearned, the larger of the two, in [0, 1]),
-    neighbours (whether each is among the other's 20 nearest), shared_neighbours (of those 20) and group (0: not in
-    the same one); the largest effects first, of every request only its 20 largest."""
+    neighbours (whether each is among the other's nearest, at most 20), shared_neighbours (of those) and group (0: not
+    in the same one); the largest effects first, of every request only its 20 largest."""
     group: np.ndarray
     """Group of every request, (m,): 0 for one that is in none, else from 1, by the first request."""
     reason: str = ""
@@ -190,9 +190,10 @@ def _effects(z: Tensor, logits: Tensor, labels: Tensor, move: Move, m: int) -> n
 def _nearest(z: Tensor, m: int) -> np.ndarray:
     """Positions of the nearest others of the first m samples among all, by cosine similarity, (m, k)."""
     unit = F.normalize(z.float(), dim=1, eps=1e-12)
+    k = max(1, min(NEIGHBOURS, int(SHARE * len(z)), len(z) - 1))
     parts = []
     for rows in torch.arange(m).split(max(1, CHUNK // len(z))):
         similarity = unit[rows] @ unit.T
         similarity[torch.arange(len(rows)), rows] = -torch.inf
-        parts.append(similarity.topk(min(NEIGHBOURS, len(z) - 1), dim=1).indices)
+        parts.append(similarity.topk(k, dim=1).indices)
     return torch.cat(parts).numpy()

@@ -17,7 +17,9 @@ from forgetcast.cli.explain import explain
 from forgetcast.cli.generate import generate
 from forgetcast.cli.inspect import inspect
 from forgetcast.cli.predict import predict
+from forgetcast.cli.prescreen import prescreen
 from forgetcast.cli.train import train
+from forgetcast.cli.verify import verify
 from forgetcast.errors import ForgetcastError
 
 __all__ = ["main"]
@@ -60,7 +62,7 @@ def _where_to_look(error: click.ClickException) -> str:
 
 @click.group(
     cls=Commands,
-    commands=[demo, predict, explain, generate, train, evaluate, inspect],
+    commands=[demo, predict, explain, prescreen, verify, generate, train, evaluate, inspect],
     context_settings={"max_content_width": 110},
 )
 @click.version_option(package_name="forgetcast", message="%(prog)s %(version)s")
@@ -72,6 +74,8 @@ def main() -> None:
       forgetcast demo
       forgetcast predict --model mymodels:resnet --weights resnet.safetensors --dataset train.npz
       forgetcast explain --model mymodels:resnet --weights resnet.safetensors --dataset train.npz --index 17
+      forgetcast prescreen --model mymodels:resnet --weights resnet.safetensors --dataset train.npz \\
+          --requests requests.csv
 
     Every command has its own --help with examples.
     """

@@ -22,6 +22,7 @@ __all__ = [
     "OBJECTIVES",
     "corpus_option",
     "forecast",
+    "forecast_inputs",
     "forecast_options",
     "parse_indices",
     "quiet_option",
@@ -95,6 +96,11 @@ _FORECAST = (
         help="retrain: as if never trained on it; erase: no longer recognised.",
     ),
     click.option("--predictor", type=FOLDER, help="Made by 'forgetcast train'; default: the shipped one."),
+    click.option(
+        "--factors",
+        type=FOLDER,
+        help="Keep the factors of all samples in this folder, or use them if it has those of this model and data.",
+    ),
     click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True),
     click.option("--seed", type=int, default=0, show_default=True),
     quiet_option,
@@ -102,7 +108,7 @@ _FORECAST = (
 
 
 def forecast_options(command: Command) -> Command:
-    """Add the options that :func:`forecast` reads."""
+    """Add the options that :func:`forecast` and :func:`forecast_inputs` read."""
     for option in reversed(_FORECAST):
         command = option(command)
     return command
@@ -110,24 +116,47 @@ def forecast_options(command: Command) -> Command:
 
 def forecast(
     *,
+    objective: Literal["retrain", "erase", "both"],
+    indices: list[int] | None,
+    calibrate: int = 0,
+    jobs: int | None = None,
+    **inputs: Any,
+) -> DifficultyReport:
+    """Load what the options name and predict; every error is a ForgetcastError."""
+    from forgetcast.predict import predict_difficulty
+
+    loaded = forecast_inputs(**inputs)
+    subject = loaded.pop("model")
+    report = predict_difficulty(
+        subject, **loaded, indices=indices, objective=objective, calibrate=calibrate, n_jobs=jobs
+    )
+    recorded = inputs["checkpoints"] is not None
+    if recorded and all(factor.family != "trajectory" for factor in report.factors.factors.values()):
+        note = "this predictor was fitted without factors of the training run; --checkpoints changes nothing"
+        click.echo(f"note: {note}", err=True)
+    return report
+
+
+def forecast_inputs(
+    *,
     model: str | None,
     weights: Path | None,
     dataset: str | None,
     heldout: str | None,
     target: str | None,
     checkpoints: str | None,
-    objective: Literal["retrain", "erase", "both"],
     predictor: Path | None,
+    factors: Path | None,
     batch_size: int,
     seed: int,
     quiet: bool,
-    indices: list[int] | None,
-    calibrate: int = 0,
-    jobs: int | None = None,
-) -> DifficultyReport:
-    """Load what the options name and predict; every error is a ForgetcastError."""
+) -> dict[str, Any]:
+    """What the options name, loaded: keyword arguments of ``predict_difficulty`` and ``triage``.
+
+    With ``--factors`` the model is a ``Target`` and its factor table is there, read from the folder or worked out.
+    """
     from forgetcast.loading import load_checkpoints, load_dataset, load_model, load_target
-    from forgetcast.predict import predict_difficulty
+    from forgetcast.predict import needed_factors, target_of
     from forgetcast.predictor import DifficultyPredictor
 
     pieces = {"--model": model, "--weights": weights, "--dataset": dataset, "--heldout": heldout}
@@ -141,24 +170,27 @@ def forecast(
     else:
         raise InputError("expected --model and --dataset, or --target")
     fitted = DifficultyPredictor.published() if predictor is None else DifficultyPredictor.load(predictor)
-    report = predict_difficulty(
-        subject,
-        None if dataset is None else load_dataset(dataset),
-        indices=indices,
-        objective=objective,
-        heldout=None if heldout is None else load_dataset(heldout, heldout=True),
-        trajectory=None if checkpoints is None else load_checkpoints(checkpoints),
-        predictor=fitted,
-        batch_size=batch_size,
-        seed=seed,
-        progress=not quiet,
-        calibrate=calibrate,
-        n_jobs=jobs,
-    )
-    if checkpoints is not None and all(factor.family != "trajectory" for factor in report.factors.factors.values()):
-        note = "this predictor was fitted without factors of the training run; --checkpoints changes nothing"
-        click.echo(f"note: {note}", err=True)
-    return report
+    inputs: dict[str, Any] = {
+        "model": subject,
+        "dataset": None if dataset is None else load_dataset(dataset),
+        "heldout": None if heldout is None else load_dataset(heldout, heldout=True),
+        "trajectory": None if checkpoints is None else load_checkpoints(checkpoints),
+        "batch_size": batch_size,
+    }
+    if factors is not None:
+        from forgetcast.factor_store import factors_of
+
+        whole = target_of(**inputs, collate_fn=None)
+        table = factors_of(
+            whole,
+            needed_factors(fitted),
+            factors,
+            seed=seed,
+            progress=not quiet,
+            say=lambda text: click.echo(f"note: {text}", err=True),
+        )
+        inputs = {"model": whole, "factors": table}
+    return inputs | {"predictor": fitted, "seed": seed, "progress": not quiet}
 
 
 def parse_indices(text: str) -> list[int]:

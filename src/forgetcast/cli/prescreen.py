@@ -1,0 +1,111 @@
+"""``forgetcast prescreen``: what to do about each deletion request, in which order, and at what cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from forgetcast.cli.options import FILE, forecast_options
+from forgetcast.cli.output import TABLE_SUFFIXES, check_output, table_json, write_table
+from forgetcast.cli.requests import COLOURS, request_options, screened, seconds, summary
+from forgetcast.errors import InputError
+
+if TYPE_CHECKING:
+    from forgetcast.screening import Triage
+
+__all__ = ["prescreen"]
+
+SHOWN = 40
+
+
+@click.command()
+@request_options
+@forecast_options
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--out", type=FILE, help="A .csv, .parquet or .json file to write instead of printing.")
+@click.option("--html", type=FILE, help="Also write the queue as one self-contained HTML file.")
+@click.option("--record", type=FILE, help="Append every decision to this file, JSON lines that chain by hash.")
+@click.option("--no-times", is_flag=True, help="Time nothing: no wall times, the same answer on every run.")
+@click.option("--verify-record", type=FILE, help="Only check a record; any edit of it is named by its line.")
+@click.option("--expected", metavar="HASH", help="With --verify-record: the last hash, to notice a cut end.")
+def prescreen(
+    form: str,
+    out: Path | None,
+    html: Path | None,
+    record: Path | None,
+    no_times: bool,
+    verify_record: Path | None,
+    expected: str | None,
+    **inputs: Any,
+) -> None:
+    """Pre-screen deletion requests: trivial, quick, careful or retrain.
+
+    Nothing is unlearned. For each request: the route, the unlearner with its predicted steps, the predicted harm with
+    an interval, collateral, cost and reasons. For all together: which ones interact, the order to process them in, and
+    whether one retraining would be cheaper. Rows that cannot be served are named on stderr; the others are served.
+
+    \b
+    EXAMPLES
+      forgetcast prescreen --requests requests.csv --model mymodels:mlp --weights mlp.pt --dataset train.npz
+      forgetcast prescreen --requests requests.csv --ids ids.txt --policy policy.json --factors factors \\
+          --model mymodels:mlp --weights mlp.pt --dataset train.npz --heldout test.npz --objective erase \\
+          --out queue.csv --html queue.html --record decisions.jsonl
+      forgetcast prescreen --verify-record decisions.jsonl
+    """
+    if verify_record is not None:
+        from forgetcast.record import verify
+
+        found = verify(verify_record, expected=expected)
+        click.echo(f"{verify_record}: {found.entries} entries, none edited; last hash {found.last}")
+        return
+    if expected is not None:
+        raise InputError("--expected goes with --verify-record")
+    check_output(out, TABLE_SUFFIXES)
+    check_output(html, (".html", ".htm"))
+    check_output(record, (".jsonl", ".ndjson", ".json"))
+    queue, _ = screened(**inputs, timed=not no_times)
+    if queue.batch["unfamiliar"]:
+        click.echo(f"warning: {queue.batch['unfamiliar']}; forecasts and intervals may not hold", err=True)
+    if record is not None:
+        from forgetcast.decisions import decisions
+        from forgetcast.record import append
+
+        last = append(record, decisions(queue))
+        click.echo(f"recorded {queue.batch['requests']} decisions in {record}; last hash {last}", err=True)
+    if html is not None:
+        queue.to_html(html)
+        click.echo(f"wrote {html}", err=True)
+    if out is not None:
+        write_table(queue.table, out, queue.provenance)
+        click.echo(f"wrote {out} ({len(queue.table)} rows)", err=True)
+    if form == "json":
+        click.echo(table_json(queue.table, queue.provenance | {"batch": queue.batch}))
+    elif form == "csv":
+        click.echo(queue.table.to_csv(index=False), nl=False)
+    else:
+        click.echo("\n".join([*(readable(queue) if out is None else []), *summary(queue)]))
+
+
+def readable(queue: Triage) -> list[str]:
+    """The first requests in the order of processing, a line each, and why."""
+    rows = queue.table.sort_values("order")
+    wide = max(2, *(len(str(name)) for name in rows["id"].head(SHOWN)))
+    lines = [
+        f"order  {'id':<{wide}}  route    unlearner          steps  harm                    collateral  "
+        "time    group  why"
+    ]
+    for row in rows.head(SHOWN).to_dict("records"):
+        route = click.style(f"{row['route']:<7}", fg=COLOURS[row["route"]])
+        harm = f"{row['harm']:.3f} [{row['harm_lower']:.3f}, {row['harm_upper']:.3f}]"
+        steps = "-" if row["steps"] != row["steps"] else f"{row['steps']:.1f}"
+        cost = "-" if row["seconds"] != row["seconds"] else seconds(row["seconds"])
+        collateral = "-" if row["collateral_test"] != row["collateral_test"] else f"{row['collateral_test']:.3f}"
+        lines.append(
+            f"{row['order']:>5}  {row['id']:<{wide}}  {route}  {row['unlearner'] or '-':<17}  {steps:>5}  {harm:<22}  "
+            f"{collateral:>10}  {cost:<6}  {row['group'] or '-':>5}  {row['why']}"
+        )
+    if len(rows) > SHOWN:
+        lines.append(f"{len(rows) - SHOWN} more; --out FILE or --format csv gives all")
+    return [*lines, ""]

@@ -1,0 +1,111 @@
+"""Options of the commands that take deletion requests, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from forgetcast.cli.options import FILE, forecast_inputs
+from forgetcast.errors import FileFormatError, InputError, PathError
+
+if TYPE_CHECKING:
+    from forgetcast.screening import Triage
+
+__all__ = ["COLOURS", "request_options", "screened", "summary"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+COLOURS = {"trivial": "green", "quick": "cyan", "careful": "yellow", "retrain": "red"}
+
+_REQUESTS = (
+    click.option(
+        "--requests",
+        type=FILE,
+        help="A .csv, .parquet or .jsonl file with a column index (sample number) or id; others are kept.",
+    ),
+    click.option("--ids", type=FILE, help="The id of every training sample in order, one a line, for requests by id."),
+    click.option("--policy", type=FILE, help="A JSON file of thresholds; what it leaves out has its default."),
+)
+
+
+def request_options(command: Command) -> Command:
+    """Add the options that :func:`screened` reads beside those of a forecast."""
+    for option in reversed(_REQUESTS):
+        command = option(command)
+    return command
+
+
+def screened(
+    *, requests: Path | None, ids: Path | None, policy: Path | None, objective: Any, timed: bool = True, **inputs: Any
+) -> tuple[Triage, dict[str, Any]]:
+    """The queue that the options name, pre-screened, and the inputs that were loaded for it.
+
+    Raises:
+        InputError: no requests, or both objectives at once.
+        ForgetcastError: anything else that is wrong with a file or a value.
+    """
+    from forgetcast.policy import Policy
+    from forgetcast.screening import triage
+
+    if requests is None:
+        raise InputError("expected --requests FILE with the samples to be deleted")
+    if objective == "both":
+        raise InputError("--objective: a queue is screened for one objective, retrain or erase; got both")
+    if not requests.is_file():
+        raise PathError(f"--requests: {requests} is {'a folder' if requests.is_dir() else 'not there'}")
+    rules = Policy() if policy is None else Policy.load(policy)
+    names = None if ids is None else _lines(ids)
+    loaded = forecast_inputs(**inputs)
+    subject = loaded.pop("model")
+    found = triage(subject, **loaded, requests=requests, ids=names, policy=rules, objective=objective, timed=timed)
+    for row in found.problems.to_dict("records"):
+        click.echo(f"row {row['row']}: {row['problem']}", err=True)
+    return found, loaded | {"model": subject}
+
+
+def summary(found: Triage) -> list[str]:
+    """The queue as a whole, in lines; with colours, which ``click.echo`` takes away where they are not supported."""
+    batch = found.batch
+    counts = ", ".join(
+        click.style(f"{count} {route}", fg=COLOURS[route], bold=True) for route, count in batch["routes"].items()
+    )
+    lines = [f"{batch['served']} of {batch['requests']} requests served: {counts}"]
+    if batch["retraining_seconds"] is not None and batch["unlearning_seconds"] is not None:
+        share = batch["share_of_retraining"]
+        even = batch["break_even"]
+        lines.append(
+            f"unlearning one after another takes about {seconds(batch['unlearning_seconds'])}, one retraining about "
+            f"{seconds(batch['retraining_seconds'])} ({share:.0%})"
+            + (f"; break-even at {even:,.0f} requests" if even is not None else "")
+        )
+    if batch["groups"]:
+        lines.append(f"{batch['groups']} groups of requests interact, the largest has {batch['largest_group']}")
+    lines += [f"note: {note}" for note in batch["notes"]]
+    lines.append(click.style(f"advice: {batch['advice']}", bold=True))
+    return lines
+
+
+def seconds(value: float) -> str:
+    """A duration for people.
+
+    >>> seconds(0.25), seconds(75), seconds(5400), seconds(200_000)
+    ('0.2 s', '75 s', '90 min', '56 h')
+    """
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 100:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.0f} h"
+
+
+def _lines(path: Path) -> Sequence[str]:
+    """Lines of a text file, without the empty ones at its end."""
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except OSError as error:
+        raise PathError(f"--ids: {path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"--ids: expected a text file with one id a line; {path} is no text") from error

@@ -1,0 +1,58 @@
+"""What a record keeps of a pre-screened queue: one entry per request, with everything that the decision rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from forgetcast.screening import COLUMNS, Triage
+
+__all__ = ["decisions"]
+
+NOT_DECIDED = ("row", "id", "index", "reasons")
+
+
+def decisions(triage: Triage) -> list[dict[str, Any]]:
+    """One entry per request, for ``record.append``: JSON values only.
+
+    Every entry names the software, the fingerprint of the predictor, the hashes of model and data, the policy with its
+    fingerprint, the time and the settings; then the request as it came, and what was decided. A request that could not
+    be served has its problem in place of a decision.
+    """
+    common = {
+        "forgetcast": triage.provenance["forgetcast"],
+        "predictor": triage.provenance["predictor"],
+        "model": triage.provenance["model"],
+        "data": triage.provenance["data"],
+        "policy": triage.policy.to_dict() | {"fingerprint": triage.policy.fingerprint},
+        "objective": triage.objective,
+        "settings": triage.provenance["settings"],
+        "screened": triage.provenance["time"],
+        "requests": triage.provenance["requests"],
+    }
+    decided = [name for name in COLUMNS if name not in NOT_DECIDED]
+    entries = []
+    for row in triage.table.to_dict("records"):
+        request = {str(name): value for name, value in row.items() if name not in decided and name != "reasons"}
+        entries.append(common | {"request": request, "decision": {name: row[name] for name in decided}})
+    for row in triage.problems.to_dict("records"):
+        entries.append(common | {"request": {"row": row["row"], "id": row["id"]}, "problem": row["problem"]})
+    return [_plain(entry) for entry in sorted(entries, key=lambda entry: entry["request"]["row"])]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it: numbers of numpy as Python's, what is not a number as null, anything else as text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
