@@ -167,6 +167,9 @@ def test_a_quoted_field_that_swallows_requests_is_reported(served: Any) -> None:
     found = served('index,note\n1,a\n2,"oops\n3,c\n4,d"\n5,e\n')
     assert list(found.table["index"]) == [1, 5]
     assert "holds line 4, which reads like a request" in problem(found, 2)
+    found = served('id,note\nu-1,"oops\nu-2,c\nu-3,d"\nu-4,"Dear all,\nplease, thanks"\n', ids=["u-1", "u-4"], n=2)
+    assert list(found.table["index"]) == [1]
+    assert "holds line 3, which reads like a request" in problem(found, 1)
 
 
 def test_a_quoted_field_may_hold_lines_delimiters_and_quotes(served: Any) -> None:
@@ -225,6 +228,11 @@ def test_extra_columns_stay_and_make_way(served: Any) -> None:
     table = checked_requests(every, N).table
     assert [name for name in table if name in OWN_COLUMNS] == ["row", "id", "index"]
     assert (table.iloc[0, 3:] == "mine").all()
+
+
+def test_an_id_without_ids_says_what_is_missing(served: Any) -> None:
+    """Whoever forgot to give them learns it from the first problem."""
+    assert "(the ids of the samples are not known here); got 'u-1'" in problem(served("id\nu-1\n"), 1)
 
 
 def test_ids_are_looked_up(served: Any) -> None:
@@ -327,7 +335,7 @@ def test_each_line_of_json_stands_for_itself(served: Any, tmp_path: Path) -> Non
         (pa.array(["3", "", "x"]), [3], [2, 3]),
         (pa.array(["3", "1", "3"]).dictionary_encode(), [3, 1], [3]),
         (pa.array([True, False, None]), [], [1, 2, 3]),
-        (pa.array([b"3", b"\xff", b"1"], pa.binary()), [], [1, 2, 3]),
+        (pa.array([b"3", b"\xff", b"1"], pa.binary()), [3, 1], [2]),
         (pa.array([b"3", b"\xff", b"1"], pa.binary()).view(pa.string()), [3, 1], [2]),
         (pa.array([2**64 - 1, 0, 1], pa.uint64()), [0, 1], [1]),
         (pa.array([Decimal("3.0"), Decimal("1.5"), None], pa.decimal128(5, 1)), [3], [2, 3]),

@@ -51,7 +51,8 @@ def read_requests(path: str | Path, *, id_column: str | None = None) -> pd.DataF
         row from 1 (blank lines and the header do not count), ``line``, its first line in the file (0 for Parquet), and
         ``problem``, what is wrong with the row as such (a clause, or ""). Columns of the file with these names get
         the suffix ``_request``; of two columns with one name the second is ``name_2``. Nested values are kept as JSON
-        text, and so is every value of a JSON column of mixed kinds, so that it can be written to a table again.
+        text, and so is every value of a JSON column of mixed kinds, so that it can be written to a table again;
+        bytes of a Parquet file are read as text.
 
     Raises:
         PathError: missing, a folder, or not readable.
@@ -273,7 +274,7 @@ def _csv_rows(content: bytes, path: Path, id_column: str | None) -> _Rows:
         if not problem and len(fields) != width:
             problem = f"expected {width} field{'s' * (width > 1)}, as in the header line; got {len(fields)}"
         if not problem and last - first > 1:
-            problem = _swallowed(lines[first + 1 : last], width, named, delimiter, first)
+            problem = _swallowed(fields, lines[first + 1 : last], named, delimiter, first)
         if not problem and not "".join(fields).isascii():
             problem = _not_text("".join(fields))
         if problem:
@@ -321,14 +322,26 @@ def _lines_from(lines: Sequence[str], start: int) -> Iterator[str]:
         yield lines[place]
 
 
-def _swallowed(inner: Sequence[str], width: int, named: int, delimiter: str, first: int) -> str:
-    """What is wrong with a field of several lines that reads like requests of their own, or ""."""
+def _swallowed(fields: Sequence[str], inner: Sequence[str], named: int, delimiter: str, first: int) -> str:
+    """What is wrong with a field of several lines that reads like requests of their own, or "".
+
+    A line does if it has as many fields as the row itself, and a name of the same kind in the same place.
+    """
     for offset, line in enumerate(inner, 1):
-        fields = line.rstrip("\r\n").split(delimiter)
-        if len(fields) == width and re.fullmatch(r"\s*\d+\s*", fields[named]):
+        others = line.rstrip("\r\n").split(delimiter)
+        if len(others) == len(fields) and _kind(others[named]) in ("9", _kind(fields[named])):
             where = f"a quoted field holds line {first + offset + 1}, which reads like a request"
             return f"{where}: close the quote, or write the field on one line"
     return ""
+
+
+def _kind(name: str) -> str:
+    """What a name looks like, for runs of letters and digits an "a" and a "9".
+
+    >>> _kind("cust-0017"), _kind(" 17 ")
+    ('a-9', '9')
+    """
+    return re.sub(r"\d+", "9", re.sub(r"[^\W\d_]+", "a", name.strip().strip('"')))
 
 
 def _delimiter(line: str, id_column: str | None) -> str:
@@ -441,6 +454,14 @@ def _parquet_column(column: Any, name: str, path: Path, problems: list[str]) -> 
             column = column.cast(column.type.value_type)
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             return _text_column(column, problems)
+        if (
+            pa.types.is_binary(column.type)
+            or pa.types.is_large_binary(column.type)
+            or (pa.types.is_fixed_size_binary(column.type))
+        ):
+            return [
+                None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()
+            ]
         if pa.types.is_nested(column.type):
             return [None if value is None else _as_text(value) for value in column.to_pylist()]
         return column.to_pandas(integer_object_nulls=True).array

@@ -77,12 +77,13 @@ def checked_requests(source: Any, n: int, *, ids: Any = None, id_column: str | N
     id_column = raw.attrs["id_column"]
     names = [str(name) for name in raw.columns if name not in ("row", "line", "problem")]
     by_number, by_id = naming_columns(names, id_column, "the requests")
+    ids_given = by_id
     shown = list(dict.fromkeys([*by_id[:1], *by_number, *by_id]))
     if positions is None:  # then ids are no more than a remark, unless there is nothing else
         shown = [*by_id[:1], *by_number] if by_number else by_id
         by_number, by_id = by_number or by_id, []
     values = {name: raw[name].tolist() for name in {*by_number, *by_id, *shown}}
-    found = _found(raw, values, by_number, by_id, int(n), positions)
+    found = _found(raw, values, by_number, by_id, int(n), positions, ids_given)
     texts = [_text(value) for value in values[shown[0]]]
     for name in shown[1:]:
         texts = [text or _text(value) for text, value in zip(texts, values[name], strict=True)]
@@ -139,8 +140,9 @@ def _found(
     by_id: list[str],
     n: int,
     positions: Mapping[str, int] | None,
+    ids: list[str],
 ) -> list[int | str]:
-    """For each request the number of its sample, or what is wrong."""
+    """For each request the number of its sample, or what is wrong; ``ids`` are columns of ids, looked up or not."""
     found: list[int | str] = []
     naming: list[tuple[str, list[Any], Mapping[str, int] | None]] = [(name, values[name], None) for name in by_number]
     naming += [(name, values[name], positions) for name in by_id]
@@ -149,7 +151,7 @@ def _found(
             found.append(str(wrong))
             continue
         named = [
-            (name, _by_id(column[place], known) if known is not None else _by_number(column[place], n))
+            (name, _by_id(column[place], known) if known is not None else _by_number(column[place], n, name in ids))
             for name, column, known in naming
             if not _missing(column[place])
         ]
@@ -171,11 +173,12 @@ def _missing(value: object) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
 
 
-def _by_number(value: object, n: int) -> int | str:
+def _by_number(value: object, n: int, is_id: bool = False) -> int | str:
     """The sample number that a request gives, or what is wrong with it."""
     number = _whole(value)
     if number is None:
-        return f"expected a sample number, a whole number from 0 to {n - 1} in digits; got {_shown(value)}"
+        hint = " (the ids of the samples are not known here)" if is_id else ""
+        return f"expected a sample number, a whole number from 0 to {n - 1} in digits{hint}; got {_shown(value)}"
     if not 0 <= number < n:
         return f"{_shown(value)} is out of range: the data has {n} samples (0 to {n - 1})"
     return number
