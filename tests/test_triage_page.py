@@ -16,7 +16,8 @@ import pytest
 
 from forgetcast import triage_page
 from forgetcast.errors import InputError, PathError
-from forgetcast.triage_page import ROUTE_MEANINGS, render_triage_html, write_triage_html
+from forgetcast.routes import ROUTE_MEANINGS
+from forgetcast.triage_page import render_triage_html, write_triage_html
 from html_page import HOSTILE, Page
 from sample_report import sample_report
 from sample_triage import SampleTriage, sample_triage

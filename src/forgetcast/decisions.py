@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from forgetcast.screening import COLUMNS, Triage
+from forgetcast.queue_columns import COLUMNS
+from forgetcast.screening import Triage
 
 __all__ = ["decisions"]
 

@@ -15,16 +15,12 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import InputError
+from forgetcast.queue_columns import COLUMNS
 from forgetcast.request_files import free_name, naming_columns, raw_requests, read_requests, records_as_requests
 
 __all__ = ["OWN_COLUMNS", "Requests", "checked_requests", "read_requests"]
 
-OWN_COLUMNS = (
-    *("row", "id", "index", "label", "order", "group", "route", "unlearner", "steps", "step_limit"),
-    *("harm", "harm_lower", "harm_upper", "collateral_test", "collateral_neighbours", "p_trivial"),
-    *("percentile", "percentile_lower", "percentile_upper", "difficulty", "lower", "upper", "tier"),
-    *("seconds", "share_of_retraining", "unfamiliar", "why", "reasons", "problem", "line"),
-)
+OWN_COLUMNS = (*COLUMNS, "problem", "line")
 """Columns that a result has of its own: one of the requests that has such a name gets the suffix ``_request``."""
 
 _BEYOND = 10**18

@@ -20,45 +20,15 @@ from forgetcast.interactions import interactions
 from forgetcast.policy import Policy
 from forgetcast.predict import DifficultyReport, predict_difficulty, target_of
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
+from forgetcast.queue_columns import COLUMNS
 from forgetcast.requests import checked_requests
 from forgetcast.routes import ROUTES, routes, why
 from forgetcast.target import Target
 from forgetcast.trajectory import Trajectory
 
-__all__ = ["COLUMNS", "Triage", "triage"]
+__all__ = ["Triage", "triage"]
 
 RUN = ("harm", "harm_lower", "harm_upper", "steps", "collateral_test", "collateral_neighbours")
-COLUMNS = (
-    "row",
-    "id",
-    "index",
-    "label",
-    "order",
-    "group",
-    "route",
-    "unlearner",
-    "steps",
-    "step_limit",
-    "harm",
-    "harm_lower",
-    "harm_upper",
-    "collateral_test",
-    "collateral_neighbours",
-    "p_trivial",
-    "percentile",
-    "percentile_lower",
-    "percentile_upper",
-    "difficulty",
-    "lower",
-    "upper",
-    "tier",
-    "seconds",
-    "share_of_retraining",
-    "unfamiliar",
-    "why",
-    "reasons",
-)
-"""Columns of every pre-screened queue, in the order in which people read them; those of the requests come after id."""
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,11 @@ from forgetcast import plots, plots_queue
 from forgetcast._page import factor_title, factor_titles, factor_values, flat, svg, template, write_whole
 from forgetcast.errors import InputError
 from forgetcast.predict import DifficultyReport
+from forgetcast.queue_columns import COLUMNS
+from forgetcast.routes import ROUTE_MEANINGS
 
 __all__ = ["Screened", "render_triage_html", "write_triage_html"]
 
-ROUTE_MEANINGS = {
-    "trivial": "the goal is very probably met already: delete the record, and check",
-    "quick": "unlearn with the unlearner and strength named; the harm is very probably negligible",
-    "careful": "unlearn with the unlearner and strength named, then check what it did before the model is used",
-    "retrain": "unlearning is forecast to do so much harm that the model should be trained again without the sample",
-}
-"""Every route, in the order of effort."""
 POLICY_MEANINGS = {
     "trivial_from": "P(trivial) from which a request is trivial",
     "quick_to": "harm up to which a request is quick, if even the upper bound of its forecast is no greater",
@@ -38,16 +33,8 @@ POLICY_MEANINGS = {
     "retrain_seconds": "wall time of one retraining, in seconds, where it is known",
     "interaction_from": "change of each other's true-label probability from which two requests interact",
     "step_margin": "the step limit is the predicted number of steps times this",
+    "trust_unfamiliar": "whether these thresholds hold where the forecast is an extrapolation; else careful at least",
 }
-OWN_COLUMNS = frozenset(
-    [
-        *("row", "id", "index", "label", "order", "group", "route", "unlearner", "steps", "step_limit"),
-        *("harm", "harm_lower", "harm_upper", "collateral_test", "collateral_neighbours", "p_trivial"),
-        *("percentile", "percentile_lower", "percentile_upper", "difficulty", "lower", "upper", "tier"),
-        *("seconds", "share_of_retraining", "unfamiliar", "why", "reasons"),
-    ]
-)
-"""Columns of a screened queue; all others came with the requests."""
 EXPLAINED_ROUTES = ("careful", "retrain")
 EXPLAINED_BARS = 9
 EXTRA_COLUMNS = 6
@@ -76,7 +63,7 @@ class Screened(Protocol):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per request that can be served: ``OWN_COLUMNS`` and those that came with the requests."""
+        """One row per request that can be served: ``COLUMNS`` and those that came with the requests."""
 
     @property
     def problems(self) -> pd.DataFrame:
@@ -121,7 +108,7 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
     if explained < 0:
         raise InputError(f"explained: expected a count of at least 0; got {explained}")
     table = triage.table.sort_values("order")
-    extra = [str(name) for name in table.columns if name not in OWN_COLUMNS]
+    extra = [str(name) for name in table.columns if name not in COLUMNS]
     requests = [_request(row, extra) for row in table.to_dict("records")]
     ids = {request["index"]: request for request in requests}
     groups = _groups(triage, requests, ids)
