@@ -1,4 +1,4 @@
-"""Names of the columns of a pre-screened queue, shared by what fills them, reads requests beside them and shows them."""
+"""Names of the columns of a pre-screened queue, shared by what fills, reads and shows them."""
 
 from __future__ import annotations
 
