@@ -9,8 +9,8 @@ the default policy. Then it is compared with what was measured. Nothing was chos
 
 1. Following the named unlearner against always using the single best one (the one that did the least harm on the
    targets that were fitted to): measured harm and collateral where the goal is met, which is the same for all.
-2. What the routes hold: how many "trivial" samples are, how many "quick" ones stay below the policy's threshold, and how
-   often the measured harm lies in its interval.
+2. What the routes hold: how many "trivial" samples are, how many "quick" ones stay below the threshold, and how often
+   the measured harm lies in its interval.
 """
 
 from __future__ import annotations
@@ -140,19 +140,19 @@ def screen(table: pd.DataFrame, features: list[str], objective: str, params: dic
 
 
 def held(screened: pd.DataFrame) -> pd.DataFrame:
-    """By objective and route: how many, and what was measured of them; means over targets, 95 % with targets redrawn."""
+    """By objective and route how many, and what was measured of them: means over targets with 95 % intervals."""
     policy = Policy()
     records = []
     for (objective, route), rows in screened.groupby(["objective", "route"], sort=False):
         needed = rows[~rows["trivial"]].dropna(subset=["measured"])
-        share = screened[screened["objective"] == objective].assign(here=lambda all: all["route"] == route)
+        share = screened[screened["objective"] == objective].copy()
         records.append(
             {
                 "objective": objective,
                 "route": route,
                 "samples": len(rows),
                 "targets": rows["target"].nunique(),
-                "share": np.average(share["here"], weights=share["weight"]),
+                "share": np.average(share["route"] == route, weights=share["weight"]),
                 "trivial": interval(rows, rows["trivial"].astype(float)),
                 "not_trivial": len(needed),
                 "harm": interval(needed, needed["measured"]),

@@ -77,6 +77,7 @@ def triage(
     *,
     requests: Any,
     ids: Sequence[Any] | None = None,
+    id_column: str | None = None,
     policy: Policy | None = None,
     objective: Literal["retrain", "erase"] = "retrain",
     heldout: Any = None,
@@ -98,6 +99,7 @@ def triage(
         model, dataset, heldout, trajectory, predictor, collate_fn, batch_size: as for ``predict_difficulty``.
         requests: a .csv, .parquet or .jsonl file, a table, or sample indices: see ``requests.checked_requests``.
         ids: of all training samples, (n,), where requests name samples by id.
+        id_column: the column of the requests that holds the ids; default: id or sample_id.
         policy: thresholds and assumptions; default ``Policy()``.
         objective: "retrain": afterwards the sample is treated as if it had never been trained on; "erase": it is no
             longer recognised.
@@ -116,7 +118,7 @@ def triage(
     if objective not in OBJECTIVES:
         raise UnknownNameError.of("objective", str(objective), OBJECTIVES)
     target = target_of(model, dataset, heldout, trajectory, collate_fn, batch_size)
-    queue = checked_requests(requests, len(target), ids=ids)
+    queue = checked_requests(requests, len(target), ids=ids, id_column=id_column)
     if queue.table.empty:
         first = f"; the first: row {queue.problems.iloc[0]['row']}: {queue.problems.iloc[0]['problem']}"
         raise InputError(f"none of the {len(queue.problems)} requests can be served{first}")

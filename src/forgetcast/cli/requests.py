@@ -27,6 +27,7 @@ _REQUESTS = (
         help="A .csv, .parquet or .jsonl file with a column index (sample number) or id; others are kept.",
     ),
     click.option("--ids", type=FILE, help="The id of every training sample in order, one a line, for requests by id."),
+    click.option("--id-column", metavar="NAME", help="The column of the ids; default: id or sample_id."),
     click.option("--policy", type=FILE, help="A JSON file of thresholds; what it leaves out has its default."),
 )
 
@@ -39,7 +40,14 @@ def request_options(command: Command) -> Command:
 
 
 def screened(
-    *, requests: Path | None, ids: Path | None, policy: Path | None, objective: Any, timed: bool = True, **inputs: Any
+    *,
+    requests: Path | None,
+    ids: Path | None,
+    id_column: str | None,
+    policy: Path | None,
+    objective: Any,
+    timed: bool = True,
+    **inputs: Any,
 ) -> tuple[Triage, dict[str, Any]]:
     """The queue that the options name, pre-screened, and the inputs that were loaded for it.
 
@@ -60,7 +68,8 @@ def screened(
     names = None if ids is None else _lines(ids)
     loaded = forecast_inputs(**inputs)
     subject = loaded.pop("model")
-    found = triage(subject, **loaded, requests=requests, ids=names, policy=rules, objective=objective, timed=timed)
+    settings: dict[str, Any] = {"ids": names, "id_column": id_column, "policy": rules, "timed": timed}
+    found = triage(subject, **loaded, requests=requests, objective=objective, **settings)
     for row in found.problems.to_dict("records"):
         click.echo(f"row {row['row']}: {row['problem']}", err=True)
     return found, loaded | {"model": subject}
