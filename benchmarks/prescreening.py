@@ -214,14 +214,14 @@ def page(choice: pd.DataFrame, found: pd.DataFrame, screened: pd.DataFrame, samp
     shown["targets_better"] = [f"{row.targets_better} / {row.targets_worse}" for row in choice.itertuples()]
     columns = {
         "objective": "objective",
-        "measure": "measured where the goal is met",
+        "measured where the goal is met": "measure",
         "named": "named",
-        "single_best": "single best",
-        "difference": "difference [95 %]",
-        "targets_better": "targets better / worse",
-        "differ": "another one named",
-        "any": "mean of all",
-        "best_in_hindsight": "best in hindsight",
+        "single best": "single_best",
+        "difference [95 %]": "difference",
+        "targets better / worse": "targets_better",
+        "another one named": "differ",
+        "mean of all": "any",
+        "best in hindsight": "best_in_hindsight",
     }
     routes_shown = found.assign(share=[f"{value:.0%}" for value in found["share"]])
     route_columns = {
@@ -229,11 +229,11 @@ def page(choice: pd.DataFrame, found: pd.DataFrame, screened: pd.DataFrame, samp
         "route": "route",
         "share": "share",
         "samples": "samples",
-        "trivial": "really trivial",
-        "not_trivial": "others",
-        "harm": "their measured harm",
-        "below_quick_to": f"harm ≤ {policy.quick_to:g}",
-        "in_interval": "harm in its interval",
+        "really trivial": "trivial",
+        "others": "not_trivial",
+        "their measured harm": "harm",
+        f"harm ≤ {policy.quick_to:g}": "below_quick_to",
+        "harm in its interval": "in_interval",
     }
     covered = coverage(screened)
     return f"""# Pre-screening on targets that the predictor has not seen

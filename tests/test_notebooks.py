@@ -19,6 +19,8 @@ def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=str(tmp_path))
     errors = [out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "error"]
     assert not errors
+    pictures = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.endswith(".figure")]
+    assert all(any("image/png" in out.get("data", {}) for out in cell.outputs) for cell in pictures)
     assert path.stem != "quickstart" or list(tmp_path.glob("*.html"))
 
 

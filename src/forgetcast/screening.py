@@ -214,12 +214,12 @@ def _seconds(table: pd.DataFrame, costs: Costs | None) -> list[float]:
 
 
 def _order(table: pd.DataFrame) -> np.ndarray:
-    """Place of every request, from 1: by route from the least to the most, interacting ones together and with the one
-    that takes the most, and within that the least harm first."""
+    """Place of every request, from 1: trivial ones first, then by route from the least to the most, interacting ones
+    together and with the one that takes the most, and within that the least harm first."""
     rank = table["route"].map({route: place for place, route in enumerate(ROUTES)})
-    alone = table["group"] == 0
-    whole = rank.where(alone, rank.groupby(table["group"]).transform("max"))
-    keys = [table["row"], table["harm"], rank, table["group"], whole]
+    group = table["group"].where(rank > 0, 0)  # nothing is unlearned of a trivial one, so it need not wait for others
+    whole = rank.where(group == 0, rank.groupby(group).transform("max"))
+    keys = [table["row"], table["harm"], rank, group, whole]
     order = np.lexsort([key.to_numpy(dtype=float) for key in keys])
     places = np.empty(len(table), dtype=np.int64)
     places[order] = np.arange(1, len(table) + 1)
