@@ -63,13 +63,20 @@ def test_the_largest_change_comes_first_and_what_cannot_change_not_at_all(report
 
 
 def test_a_sentence_says_what_the_row_says(report: DifficultyReport) -> None:
-    """Percentiles and tiers of before and after; a forecast that stays is said to stay."""
+    """Percentiles and tiers of before and after; a tier or a forecast that stays is said to stay."""
+    endings = set()
     for index in range(0, 120, 11):
         for row in report.what_would_change(index, "retrain").itertuples():
             words = {"confidence": "the model's confidence in it", "neighbours": "its neighbourhood"}[row.family]
-            now, then = f"{row.percentile_now:.2f} ({row.tier_now})", f"{row.percentile:.2f} ({row.tier})"
-            end = f"would stay at {now}" if now == then else f"would be at {then} instead of {now}"
+            now, then = f"{row.percentile_now:.2f}", f"{row.percentile:.2f}"
+            if row.tier != row.tier_now:
+                end = f"would be at {then} ({row.tier}) instead of {now} ({row.tier_now})"
+            else:
+                end = f"would stay at {now} ({row.tier})"
+                end = end if now == then else f"would be at {then} instead of {now}, still {row.tier}"
             assert row.sentence == f"were {words} typical for its class, it {end}"
+            endings.add(row.sentence.split(" ")[-1 if row.tier != row.tier_now else -2])
+    assert len(endings) > 2
 
 
 def test_without_labels_the_whole_model_is_typical(report: DifficultyReport) -> None:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from forgetcast import plots
-from forgetcast.errors import InputError
+from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.explain import Explanation
 from forgetcast.predict import DifficultyReport
 from sample_report import measurements, sample_report
@@ -64,7 +64,21 @@ PLOTS: dict[str, Callable[[DifficultyReport, Axes | None], Axes]] = {
     "measured_scatter": lambda report, ax: plots.measured_scatter(_measured(report), "retrain", ax=ax),
     "evaluation_bars": lambda report, ax: plots.evaluation_bars(_evaluation(), ax),
     "factor_correlations": lambda report, ax: plots.factor_correlations(_correlations(), ax),
+    "dependence": lambda report, ax: plots.dependence(report.explanations(), "loss", ax),
+    "mover_pictures": lambda report, ax: plots.mover_pictures(_images(8), _movers(7), 17, 3, ax),
 }
+
+
+def _movers(count: int) -> pd.DataFrame:
+    """As a report returns them."""
+    change = np.linspace(-0.4, 0.2, count)
+    columns = {"index": 100 + np.arange(count), "label": np.arange(count) % 3, "change": change}
+    return pd.DataFrame(columns).assign(total_variation=np.abs(change), similarity=0.9)
+
+
+def _images(count: int, channels: tuple[int, ...] = ()) -> np.ndarray:
+    """Pictures of 6 by 5 pixels with values about 0, as after standardising."""
+    return np.random.default_rng(0).normal(size=(count, 6, 5, *channels))
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -396,3 +410,83 @@ def test_one_sample_is_enough_for_every_picture() -> None:
             assert ax.has_data()
     one = report.table.assign(percentile_measured=0.5)
     assert "not defined (n = 1)" in plots.measured_scatter(one, "retrain").get_title(loc="left")
+
+
+# -- dependence ---------------------------------------------------------------------------------------------
+
+
+def test_dependence_shows_shap_value_against_value(report: DifficultyReport) -> None:
+    """One dot per sample, coloured by the SHAP sum of the strongest family that the factor is not in."""
+    explanations = report.explanations("erase")
+    dots = plots.dependence(explanations, "loss").collections[0]
+    points = np.column_stack([explanations.values["loss"], explanations.contributions["loss"]])
+    np.testing.assert_allclose(np.asarray(dots.get_offsets()), points)
+    others = explanations.by_family.drop(columns="confidence")
+    strongest = others.abs().mean().idxmax()
+    np.testing.assert_allclose(np.asarray(dots.get_array()), others[strongest])
+    bar = dots.colorbar
+    assert bar is not None
+    assert str(strongest) in bar.ax.get_ylabel()
+
+
+def test_dependence_takes_a_second_factor(report: DifficultyReport) -> None:
+    """Then the colour is that factor's value, named by its title."""
+    explanations = report.explanations()
+    ax = plots.dependence(explanations, "loss", colour_by="margin", titles={"margin": "How sure. Shape."})
+    dots = ax.collections[0]
+    np.testing.assert_allclose(np.asarray(dots.get_array()), explanations.values["margin"])
+    assert dots.colorbar is not None
+    assert dots.colorbar.ax.get_ylabel() == "How sure"
+
+
+def test_dependence_of_wide_values_is_logarithmic(report: DifficultyReport) -> None:
+    """Over more than two powers of ten; a factor that does not apply says so; unknown names are listed."""
+    explanations = report.explanations()
+    wide = explanations.values.assign(loss=np.geomspace(1e-3, 1e4, len(explanations.values)))
+    assert plots.dependence(dataclasses.replace(explanations, values=wide), "loss").get_xscale() == "log"
+    assert plots.dependence(explanations, "loss").get_xscale() == "linear"
+    assert "does not apply" in plots.dependence(explanations, "noise").texts[0].get_text()
+    with pytest.raises(UnknownNameError, match="unknown factor 'los'"):
+        plots.dependence(explanations, "los")
+    with pytest.raises(UnknownNameError, match="factor or family 'weather'"):
+        plots.dependence(explanations, "loss", colour_by="weather")
+
+
+# -- movers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_movers_are_shown_after_the_sample_with_their_captions(channels: tuple[int, ...]) -> None:
+    """Every picture once, in order, its values stretched from black to white; number, label and signed change below."""
+    movers, images = _movers(7), _images(8, channels)
+    ax = plots.mover_pictures(images, movers, 17, 3)
+    shown = [np.asarray(picture.get_array()) for picture in ax.images]
+    low, high = (f(images, axis=(0, 1, 2), keepdims=True) for f in (np.min, np.max))
+    np.testing.assert_allclose(shown, (images - low) / (high - low))
+    captions = [text.get_text() for text in ax.texts]
+    assert captions[0] == "sample 17\nlabel 3"
+    for caption, row in zip(captions[1:], movers.rename(columns={"index": "number"}).itertuples(), strict=True):
+        number, change = caption.split("\n")
+        assert number == f"{row.number}, label {row.label}"
+        assert float(change.replace("−", "-")) == pytest.approx(row.change, abs=1e-3)
+
+
+def test_one_picture_per_mover_or_none() -> None:
+    """The message says how many and of which shape; a sample without movers is shown alone; flat pictures are black."""
+    with pytest.raises(InputError, match="expected 3, the sample's and one per mover; got 5"):
+        plots.mover_pictures(_images(5), _movers(2), 0, 1)
+    with pytest.raises(InputError, match=r"got \(3, 6, 5, 4\)"):
+        plots.mover_pictures(_images(3, (4,)), _movers(2), 0, 1)
+    alone = plots.mover_pictures(np.ones((1, 4, 4)), _movers(0), 0, 1)
+    assert len(alone.images) == 1
+    assert not np.asarray(alone.images[0].get_array()).any()
+
+
+def test_waterfall_of_another_head_is_on_its_scale(report: DifficultyReport) -> None:
+    """Log-odds are not clipped, named on the axis, and what makes a sample trivial is drawn as easier."""
+    explanation = report.explain(7, "retrain", head="trivial")
+    ax = plots.waterfall(explanation, max_reasons=20)
+    assert "log-odds of being trivial" in ax.get_xlabel()
+    assert ax.get_title(loc="left").endswith(f"→ {explanation.prediction:.2f}")
+    for bar in ax.patches:
+        assert bar.get_facecolor() == to_rgba(plots.HARDER if bar.get_width() < 0 else plots.EASIER)

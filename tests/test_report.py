@@ -18,10 +18,12 @@ from forgetcast import _page
 from forgetcast import report as report_module
 from forgetcast.agreement import spearman_interval
 from forgetcast.errors import InputError, PathError
-from forgetcast.predict import DifficultyReport
+from forgetcast.explain import SHARED_CREDIT
+from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.report import OBJECTIVE_MEANINGS, render_html, write_html
 from html_page import HOSTILE, Page
 from sample_report import measurements, sample_report
+from small_targets import clouds, shared_cnn
 
 
 def _rows(html: str, title: str) -> list[str]:
@@ -88,7 +90,7 @@ def test_pictures_have_words_and_take_the_colour_of_the_page(html: str) -> None:
     """Every picture has a label of its own, and no text or axis in it has a fixed black."""
     pictures = Page(html).all("svg")
     labels = [picture["aria-label"] for picture in pictures]
-    assert len(set(labels)) == len(labels) == 10
+    assert len(set(labels)) == len(labels) == 16
     assert all(picture["role"] == "img" and len(picture["aria-label"]) > 20 for picture in pictures)
     assert _page.INK not in html
     fills = re.findall(r"<text [^>]*fill: ([^;\"]+)", html)
@@ -357,3 +359,57 @@ def test_bad_paths_are_told_before_the_work(tmp_path: Path, monkeypatch: pytest.
         write_html(report, file / "report.html")
     with pytest.raises(PathError):
         write_html(report, tmp_path / ("x" * 300))
+
+
+# -- what would change the verdict, and what would move -------------------------------------------------------
+
+
+def _article(html: str, objective: str, index: int) -> str:
+    """One sample's explanation."""
+    return html.split(f'id="{objective}-why-{index}"')[1].split("</article>")[0]
+
+
+def test_an_explanation_says_what_would_change_the_verdict(report: DifficultyReport, html: str) -> None:
+    """The sentences of the largest changes, none that nobody could see; and what to make of shared credit."""
+    row = report.table[report.table["objective"] == "erase"].sort_values("percentile").iloc[-1]
+    article = _article(html, "erase", int(row["index"])).replace("&#39;", "'")
+    found = report.what_would_change(int(row["index"]), "erase")
+    visible = found["change"].abs() >= 0.005
+    assert visible.any()
+    assert all(sentence in article for sentence in found.loc[visible, "sentence"])
+    assert not any(sentence in article for sentence in found.loc[~visible, "sentence"])
+    assert html.count(SHARED_CREDIT) == 4
+    assert "would move with it" not in html  # the model and its data are not at hand
+
+
+def test_the_effect_of_the_strongest_factors_is_drawn(report: DifficultyReport, html: str) -> None:
+    """Three per objective, none of which is the same for all samples."""
+    for objective in ("retrain", "erase"):
+        drawn = re.findall(rf'id="{objective}-dependence-(\w+?)-figure_1"', html)
+        explanations = report.explanations(objective)
+        varying = explanations.values.columns[explanations.values.nunique() > 1]
+        strength = explanations.contributions[varying].abs().mean()
+        assert drawn == list(strength.sort_values(ascending=False).index[:3])
+
+
+def test_images_that_would_move_are_shown() -> None:
+    """As pictures inside the page; inputs that are no images have a table; where nothing moves it says why."""
+    index = 3
+    page = render_html(predict_difficulty(shared_cnn(), objective="erase", indices=[index]), explain=[index])
+    article = _article(page, "erase", index)
+    picture = article.split("would move with it</h5>")[1]
+    assert f"Pictures of sample {index}" in picture
+    assert "data:image/png;base64," in picture
+    assert Page(page).stack == []
+
+    report = predict_difficulty(clouds(), objective="erase", indices=[index])
+    article = _article(render_html(report, explain=[index]), "erase", index)
+    assert "<svg" not in article.split("would move with it</h5>")[1]
+    movers = report.movers(index, count=11)
+    first = re.findall(r'<tr><td class="n">(\d+)</td>', article.split("would move with it</h5>")[1])
+    assert first == [str(number) for number in movers["index"]]
+
+    target = clouds()
+    met = int(target.logits().log_softmax(1).gather(1, target.labels[:, None]).argmin())
+    article = _article(render_html(predict_difficulty(target, indices=[met]), explain=[met]), "retrain", met)
+    assert "None: the last layer already meets the goal." in article

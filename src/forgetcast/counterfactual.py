@@ -86,7 +86,12 @@ def what_would_change(source: Explainer | DifficultyReport, index: int, objectiv
 
 def _sentence(row: pd.Series, typical: str) -> str:
     family = str(row["family"])
-    now, then = (f"{row[f'percentile{when}']:.2f} ({row[f'tier{when}']})" for when in ("_now", ""))
     subject = WORDS.get(family, f"its {family.replace('_', ' ')} factors")
-    verb = f"would stay at {now}" if now == then else f"would be at {then} instead of {now}"
+    now, then = (f"{row[f'percentile{when}']:.2f}" for when in ("_now", ""))
+    if row["tier"] != row["tier_now"]:
+        verb = f"would be at {then} ({row['tier']}) instead of {now} ({row['tier_now']})"
+    elif now != then:
+        verb = f"would be at {then} instead of {now}, still {row['tier']}"
+    else:
+        verb = f"would stay at {now} ({row['tier']})"
     return f"were {subject} {typical}, it {verb}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import Formatter
 from typing import Literal
 
@@ -87,6 +87,8 @@ class ExplanationSet:
     """Values of the same factors, in their units."""
     by_family: pd.DataFrame
     """SHAP values by family, shape (m, families)."""
+    families: dict[str, str] = field(default_factory=dict)
+    """Family of every factor."""
 
 
 def factor_of(column: str, known: Container[str]) -> str | None:
@@ -202,6 +204,7 @@ class Explainer:
             contributions=pd.DataFrame(sums, index=labels, columns=self.names),
             values=pd.DataFrame(self._values[self._places(index)], index=labels, columns=self.names),
             by_family=pd.DataFrame(sums @ self._to_family, index=labels, columns=self.families),
+            families={factor.name: factor.family for factor in self._factors},
         )
 
     def sentences(self, indices: Sequence[int] | np.ndarray, objective: str, count: int = 3) -> list[str]:

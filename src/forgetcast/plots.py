@@ -13,7 +13,7 @@ import textwrap
 import warnings
 from collections.abc import Mapping
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from forgetcast._drawing import NEUTRAL
@@ -30,7 +31,7 @@ from forgetcast._drawing import nothing as _nothing
 from forgetcast._drawing import plain as _plain
 from forgetcast._drawing import require as _require
 from forgetcast.agreement import spearman_interval
-from forgetcast.errors import InputError
+from forgetcast.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from forgetcast.explain import Explanation, ExplanationSet
@@ -40,6 +41,7 @@ __all__ = [
     "HARDER",
     "TIER_COLOURS",
     "beeswarm",
+    "dependence",
     "difficulty_histogram",
     "evaluation_bars",
     "factor_correlations",
@@ -47,6 +49,7 @@ __all__ = [
     "family_importance",
     "forgetting_paths",
     "measured_scatter",
+    "mover_pictures",
     "waterfall",
 ]
 
@@ -55,9 +58,11 @@ HARDER = "#D55E00"
 EASIER = "#2B85C6"
 """What makes a sample easier: a blue between the two of that palette, readable on dark too."""
 TIER_COLOURS = {"trivial": NEUTRAL, "easy": EASIER, "medium": "#B8860B", "hard": "#C0392B"}
+EASIER_TO_HARDER = LinearSegmentedColormap.from_list("easier_to_harder", [EASIER, "#9A9A9A", HARDER])
 LOW_TO_HIGH = LinearSegmentedColormap.from_list("low_to_high", ["#7B52C7", "#9A8A95", "#C98A00"])
 TITLE_WIDTH = 50
 TITLE_LINES = 3
+PICTURES_A_ROW = 6
 MOST_VECTOR_DOTS = 1_000
 
 
@@ -73,9 +78,9 @@ def waterfall(
     """From the average sample to this one: what moved the predicted percentile, the largest shift first.
 
     Read from the top: the dashed line is the base (the average forecast), each bar one factor's SHAP value,
-    the mark at the bottom the forecast (before it is clipped to [0, 1]). What does not fit in ``max_reasons``
-    rows is summed up in the last bar. Drawn here because ``shap.plots.waterfall`` (shap 0.51) takes no ``ax`` and
-    works on pyplot's current figure.
+    the mark at the bottom the forecast (before it is clipped to [0, 1]), on the scale of the head that is explained.
+    What does not fit in ``max_reasons`` rows is summed up in the last bar.
+    Drawn here because ``shap.plots.waterfall`` (shap 0.51) takes no ``ax`` and works on pyplot's current figure.
 
     Args:
         explanation: of one sample.
@@ -112,7 +117,8 @@ def waterfall(
     end = float(ends[-1]) if len(ends) else base
     ax.axvline(base, color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     ax.vlines(end, len(widths) - 1, len(widths) - 0.4, color=_ink(), linewidth=2, zorder=0)
-    ax.barh(rows, widths, left=ends - widths, height=0.62, color=[HARDER if w > 0 else EASIER for w in widths])
+    harder = widths < 0 if explanation.head == "trivial" else widths > 0
+    ax.barh(rows, widths, left=ends - widths, height=0.62, color=np.where(harder, HARDER, EASIER))
     ax.vlines(ends[:-1], rows[:-1], rows[1:], color=NEUTRAL, linewidth=0.8, zorder=0)
     for row, width, stop in zip(rows, widths, ends, strict=True):
         ax.annotate(
@@ -128,11 +134,10 @@ def waterfall(
     ax.set_xlim(corners.min() - 0.06 * span, corners.max() + 0.16 * span)
     ax.set_ylim(len(widths) - 0.4, -0.6)
     ax.set_yticks(rows, labels)
-    ax.set_xlabel("predicted percentile (dashed: the average)")
-    ax.set_title(
-        f"sample {explanation.index}, {explanation.objective}: {base:.2f} → {np.clip(end, 0, 1):.2f}",
-        loc="left",
-    )
+    ax.set_xlabel(f"predicted {_scale(explanation.head)} (dashed: the average)")
+    shown = np.clip(end, 0, 1) if explanation.head == "percentile" else end
+    what = "" if explanation.head == "percentile" else f", {_readable(explanation.head)}"
+    ax.set_title(f"sample {explanation.index}, {explanation.objective}{what}: {base:.2f} → {shown:.2f}", loc="left")
     _plain(ax, y_ticks=False)
     return ax
 
@@ -205,6 +210,123 @@ def beeswarm(
     ax.set_xlabel("shift of the predicted percentile (right: harder)", fontsize=mpl.rcParams["axes.labelsize"])
     ax.set_title(f"{explanations.objective}: what moves the forecast, {_samples(len(shifts))}", loc="left")
     _plain(ax, y_ticks=False)
+    return ax
+
+
+def dependence(
+    explanations: ExplanationSet,
+    factor: str,
+    ax: Axes | None = None,
+    *,
+    colour_by: str | None = None,
+    titles: Mapping[str, str] | None = None,
+) -> Axes:
+    """How far one factor moves the forecast, against the factor's own value, one dot per sample.
+
+    Where dots of one value lie at several heights, other factors decide how much this one counts; the colour shows
+    whether it is the one chosen. Values over more than two powers of ten have a logarithmic axis.
+
+    Args:
+        explanations: of any number of samples.
+        factor: its name.
+        ax: axes to draw on; a colour bar is added beside them.
+        colour_by: another factor, by its value, or a family, by the sum of its SHAP values; default: of the families
+            that the factor is not in the one that moves forecasts most.
+        titles: what a person reads in place of a factor's name.
+
+    Raises:
+        UnknownNameError: no such factor, or no such factor or family to colour by.
+    """
+    shifts, families = explanations.contributions, explanations.by_family.astype(float)
+    if factor not in shifts:
+        raise UnknownNameError.of("factor", factor, [str(name) for name in shifts])
+    if colour_by is None:
+        strength = families.abs().mean()
+        others = strength.drop(explanations.families.get(factor, ""), errors="ignore")
+        colour_by = str((others if len(others) else strength).idxmax())
+    if colour_by in shifts:
+        colour, bar, colours = explanations.values[colour_by], _label(colour_by, titles), LOW_TO_HIGH
+    elif colour_by in families:
+        colour, bar, colours = families[colour_by], f"shift by {_readable(colour_by)}", EASIER_TO_HARDER
+    else:
+        raise UnknownNameError.of("factor or family", colour_by, [*map(str, shifts), *map(str, families)])
+    ax = _axes(ax, 7.6, 3.9)
+    x, y = explanations.values[factor].to_numpy(dtype=float), shifts[factor].to_numpy(dtype=float)
+    known = np.isfinite(x)
+    if not known.any():
+        return _nothing(ax, "the factor does not apply")
+    c = colour.to_numpy(dtype=float)
+    size = float(np.nanquantile(np.abs(c), 0.95)) if np.isfinite(c).any() else 0.0
+    low, high = (-size, size) if colours is EASIER_TO_HARDER else _spread(c)
+    dots = ax.scatter(
+        x[known],
+        y[known],
+        c=np.nan_to_num(c[known], nan=(low + high) / 2),
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        s=14,
+        alpha=0.75,
+        linewidths=0,
+        rasterized=known.sum() > MOST_VECTOR_DOTS,
+    )
+    ax.axhline(0, color=_ink(), linewidth=0.8)
+    ends = np.quantile(x[known], [0.02, 0.98])
+    if x[known].min() > 0 and ends[1] > 100 * ends[0]:
+        ax.set_xscale("log")
+    cast(Figure, ax.figure).colorbar(dots, ax=ax, label=bar.replace("\n", " ") if len(bar) < 60 else bar)
+    ax.set_xlabel(_label(factor, titles))
+    ax.set_ylabel("shift of the predicted percentile")
+    ax.set_title(f"{explanations.objective}: what its value does, {_samples(int(known.sum()))}", loc="left")
+    _plain(ax)
+    return ax
+
+
+def mover_pictures(
+    images: np.ndarray, movers: pd.DataFrame, index: int, label: int | str, ax: Axes | None = None
+) -> Axes:
+    """A sample's picture, framed, and those of the training samples that would move with it.
+
+    Below each its number and label, and by how much the probability of its label would change if the sample were
+    unlearned on the last layer.
+
+    Args:
+        images: of the sample and then of its movers, shape (1 + m, h, w), or (1 + m, h, w, 3) for colours. Shown from
+            the smallest to the largest value of each channel.
+        movers: m rows as ``DifficultyReport.movers`` returns them.
+        index: number of the sample.
+        label: its label.
+        ax: axes to draw on.
+
+    Raises:
+        InputError: images of another shape, or not one for each row and the sample; or a column is missing.
+    """
+    _require(movers, ["index", "label", "change"])
+    pictures = np.asarray(images, dtype=float)
+    if pictures.ndim not in (3, 4) or pictures.shape[3:] not in ((), (3,)) or 0 in pictures.shape:
+        raise InputError(f"images: expected shape (1 + m, h, w) or (1 + m, h, w, 3); got {pictures.shape}")
+    if len(pictures) != 1 + len(movers):
+        raise InputError(f"images: expected {1 + len(movers)}, the sample's and one per mover; got {len(pictures)}")
+    low, high = (function(pictures, axis=(0, 1, 2), keepdims=True) for function in (np.min, np.max))
+    pictures = (pictures - low) / np.maximum(high - low, 1e-12)
+    columns = min(PICTURES_A_ROW, len(pictures))
+    tall = pictures.shape[1] / pictures.shape[2]
+    rows, pitch = -(-len(pictures) // columns), tall + 0.42
+    ax = _axes(ax, 1.35 * columns, 1.35 * pitch * rows + 0.1)
+    captions = [f"sample {index}\nlabel {label}"]
+    captions += [
+        f"{number}, label {own}\n" + f"{change:+.3f}".replace("-", "−")
+        for number, own, change in zip(movers["index"], movers["label"], movers["change"], strict=True)
+    ]
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = number % columns, (number // columns) * pitch
+        extent = (left, left + 0.94, top + 0.94 * tall, top)
+        ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        if number == 0:
+            ax.add_patch(Rectangle((left, top), 0.94, 0.94 * tall, fill=False, edgecolor=HARDER, linewidth=2.5))
+        ax.text(left + 0.47, top + 0.94 * tall + 0.03, _safe(caption), ha="center", va="top", fontsize=8)
+    ax.set(xlim=(-0.03, columns), ylim=(rows * pitch, -0.03), aspect="equal")
+    ax.set_axis_off()
     return ax
 
 
@@ -431,6 +553,20 @@ def forgetting_paths(points: pd.DataFrame, measure: str = "tv_test") -> Figure:
 
 
 # -- shared by all ---------------------------------------------------------------------------------------
+
+
+def _scale(head: str) -> str:
+    """What the axis of a head's forecasts counts."""
+    if head == "percentile":
+        return head
+    return "log-odds of being trivial" if head == "trivial" else f"{head.replace('_', ' ')} (logarithmic scale)"
+
+
+def _spread(values: np.ndarray) -> tuple[float, float]:
+    """Where colours begin and end: the 5 % and 95 % quantiles."""
+    known = values[np.isfinite(values)]
+    low, high = np.quantile(known, [0.05, 0.95]) if len(known) else (0.0, 1.0)
+    return float(low), float(high)
 
 
 def _samples(n: int) -> str:

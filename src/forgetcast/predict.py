@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from forgetcast.adapted_predictor import AdaptedPredictor
 from forgetcast.counterfactual import what_would_change
@@ -127,6 +127,33 @@ class DifficultyReport:
             confidence = float(known.loc[[index], CONFIDENCE].to_numpy()[0])  # fitted already, for the factors
             goal = min(confidence + SLACK, 1 - 1e-6) if np.isfinite(confidence) else None
         return self._movers.of(index, objective, goal=goal, count=count)
+
+    def images(self, indices: Sequence[int]) -> np.ndarray:
+        """Training samples as pictures, for ``plots.mover_pictures``.
+
+        Args:
+            indices: m samples of the training data.
+
+        Returns:
+            shape (m, h, w), or (m, h, w, 3) for colours; values as the model gets them.
+
+        Raises:
+            NotApplicableError: the report does not hold its data, or a sample is neither (h, w) nor (1 or 3, h, w).
+            IndexRangeError: no such sample, or one that comes twice.
+        """
+        if self._target is None:
+            raise NotApplicableError("pictures need the data, which this report does not hold")
+        data = self._target.data
+        inputs, _ = data.fetch(data.check_indices(list(indices)))
+        shape = tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
+        if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
+            raise NotApplicableError(
+                f"expected images of shape (h, w), (1, h, w) or (3, h, w); got {shape or 'no tensor'}"
+            )
+        pictures = inputs.detach().cpu().double()
+        if len(shape) == 3:
+            pictures = pictures.permute(0, 2, 3, 1).squeeze(3) if shape[0] == 1 else pictures.permute(0, 2, 3, 1)
+        return pictures.numpy()
 
     def explanations(self, objective: str | None = None) -> ExplanationSet:
         """Take the forecasts of all samples of the table apart.

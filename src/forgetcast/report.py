@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,18 @@ import numpy as np
 import pandas as pd
 
 from forgetcast import plots
+from forgetcast._page import count as _count
 from forgetcast._page import factor_title as _title
 from forgetcast._page import factor_titles as _titles
 from forgetcast._page import factor_values as _values
 from forgetcast._page import flat as _flat
 from forgetcast._page import number as _number
+from forgetcast._page import signed as _signed
 from forgetcast._page import svg as _svg
 from forgetcast._page import template, write_whole
 from forgetcast.agreement import spearman_interval
-from forgetcast.errors import InputError
+from forgetcast.errors import InputError, NotApplicableError
+from forgetcast.explain import SHARED_CREDIT
 
 if TYPE_CHECKING:
     from forgetcast.predict import DifficultyReport
@@ -49,6 +53,12 @@ GLOBAL_SAMPLES = 2_000
 """Most samples in the view over all samples; more are drawn from at random."""
 MEASURED_ROWS = 200
 """Most rows in a table of measured samples."""
+MOVERS = 11
+"""Most training samples shown that would move with an explained one: with it two rows of pictures."""
+DEPENDENCES = 3
+"""Factors whose effect is drawn against their value."""
+VISIBLE = 0.005
+"""Changes of the percentile below it are not told."""
 REASONS = 6
 """Most sentences for one explained sample."""
 
@@ -90,6 +100,7 @@ def render_html(
         ],
         notes=[{"factor": _title(report, name), "note": note} for name, note in sorted(report.factors.notes.items())],
         factors=len(report.factors.factors),
+        shared_credit=SHARED_CREDIT,
         provenance=list(_flat(report.provenance)),
         predictor=list(_flat({k: manifest[k] for k in MANIFEST_SHOWN if k in manifest})),
     )
@@ -178,6 +189,8 @@ def _waterfall(report: DifficultyReport, objective: str, row: dict[str, Any]) ->
     strongest = _title(report, str(explanation.by_factor.astype(float).abs().idxmax())) if names else "none"
     return row | {
         "reasons": list(explanation.reasons[:REASONS]),
+        "changes": _changes(report, objective, index),
+        "movers": _movers(report, objective, row),
         "svg": _svg(
             lambda: plots.waterfall(
                 explanation, titles=_titles(report), values=_values(report, index, names), max_reasons=9
@@ -189,6 +202,40 @@ def _waterfall(report: DifficultyReport, objective: str, row: dict[str, Any]) ->
     }
 
 
+def _changes(report: DifficultyReport, objective: str, index: int) -> list[str]:
+    """Sentences on what would change the verdict, the largest change first."""
+    found = report.what_would_change(index, objective)
+    return list(found.loc[found["change"].abs() >= VISIBLE, "sentence"].head(REASONS))
+
+
+def _movers(report: DifficultyReport, objective: str, row: dict[str, Any]) -> dict[str, Any] | None:
+    """The training samples that would move with one, and their pictures where inputs are images.
+
+    None for a report without its model and data; without rows where nothing moves or the model has no last layer.
+    """
+    if report._target is None:
+        return None
+    index = int(row["index"])
+    try:
+        found = report.movers(index, objective, count=MOVERS)
+    except NotApplicableError as reason:
+        return {"rows": [], "svg": "", "why": str(reason)}
+    if found.empty:
+        return {"rows": [], "svg": "", "why": "the last layer already meets the goal"}
+    try:
+        images = report.images([index, *found["index"]])
+    except NotApplicableError:
+        return {"rows": _rows(found), "svg": "", "why": ""}
+    first = found.iloc[0]
+    svg = _svg(
+        lambda: plots.mover_pictures(images, found, index, row["label"]),
+        f"{objective}-movers-{index}",
+        f"Pictures of sample {index} and of {_count(len(found), 'training sample')} that would move with it, the first "
+        f"sample {first['index']:.0f}, whose label would get {_signed(first['change'])} of the probability",
+    )
+    return {"rows": _rows(found), "svg": svg, "why": ""}
+
+
 def _overview(report: DifficultyReport, objective: str, table: pd.DataFrame) -> dict[str, Any] | None:
     """What moves the forecast over all samples, or over a random draw of them."""
     if len(table) < 2:
@@ -197,8 +244,17 @@ def _overview(report: DifficultyReport, objective: str, table: pd.DataFrame) -> 
     explanations = dataclasses.replace(report, table=some).explanations(objective)
     families = explanations.by_family.astype(float).abs().mean().sort_values(ascending=False)
     factors = explanations.contributions.astype(float).abs().mean().sort_values(ascending=False)
+    varying = [name for name in factors.index if explanations.values[name].nunique() > 1]
     return {
         "samples": len(some),
+        "dependences": [
+            _svg(
+                partial(plots.dependence, explanations, str(name), titles=_titles(report)),
+                f"{objective}-dependence-{name}",
+                f"SHAP values for {objective} against the value of a factor: {_title(report, str(name))}",
+            )
+            for name in varying[:DEPENDENCES]
+        ],
         "beeswarm": _svg(
             lambda: plots.beeswarm(explanations, titles=_titles(report)),
             f"{objective}-beeswarm",
