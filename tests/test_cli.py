@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -225,6 +226,30 @@ def test_explain_adds_up(run: Run, folder: Path) -> None:
     text = run(*arguments).stdout
     assert found[0]["reasons"][0]["sentence"] in text
     assert text.count("by family:") == 4
+
+
+def test_explain_says_what_would_change_and_move(run: Run, folder: Path) -> None:
+    """As the Python interface has it; plain in a pipe, coloured on a terminal."""
+    mine = sys.modules["mine"]
+    from forgetcast.loading import load_model
+
+    report = predict_difficulty(load_model("mine:model", folder / "mine.safetensors"), mine.data(), objective="erase")
+    arguments = ["explain", *MODEL, "--objective", "erase", "--index", "3", "-q"]
+    text = run(*arguments).stdout
+    sentence = report.what_would_change(3, "erase")["sentence"][0]
+    movers = report.movers(3, "erase", count=8)
+    assert f"  {sentence}\n" in text
+    listed = text.split("would move with it")[1]
+    assert re.findall(r"(\d+) \(label", listed) == [str(index) for index in movers["index"]]
+    assert f"{movers['change'][0]:+.3f}" in listed
+    assert "the sum of a family is what to rely on" in text
+    assert "\x1b[" not in text
+    (found,) = json.loads(run(*arguments, "--format", "json").stdout)
+    assert found["what_would_change"][0]["sentence"] == sentence
+    assert [row["index"] for row in found["movers"]] == movers["index"].tolist()
+    coloured = CliRunner().invoke(main, arguments, color=True, catch_exceptions=False).stdout
+    assert "\x1b[1m" in coloured
+    assert click.unstyle(coloured) == text
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""``forgetcast explain``: why single samples are forecast to be hard or easy."""
+"""``forgetcast explain``: why single samples are forecast to be hard or easy, and what would change that."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ import click
 
 from forgetcast.cli.options import FILE, forecast, forecast_options
 from forgetcast.cli.output import check_output, whole_file
+from forgetcast.errors import NotApplicableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from forgetcast.explain import Explanation
+    from forgetcast.predict import DifficultyReport
 
 __all__ = ["explain"]
 
 SHOWN = 10
+CHANGES = 5
+MOVERS = 8
+VISIBLE = 0.005
+"""Changes of the percentile below it are not told."""
+TIER_COLOURS = {"easy": "blue", "medium": "yellow", "hard": "red"}
 
 
 @click.command()
@@ -31,13 +38,18 @@ def explain(indices: tuple[int, ...], form: str, plot: Path | None, html: Path |
     """Explain the forecast for single samples.
 
     The contributions are SHAP values of the predicted percentile: together with the base value (the mean
-    forecast over the predictor's training data) they add up to the forecast.
+    forecast over the predictor's training data) they add up to the forecast. Factors that carry the same
+    information share the credit between them; the sum of a family is what to rely on.
+
+    Below them stands what the forecast would be if one family of factors were typical for the sample's class, and
+    which training samples would move with it if the last layer unlearned it. --format json has more of both.
 
     \b
     EXAMPLES
       forgetcast explain --model mymodels:resnet --weights resnet.safetensors --dataset train.npz --index 17
       forgetcast explain --model mymodels:mlp --weights mlp.pt --dataset mydata:train --index 3 --index 17 \\
           --objective both --plot waterfall.png --html samples.html
+      forgetcast explain --target mytargets:mlp --objective erase --index 17 --format json
     """
     from forgetcast.report import write_html
 
@@ -53,34 +65,76 @@ def explain(indices: tuple[int, ...], form: str, plot: Path | None, html: Path |
         write_html(report, html, explain=indices)
         click.echo(f"wrote {html}", err=True)
     if form == "json":
-        click.echo(json.dumps([as_dict(explanation) for explanation in explanations], indent=2))
+        click.echo(json.dumps([as_dict(report, explanation) for explanation in explanations], indent=2))
     else:
-        click.echo("\n\n".join(readable(explanation) for explanation in explanations))
+        click.echo("\n\n".join(readable(report, explanation) for explanation in explanations))
 
 
-def readable(explanation: Explanation) -> str:
-    """Sentences, then the contributions by family."""
+def readable(report: DifficultyReport, explanation: Explanation) -> str:
+    """Sentences, the contributions by family, what would change the verdict, and what would move along.
+
+    Styled for a terminal; ``click.echo`` takes the styles away where the output is no terminal.
+    """
+    from forgetcast.explain import SHARED_CREDIT
+
+    index, objective = explanation.index, explanation.objective
+    changes = report.what_would_change(index, objective)
+    tier = _tier(report, explanation)
     lines = [
-        f"sample {explanation.index}, objective {explanation.objective}: "
-        f"percentile {explanation.prediction:.2f} (mean forecast {explanation.base:.2f})"
+        f"{click.style(f'sample {index}', bold=True)}, objective {objective}: "
+        f"percentile {explanation.prediction:.2f} (mean forecast {explanation.base:.2f}), "
+        f"{click.style(tier, fg=TIER_COLOURS.get(tier), bold=True)}"
     ]
-    lines += [f"  {reason.contribution:+.3f}  {reason.sentence}" for reason in explanation.reasons[:SHOWN]]
-    rest = explanation.reasons[SHOWN:]
+    shown, rest = explanation.reasons[:SHOWN], explanation.reasons[SHOWN:]
+    lines += [f"  {_signed(reason.contribution)}  {reason.sentence}" for reason in shown]
     if rest:
-        lines.append(f"  {sum(reason.contribution for reason in rest):+.3f}  {len(rest)} smaller ones together")
-    lines.append("  by family:")
+        lines.append(f"  {_signed(sum(reason.contribution for reason in rest))}  {len(rest)} smaller ones together")
+    lines.append(_heading("by family:"))
     by_family = explanation.by_family.sort_values(key=abs, ascending=False)
-    lines += [f"  {value:+.3f}  {family}" for family, value in by_family.items()]
+    lines += [f"  {_signed(value)}  {family}" for family, value in by_family.items()]
+    lines.append(click.style(f"  {SHARED_CREDIT}", dim=True))
+    lines.append(_heading("what would change the verdict (of the forecast, not of the world):"))
+    visible = changes[changes["change"].abs() >= VISIBLE].head(CHANGES)
+    lines += [f"  {sentence}" for sentence in visible["sentence"]] or ["  no family alone, by as much as 0.005"]
+    lines.append(_heading("training samples that would move with it, were it unlearned on the last layer:"))
+    rows, why = _movers(report, explanation)
+    moving = [f"{row['index']} (label {row['label']}, {row['change']:+.3f})" for row in rows]
+    lines.append(f"  {', '.join(moving) or why}")
     return "\n".join(lines)
 
 
-def as_dict(explanation: Explanation) -> dict[str, Any]:
+def _tier(report: DifficultyReport, explanation: Explanation) -> str:
+    same = (report.table["index"] == explanation.index) & (report.table["objective"] == explanation.objective)
+    return str(report.table.loc[same, "tier"].iloc[0])
+
+
+def _movers(report: DifficultyReport, explanation: Explanation) -> tuple[list[dict[str, Any]], str]:
+    """The samples that would move along, and where there are none why."""
+    try:
+        found = report.movers(explanation.index, explanation.objective, count=MOVERS)
+    except NotApplicableError as reason:
+        return [], f"none: {reason}"
+    rows = [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
+    return rows, "none: the last layer already meets the goal"
+
+
+def _heading(text: str) -> str:
+    return click.style(f"  {text}", bold=True)
+
+
+def _signed(value: float) -> str:
+    return click.style(f"{value:+.3f}", fg="red" if value > 0 else "blue")
+
+
+def as_dict(report: DifficultyReport, explanation: Explanation) -> dict[str, Any]:
     """The explanation as plain numbers and strings; what is not a number becomes null."""
+    changes = report.what_would_change(explanation.index, explanation.objective)
     return {
         "index": int(explanation.index),
         "objective": explanation.objective,
         "percentile": float(explanation.prediction),
         "base": float(explanation.base),
+        "tier": _tier(report, explanation),
         "reasons": [
             {
                 "factor": reason.factor,
@@ -95,6 +149,8 @@ def as_dict(explanation: Explanation) -> dict[str, Any]:
         ],
         "by_factor": {name: float(value) for name, value in explanation.by_factor.items()},
         "by_family": {name: float(value) for name, value in explanation.by_family.items()},
+        "what_would_change": changes.to_dict("records"),
+        "movers": _movers(report, explanation)[0],
     }
 
 
