@@ -400,7 +400,7 @@ def test_images_that_would_move_are_shown() -> None:
     picture = _article(page, "erase", index).split("would move with it</h5>")[1]
     assert f"Pictures of sample {index}" in picture
     assert "data:image/png;base64," in picture
-    assert "None: the last layer already meets the goal." in _article(page, "erase", met)
+    assert "None: the model does not recognise the sample as it is." in _article(page, "erase", met)
 
     report = predict_difficulty(clouds(), objective="erase", indices=[index])
     article = _article(render_html(report, explain=[index]), "erase", index)

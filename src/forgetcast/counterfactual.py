@@ -18,7 +18,10 @@ from forgetcast.tiers import tiers
 if TYPE_CHECKING:
     from forgetcast.predict import DifficultyReport
 
-__all__ = ["what_would_change"]
+__all__ = ["sentences", "what_would_change"]
+
+VISIBLE = 0.005
+"""Changes of the percentile below it cannot be seen in two decimals and are not told."""
 
 WORDS = {
     "boundary": "its distance to the decision boundary",
@@ -82,6 +85,11 @@ def what_would_change(source: Explainer | DifficultyReport, index: int, objectiv
     typical = "typical for its class" if where == "class" else "typical for this model"
     table["sentence"] = [_sentence(row, typical) for _, row in table.iterrows()]
     return table.iloc[np.argsort(-table["change"].abs().to_numpy(), kind="stable")].reset_index(drop=True)
+
+
+def sentences(changes: pd.DataFrame, most: int) -> list[str]:
+    """Sentences of ``what_would_change`` that tell a change, ``most`` at most; none if no family alone makes one."""
+    return list(changes.loc[changes["change"].abs() >= VISIBLE, "sentence"].head(most))
 
 
 def _sentence(row: pd.Series, typical: str) -> str:

@@ -23,7 +23,13 @@ from forgetcast.heads import OBJECTIVES
 from forgetcast.probes import Probes
 from forgetcast.target import Target
 
-__all__ = ["Movers", "movers"]
+__all__ = ["NOTHING_MOVES", "Movers", "movers"]
+
+NOTHING_MOVES = {
+    "erase": "the model does not recognise the sample as it is",
+    "retrain": "the model is hardly surer of its label than simple models that never saw it",
+}
+"""Why a sample has no movers: the goal is met before anything is unlearned."""
 
 COLUMNS = ("index", "label", "change", "total_variation", "similarity")
 

@@ -28,8 +28,10 @@ from forgetcast._page import signed as _signed
 from forgetcast._page import svg as _svg
 from forgetcast._page import template, write_whole
 from forgetcast.agreement import spearman_interval
+from forgetcast.counterfactual import sentences
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.explain import SHARED_CREDIT
+from forgetcast.movers import NOTHING_MOVES
 
 if TYPE_CHECKING:
     from forgetcast.predict import DifficultyReport
@@ -57,8 +59,6 @@ MOVERS = 11
 """Most training samples shown that would move with an explained one: with it two rows of pictures."""
 DEPENDENCES = 3
 """Factors whose effect is drawn against their value."""
-VISIBLE = 0.005
-"""Changes of the percentile below it are not told."""
 REASONS = 6
 """Most sentences for one explained sample."""
 
@@ -189,7 +189,7 @@ def _waterfall(report: DifficultyReport, objective: str, row: dict[str, Any]) ->
     strongest = _title(report, str(explanation.by_factor.astype(float).abs().idxmax())) if names else "none"
     return row | {
         "reasons": list(explanation.reasons[:REASONS]),
-        "changes": _changes(report, objective, index),
+        "changes": sentences(report.what_would_change(index, objective), REASONS),
         "movers": _movers(report, objective, row),
         "svg": _svg(
             lambda: plots.waterfall(
@@ -200,12 +200,6 @@ def _waterfall(report: DifficultyReport, objective: str, row: dict[str, Any]) ->
             f"{np.clip(explanation.prediction, 0, 1):.2f}; the largest shift comes from: {strongest}",
         ),
     }
-
-
-def _changes(report: DifficultyReport, objective: str, index: int) -> list[str]:
-    """Sentences on what would change the verdict, the largest change first."""
-    found = report.what_would_change(index, objective)
-    return list(found.loc[found["change"].abs() >= VISIBLE, "sentence"].head(REASONS))
 
 
 def _movers(report: DifficultyReport, objective: str, row: dict[str, Any]) -> dict[str, Any] | None:
@@ -221,7 +215,7 @@ def _movers(report: DifficultyReport, objective: str, row: dict[str, Any]) -> di
     except NotApplicableError as reason:
         return {"rows": [], "svg": "", "why": str(reason)}
     if found.empty:
-        return {"rows": [], "svg": "", "why": "the last layer already meets the goal"}
+        return {"rows": [], "svg": "", "why": NOTHING_MOVES[objective]}
     try:
         images = report.images([index, *found["index"]])
     except NotApplicableError:

@@ -23,8 +23,6 @@ __all__ = ["explain"]
 SHOWN = 10
 CHANGES = 5
 MOVERS = 8
-VISIBLE = 0.005
-"""Changes of the percentile below it are not told."""
 TIER_COLOURS = {"easy": "blue", "medium": "yellow", "hard": "red"}
 
 
@@ -75,6 +73,7 @@ def readable(report: DifficultyReport, explanation: Explanation) -> str:
 
     Styled for a terminal; ``click.echo`` takes the styles away where the output is no terminal.
     """
+    from forgetcast.counterfactual import sentences
     from forgetcast.explain import SHARED_CREDIT
 
     index, objective = explanation.index, explanation.objective
@@ -94,8 +93,7 @@ def readable(report: DifficultyReport, explanation: Explanation) -> str:
     lines += [f"  {_signed(value)}  {family}" for family, value in by_family.items()]
     lines.append(click.style(f"  {SHARED_CREDIT}", dim=True))
     lines.append(_heading("what would change the verdict (of the forecast, not of the world):"))
-    visible = changes[changes["change"].abs() >= VISIBLE].head(CHANGES)
-    lines += [f"  {sentence}" for sentence in visible["sentence"]] or ["  no family alone, by as much as 0.005"]
+    lines += [f"  {sentence}" for sentence in sentences(changes, CHANGES)] or ["  no family of factors alone"]
     lines.append(_heading("training samples that would move with it, were it unlearned on the last layer:"))
     rows, why = _movers(report, explanation)
     moving = [f"{row['index']} (label {row['label']}, {row['change']:+.3f})" for row in rows]
@@ -110,12 +108,14 @@ def _tier(report: DifficultyReport, explanation: Explanation) -> str:
 
 def _movers(report: DifficultyReport, explanation: Explanation) -> tuple[list[dict[str, Any]], str]:
     """The samples that would move along, and where there are none why."""
+    from forgetcast.movers import NOTHING_MOVES
+
     try:
         found = report.movers(explanation.index, explanation.objective, count=MOVERS)
     except NotApplicableError as reason:
         return [], f"none: {reason}"
     rows = [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
-    return rows, "none: the last layer already meets the goal"
+    return rows, f"none: {NOTHING_MOVES[explanation.objective]}"
 
 
 def _heading(text: str) -> str:
