@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -318,3 +319,22 @@ def test_predicting_imports_neither_unlearners_nor_labels() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[] False"
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (1, 9, 7), (3, 9, 7)])
+def test_a_report_shows_its_samples_as_pictures(shape: tuple[int, ...]) -> None:
+    """Colours last, a single channel dropped, in the order asked for; other inputs are no pictures, and say so."""
+    x = torch.randn(30, *shape, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 3))
+    report = predict_difficulty(model, (x, torch.arange(30) % 3), indices=[4])
+    wanted = x[[7, 4]].double()
+    wanted = wanted.movedim(1, 3) if shape[0] == 3 else wanted.reshape(2, 9, 7)
+    np.testing.assert_array_equal(report.images([7, 4]), wanted)
+    with pytest.raises(IndexRangeError):
+        report.images([30])
+    flat = predict_difficulty(model, (x.flatten(1), torch.arange(30) % 3), indices=[4])
+    with pytest.raises(NotApplicableError, match=r"expected images of shape \(h, w\).*got \(\d+,\)"):
+        flat.images([4])
+    with pytest.raises(NotApplicableError, match="does not hold"):
+        replace(flat, _target=None).images([4])
