@@ -115,6 +115,18 @@ def test_heads_that_calibrating_replaced_are_not_taken_apart(target: Target, rep
         pd.testing.assert_series_equal(plain.explain(3, head=head).contributions, base.contributions)
 
 
+def test_what_retrained_models_say_can_be_made_typical_too(report: DifficultyReport) -> None:
+    """The measured factors are a family of their own, forecast anew by the adapted predictor."""
+    found = report.what_would_change(0, "retrain").set_index("family")
+    row = report.explainer.features(0)
+    columns = report.explainer.columns["retraining"]
+    usual, _ = report.explainer.typical(0)
+    then = report.predictor.predict(row.assign(**usual[columns]), "retrain")
+    assert found.loc["retraining", "percentile"] == pytest.approx(then["percentile"].item())
+    assert found.loc["retraining", "sentence"].startswith("were what retrained models say of it typical for its class")
+    assert len(report.movers(5, "erase")) > 0
+
+
 def test_the_page_says_what_calibrating_changed(report: DifficultyReport, tmp_path: Path) -> None:
     """Measured against cross-fitted, not against a forecast that has seen the measurement."""
     page = report.to_html(tmp_path / "report.html").read_text(encoding="utf-8")
