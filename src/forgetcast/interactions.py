@@ -14,9 +14,8 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast._last_layer import augmented, leave_one_out_logits, residual_trace
+from forgetcast._last_layer import augmented, leave_one_out_logits, unit_residuals
 from forgetcast._logits import true_probability
-from forgetcast._rehearsal import Move, erase_move, retrain_move
 from forgetcast.data import Data
 from forgetcast.goal import SLACK
 from forgetcast.target import Target
@@ -27,10 +26,16 @@ POOL = 4096
 """Training samples, drawn at random, that stand for all of them."""
 NEIGHBOURS, SHARE = 20, 0.02
 """Of a request, among the other requests and the pool: so many, and at most this share of them."""
-DAMPING = 1e-2
-"""Of the Hessian, relative to its mean eigenvalue, as in ``_last_layer.leave_one_out_logits``."""
+DAMPING = 1e-3
+"""Of the Hessian, relative to the mean of its diagonal, as in ``CertifiedRemoval``."""
+ROWS = 1024
+"""Samples that a class's block of the Hessian rests on: those that curve it most."""
+LEAST = 1e-3
+"""A class that has a smaller share of every request's direction stays where it is."""
 CHUNK = 1 << 22
-"""Pairs of requests, times classes, that are held at a time."""
+"""Pairs of requests that are held at a time."""
+KEPT = 1 << 26
+"""Numbers that are kept rather than worked out twice."""
 PARTNERS = 20
 """Of a request, that are listed."""
 MOST = 5000
@@ -62,10 +67,11 @@ def interactions(
 ) -> Interactions:
     """Find the requests that interact, from one forward pass over them and at most 4,096 other training samples.
 
-    Every request is unlearned on the last linear layer in closed form, along the Newton direction of the loss without
-    it (Guo et al. 2020, arXiv 1911.03030, with the Hessian as the Kronecker product of ``leave_one_out_logits``): the
-    logits of another sample j move by t·(z̃_i·S⁻¹z̃_j / z̃_i·S⁻¹z̃_i)·d where those of the request i itself move by
-    t·d until its goal is met. For ``retrain`` the goal is the leave-one-out estimate of its probability. Two requests
+    Every request is unlearned on the last linear layer along the Newton direction of the loss without it, as
+    ``certified_removal`` does (Guo et al. 2020, arXiv 1911.03030), with the Hessian's blocks between classes left out:
+    the logit of class c of another sample j moves by s·d_c·z̃_iᵀS_c⁻¹z̃_j, with d = (p_i - onehot)/(1 - p_iy) and S_c =
+    Σ_k p_kc(1 - p_kc) z̃_k z̃_kᵀ without i, as far as the request's own logits (j = i) have to move until its goal is
+    met. For ``retrain`` the goal is the leave-one-out estimate of its probability. Two requests
     interact where this changes the true-label probability of one of them by ``effect_from`` or more, or where they are
     neighbours of each other that share most of their neighbours: both ask for the same surroundings to move. Groups
     are clusters with a mean effect of at least ``effect_from`` (average linkage), so that no chain of weak effects
@@ -87,7 +93,7 @@ def interactions(
     others = np.setdiff1d(np.random.default_rng(seed).permutation(len(target))[:POOL], index)
     z, logits = _outputs(target, np.concatenate([index, others]))
     labels = target.labels[torch.as_tensor(np.concatenate([index, others]))]
-    effect = _effects(z, logits, labels, _move(z, logits, labels, m, objective), m)
+    effect = _effects(z, logits, labels, m, objective, len(target) / len(z))
     near = _nearest(z, m)
     beside = np.zeros((m, m), dtype=bool)
     of_queue = near < m
@@ -123,7 +129,7 @@ def _pairs(
             "second": numbers[1].astype(np.int64),
             "effect": nothing if effect is None else effect[a, b],
             "neighbours": nothing.astype(bool) if beside is None else beside[a, b],
-            "shared_neighbours": nothing.astype(np.int64) if shared is None else shared[a, b],
+            "shared_neighbours": (nothing if shared is None else shared[a, b]).astype(np.int64),
             "group": same.astype(np.int64),
         }
     )
@@ -158,33 +164,98 @@ def _outputs(target: Target, index: np.ndarray) -> tuple[Tensor, Tensor]:
     return augmented(features, target.head.bias is not None), logits.double()
 
 
-def _move(z: Tensor, logits: Tensor, labels: Tensor, m: int, objective: str) -> Move:
-    """How far the logits of the first m samples move along their directions until their goal is met."""
-    if objective == "erase":
-        return erase_move(logits[:m], labels[:m])
-    without = leave_one_out_logits(z, logits, labels, damping=DAMPING)
-    return retrain_move(logits[:m], labels[:m], true_probability(without[:m], labels[:m]) + SLACK)
+def _effects(z: Tensor, logits: Tensor, labels: Tensor, m: int, objective: str, scale: float) -> np.ndarray:
+    """By how much unlearning one of the first m samples changes another's true-label probability; the larger, (m, m).
 
-
-def _effects(z: Tensor, logits: Tensor, labels: Tensor, move: Move, m: int) -> np.ndarray:
-    """By how much unlearning one of two requests changes the other's true-label probability; the larger, (m, m)."""
-    weighted = z * residual_trace(logits)[:, None]
-    S = weighted.T @ z
-    S += DAMPING * (S.diagonal().mean() + 1e-30) * torch.eye(len(S), dtype=S.dtype)
-    own, truth = z[:m], labels[:m]
-    solved = torch.linalg.solve(S, own.T).T
-    norms = (solved * own).sum(1).clamp(min=1e-30)
-    before = true_probability(logits[:m], truth)
-    effect = torch.zeros(m, m, dtype=torch.float64)
-    for rows in move.step.nonzero()[:, 0].split(max(1, CHUNK // (m * logits.shape[1]))):
-        amount = move.step[rows, None] * (solved[rows] @ own.T) / norms[rows, None]
-        after = logits[:m].expand(len(rows), *logits[:m].shape).clone()
-        after.scatter_add_(2, move.source[rows, None, None].expand(-1, m, 1), -amount[:, :, None])
-        after.scatter_add_(2, move.sink[rows, None, None].expand(-1, m, 1), amount[:, :, None])
-        p = after.log_softmax(2).gather(2, truth[None, :, None].expand(len(rows), m, 1))[:, :, 0].exp()
-        effect[rows] = (p - before).abs()
+    z (n, d), logits (n, C) and labels (n,) are of the requests and of samples that stand for ``scale`` times as many.
+    """
+    p = logits.softmax(1)
+    curvature = p * (1 - p)
+    damping = DAMPING * float((curvature.mean(1) * z.square().mean(1)).sum().clamp(min=1e-30))
+    direction = -unit_residuals(logits[:m], labels[:m])
+    moved = [c for c in range(logits.shape[1]) if bool((direction[:, c].abs() > LEAST).any())]
+    rate = torch.zeros_like(direction)
+    kept = {}
+    for c in moved:
+        solved, own = _newton(z, curvature[:, c], m, damping, scale)
+        rate[:, c] = direction[:, c] * own
+        if len(moved) * solved.numel() <= KEPT:
+            kept[c] = solved
+    strength = _strength(logits[:m], labels[:m], rate, _goal(z, logits, labels, m, objective))
+    left = [c for c in range(logits.shape[1]) if c not in moved]
+    total = logits[:m, left].logsumexp(1).repeat(m, 1) if left else torch.full((m, m), -torch.inf, dtype=z.dtype)
+    truth = torch.zeros_like(total)
+    for c in moved:
+        solved = kept[c] if c in kept else _newton(z, curvature[:, c], m, damping, scale)[0]
+        amount = strength * direction[:, c]
+        for rows in torch.arange(m).split(max(1, CHUNK // m)):
+            after = logits[:m, c] + amount[rows, None] * (solved[rows] @ z[:m].T)
+            total[rows] = torch.logaddexp(total[rows], after)
+            truth[rows] = torch.where(labels[:m] == c, after, truth[rows])
+    effect = truth.sub_(total).exp_().sub_(true_probability(logits[:m], labels[:m])).abs_()
+    effect[strength == 0] = 0
     effect.fill_diagonal_(0)
     return torch.maximum(effect, effect.T).numpy()
+
+
+def _newton(z: Tensor, curvature: Tensor, m: int, damping: float, scale: float) -> tuple[Tensor, Tensor]:
+    """(S - s z̃_i z̃_iᵀ + λI)⁻¹ z̃_i of the first m samples, (m, d), and its product with z̃_i, (m,).
+
+    S = Σ_j c_j z̃_j z̃_jᵀ is one class's block of the Hessian; the sample itself is taken out by Sherman and Morrison.
+    With fewer samples than features the system is solved in the space of the samples.
+    """
+    most = curvature.topk(min(ROWS, len(z))).indices
+    root = z[most] * curvature[most, None].sqrt()
+    if len(root) < z.shape[1]:
+        gram = root @ root.T + damping * torch.eye(len(root), dtype=z.dtype)
+        solved = (z[:m] - torch.linalg.solve(gram, root @ z[:m].T).T @ root) / damping
+    else:
+        S = root.T @ root + damping * torch.eye(z.shape[1], dtype=z.dtype)
+        solved = torch.linalg.solve(S, z[:m].T).T
+    own = (solved * z[:m]).sum(1)
+    counted = torch.zeros_like(curvature).index_copy(0, most, curvature[most])[:m]
+    rest = (1 - counted * own / scale).clamp(min=1e-6)
+    return solved / rest[:, None], own / rest
+
+
+def _goal(z: Tensor, logits: Tensor, labels: Tensor, m: int, objective: str) -> Tensor | None:
+    """The true-label probability that each of the first m samples has to come down to, (m,); None: another class."""
+    if objective == "erase":
+        return None
+    without = leave_one_out_logits(z, logits, labels)
+    return (true_probability(without[:m], labels[:m]) + SLACK).clamp(1e-6, 1 - 1e-6)
+
+
+def _strength(logits: Tensor, labels: Tensor, rate: Tensor, goal: Tensor | None) -> Tensor:
+    """How far along ``rate`` (m, C) the logits (m, C) of each sample meet its goal, (m,); 0 if they meet it already.
+
+    The label's rate is negative and no other is, so its probability falls all the way.
+    """
+    faster = rate - rate.gather(1, labels[:, None])
+    gap = logits.gather(1, labels[:, None]) - logits
+    steps = (gap / faster.clamp(min=1e-300)).scatter(1, labels[:, None], torch.inf)
+    if goal is None:
+        return _finite(steps.amin(1).clamp(min=0))
+    low = torch.zeros_like(goal)
+    high = 1 / faster.amax(1).clamp(min=1e-300)
+
+    def short(s: Tensor) -> Tensor:
+        """Which samples are still above their goal."""
+        return true_probability(logits + s[:, None] * rate, labels) > goal
+
+    met = ~short(low)
+    for _ in range(60):
+        high = torch.where(short(high), 2 * high, high)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = short(middle)
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return _finite(torch.where(met, torch.zeros_like(high), high))
+
+
+def _finite(strength: Tensor) -> Tensor:
+    """0 where the last layer cannot meet the goal at all, as for features that are all 0."""
+    return strength.where(strength < 1e250, 0.0)
 
 
 def _nearest(z: Tensor, m: int) -> np.ndarray:
