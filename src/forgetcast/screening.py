@@ -48,10 +48,10 @@ class Triage:
     interactions: pd.DataFrame
     """Pairs of requests that interact: first, second, effect, shared_neighbours, group; see ``interactions``."""
     batch: dict[str, Any]
-    """Of the whole queue: requests, served, problems, routes (counts), unlearning_seconds (all that is not trivial, one
-    after another), retraining_seconds (one retraining without all of them), share_of_retraining, break_even (how many
-    requests of this queue's mean cost take as long as one retraining), groups, largest_group, advice, unfamiliar and
-    notes; None where nothing was timed."""
+    """Of the whole queue: requests, served, problems, routes (counts), unlearning_seconds (all that are quick or
+    careful, one after another), retraining_seconds (one retraining without all of them), share_of_retraining,
+    break_even (how many requests of this queue's mean cost take as long as one retraining), groups, largest_group,
+    advice, unfamiliar and notes; None where nothing was timed."""
     policy: Policy
     report: DifficultyReport
     """The forecasts behind it: ``report.explain(index)`` says why a sample is hard."""
@@ -110,7 +110,7 @@ def triage(
 
     Raises:
         InputError: no usable request; or as for ``predict_difficulty``.
-        UnknownNameError: no such objective, or the policy allows no unlearner that the predictor knows.
+        UnknownNameError: no such objective, or the policy names an unlearner that the predictor does not know.
         NotApplicableError, ModelError, DatasetError, SchemaError, FileFormatError, PathError: as for
             ``predict_difficulty``, or the file of the requests cannot be read.
     """
@@ -134,7 +134,8 @@ def triage(
     )
     unfamiliar = report.familiarity.out_of_distribution
     forecast = report.table.set_index("index")
-    run, costs = _recommended(target, report, index, objective, policy, seed, timed)
+    run, measured, failed = _recommended(target, report, index, objective, policy, seed)
+    costs = measured if timed else None
     table = queue.table.reset_index(drop=True)
     own = [name for name in COLUMNS if name in forecast.columns and name not in (*RUN, "index")]
     table = table.join(forecast.loc[index, own].reset_index(drop=True)).join(run)
@@ -157,7 +158,9 @@ def triage(
         "requests": hashlib.sha256(queue.table.to_csv(index=False).encode()).hexdigest(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    batch = _batch(table, queue.problems, costs, report, related.reason)
+    notes = [f"interactions are unknown: {related.reason}"] if related.reason else []
+    notes += [f"{name} was left out: {reason}" for name, reason in failed.items()]
+    batch = _batch(table, queue.problems, costs, report, notes)
     return Triage(table, queue.problems, related.pairs, batch, policy, report, objective, provenance, costs)
 
 
@@ -168,40 +171,42 @@ def _recommended(
     objective: str,
     policy: Policy,
     seed: int,
-    timed: bool,
-) -> tuple[pd.DataFrame, Costs | None]:
+) -> tuple[pd.DataFrame, Costs, dict[str, str]]:
     """For every request the allowed unlearner that is forecast to do the least harm on this model, what it takes and
-    does, and the costs of those that were chosen."""
+    does; the costs of those that were chosen; and those that would have been but cannot serve this model, with why.
+
+    Raises:
+        UnknownNameError: the policy names an unlearner that the predictor does not know.
+    """
     predictor = report.predictor
     features = report.factors.values.loc[index, list(predictor.features)]
     under = predictor.predict_unlearners(features, objective)
     allowed = [name for name in under.columns if policy.unlearners is None or name in policy.unlearners]
-    if policy.unlearners is not None and not allowed:
-        raise UnknownNameError.of("unlearner of this predictor", str(policy.unlearners[0]), under.columns)
+    for name in policy.unlearners or ():
+        if name not in allowed:
+            raise UnknownNameError.of("unlearner of this predictor", name, under.columns)
     middle = int(index[len(index) // 2])
-    costs: Costs | None = None
+    failed: dict[str, str] = {}
     while allowed:
         named = under[allowed].columns.to_numpy(dtype=object)[under[allowed].to_numpy().argmin(axis=1)]
         chosen = list(dict.fromkeys(named))
         costs = measure_costs(
             target, chosen, middle, epochs=policy.retrain_epochs, retraining=policy.retrain_seconds, seed=seed
         )
+        failed |= costs.failed
         if not costs.failed:
             run = predictor.predict_under(features, objective, list(named), level=policy.level)
             run = run.rename(columns={"difficulty": "harm", "lower": "harm_lower", "upper": "harm_upper"})
             run.insert(0, "unlearner", named)
-            return run.reindex(columns=["unlearner", *RUN]).reset_index(drop=True), costs if timed else None
+            return run.reindex(columns=["unlearner", *RUN]).reset_index(drop=True), costs, failed
         allowed = [name for name in allowed if name not in costs.failed]
     # No unlearner is told apart, or none can serve this model: the mean over those of the label stands in.
     forecast = predictor.predict(features, objective, level=policy.level)
     parts = predictor.predict_parts(features, objective).reindex(columns=list(RUN[3:]))
     run = forecast[["difficulty", "lower", "upper"]].set_axis(list(RUN[:3]), axis=1).join(parts)
     run.insert(0, "unlearner", "")
-    if timed and costs is None:
-        costs = measure_costs(
-            target, [], middle, epochs=policy.retrain_epochs, retraining=policy.retrain_seconds, seed=seed
-        )
-    return run.reset_index(drop=True), costs if timed else None
+    costs = measure_costs(target, [], middle, epochs=policy.retrain_epochs, retraining=policy.retrain_seconds)
+    return run.reset_index(drop=True), costs, failed
 
 
 def _seconds(table: pd.DataFrame, costs: Costs | None) -> list[float]:
@@ -227,7 +232,7 @@ def _order(table: pd.DataFrame) -> np.ndarray:
 
 
 def _batch(
-    table: pd.DataFrame, problems: pd.DataFrame, costs: Costs | None, report: DifficultyReport, reason: str
+    table: pd.DataFrame, problems: pd.DataFrame, costs: Costs | None, report: DifficultyReport, notes: list[str]
 ) -> dict[str, Any]:
     """The queue as a whole."""
     counts = {route: int((table["route"] == route).sum()) for route in ROUTES}
@@ -245,10 +250,9 @@ def _batch(
         "groups": len(groups),
         "largest_group": int(groups.max()) if len(groups) else 0,
         "unfamiliar": str(report.familiarity) if report.familiarity.out_of_distribution else "",
-        "notes": [f"interactions are unknown: {reason}"] if reason else [],
+        "notes": notes,
     }
     if costs is not None:
-        found["notes"] += [f"{name} was left out: {reason}" for name, reason in costs.failed.items()]
         found["retraining_seconds"] = costs.retraining
         total = float(unlearned["seconds"].sum(skipna=False) + costs.prepare(unlearned["unlearner"].tolist()))
         if len(unlearned) and not np.isnan(total):
