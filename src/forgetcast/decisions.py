@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.screening import Triage
@@ -54,6 +55,8 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)):
         return value
+    if value is pd.NA or value is pd.NaT:
+        return None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)
