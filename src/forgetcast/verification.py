@@ -126,7 +126,8 @@ def verify_triage(
     for name, part in rows.groupby("unlearner", sort=False):
         found, instances = measure(
             target,
-            rows["index"].tolist() if oracle is None else part["index"].tolist(),
+            # What retrained models say is asked once, for all rows.
+            (rows if triage.objective == "retrain" and oracle is None else part)["index"].tolist(),
             unlearners=[str(name)],
             objectives=[triage.objective],  # type: ignore[list-item]
             oracle_groups=oracle_groups,
@@ -174,8 +175,8 @@ def _as_forecast(triage: Triage, rows: pd.DataFrame) -> pd.DataFrame:
     run = predictor.predict_under(
         _features(triage, part), triage.objective, part["unlearner"].tolist(), level=triage.policy.level
     )
-    for ours, theirs in (("harm", "difficulty"), ("harm_lower", "lower"), ("harm_upper", "upper"), ("steps", "steps")):
-        rows.loc[unnamed, ours] = run[theirs].to_numpy()
+    run = run.rename(columns={"difficulty": "harm", "lower": "harm_lower", "upper": "harm_upper"})
+    rows.loc[unnamed, run.columns] = run.to_numpy()
     return rows
 
 
