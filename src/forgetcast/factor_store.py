@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +53,11 @@ def factors_of(
     folder = Path(folder)
     _check(folder)
     wanted = _described(target, names, seed)
-    if (folder / MANIFEST).is_file() and target.trajectory is None:  # checkpoints are not compared: worked out anew
+    if (folder / MANIFEST).is_file():
         table, described = read_factors(folder)
-        if described == wanted:
+        if described == wanted and target.trajectory is None:  # training runs are not compared: worked out anew
             return table
-        other = ", ".join(name for name in wanted if described.get(name) != wanted[name])
+        other = ", ".join(name for name in wanted if described.get(name) != wanted[name]) or "training run"
         say(f"the factors in {folder} are of another {other}: they are worked out anew")
     table = factor_table(target, names=names, seed=seed, progress=progress)
     write_factors(table, folder, wanted)
@@ -77,6 +80,7 @@ def write_factors(table: FactorTable, folder: str | Path, described: dict[str, A
             "factors": list(table.factors),
             "not_applicable": table.not_applicable,
             "notes": table.notes,
+            "sha256": hashlib.sha256((fresh / VALUES).read_bytes()).hexdigest(),
         }
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -95,7 +99,10 @@ def read_factors(folder: str | Path) -> tuple[FactorTable, dict[str, Any]]:
             raise ValueError(f"expected {FORMAT} {FORMAT_VERSION}")
         known = load_factors()
         factors = {name: known[name] for name in manifest["factors"]}
-        values: pd.DataFrame = pq.read_table(Path(folder) / VALUES).to_pandas()
+        content = (Path(folder) / VALUES).read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+            raise ValueError(f"the SHA-256 of {VALUES} is not the one in {MANIFEST}")
+        values: pd.DataFrame = pq.read_table(io.BytesIO(content)).to_pandas()
         table = FactorTable(values, dict(manifest["not_applicable"]), factors, dict(manifest["notes"]))
         return table, dict(manifest["of"])
     except FileNotFoundError as error:
@@ -116,6 +123,8 @@ def _described(target: Target, names: Sequence[str], seed: int) -> dict[str, Any
         "model": target.model_hash,
         "data": target.data_hash,
         "heldout": target.heldout_hash if target.heldout is not None else None,
+        "training run": target.trajectory is not None,
+        "version": version("forgetcast"),
         "n": len(target),
         "seed": seed,
         "settings": {name: repr(dict(factors[name].settings)) for name in names},
