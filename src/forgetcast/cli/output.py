@@ -15,7 +15,7 @@ from forgetcast.errors import InputError, PathError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE_SUFFIXES", "check_output", "table_json", "whole_file", "write_table"]
+__all__ = ["TABLE_SUFFIXES", "check_distinct", "check_output", "table_json", "whole_file", "write_table"]
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -38,6 +38,18 @@ def check_output(path: Path | None, suffixes: tuple[str, ...]) -> None:
             if not folder.is_dir():
                 raise PathError(f"{path} cannot be written: {folder} is a file, not a folder")
             return
+
+
+def check_distinct(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
+    """Check that no two options name one file to be written, and none a file that is read; None passes.
+
+    Raises:
+        InputError: two do.
+    """
+    owner = {path.resolve(): name for name, path in read.items() if path is not None}
+    for name, path in written.items():
+        if path is not None and owner.setdefault(path.resolve(), name) != name:
+            raise InputError(f"{owner[path.resolve()]} and {name} both name {path}: give another file")
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast.cli.options import FILE, forecast_options
-from forgetcast.cli.output import TABLE_SUFFIXES, check_output, table_json, write_table
-from forgetcast.cli.requests import COLOURS, request_options, screened, seconds, summary
+from forgetcast.cli.output import TABLE_SUFFIXES, check_distinct, check_output, table_json, write_table
+from forgetcast.cli.requests import COLOURS, request_options, screened, seconds, shown_id, summary
 from forgetcast.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def prescreen(
     check_output(out, TABLE_SUFFIXES)
     check_output(html, (".html", ".htm"))
     check_output(record, (".jsonl", ".ndjson", ".json"))
+    read = {f"--{name}": inputs[name] for name in ("requests", "ids", "policy")}
+    check_distinct({"--out": out, "--html": html, "--record": record}, read)
     queue, _ = screened(**inputs, timed=not no_times)
     if queue.batch["unfamiliar"]:
         click.echo(f"warning: {queue.batch['unfamiliar']}; forecasts and intervals may not hold", err=True)
@@ -80,18 +82,18 @@ def prescreen(
     if out is not None:
         write_table(queue.table, out, queue.provenance)
         click.echo(f"wrote {out} ({len(queue.table)} rows)", err=True)
-    if form == "json":
-        click.echo(table_json(queue.table, queue.provenance | {"batch": queue.batch}))
-    elif form == "csv":
-        click.echo(queue.table.to_csv(index=False), nl=False)
-    else:
+    if form == "table":
         click.echo("\n".join([*(readable(queue) if out is None else []), *summary(queue)]))
+    elif out is None and form == "json":
+        click.echo(table_json(queue.table, queue.provenance | {"batch": queue.batch}))
+    elif out is None:
+        click.echo(queue.table.to_csv(index=False), nl=False)
 
 
 def readable(queue: Triage) -> list[str]:
     """The first requests in the order of processing, a line each, and why."""
     rows = queue.table.sort_values("order")
-    wide = max(2, *(len(str(name)) for name in rows["id"].head(SHOWN)))
+    wide = max(2, *(len(shown_id(name)) for name in rows["id"].head(SHOWN)))
     lines = [
         f"order  {'id':<{wide}}  route    unlearner          steps  harm                    collateral  "
         "time    group  why"
@@ -103,8 +105,8 @@ def readable(queue: Triage) -> list[str]:
         cost = "-" if row["seconds"] != row["seconds"] else seconds(row["seconds"])
         collateral = "-" if row["collateral_test"] != row["collateral_test"] else f"{row['collateral_test']:.3f}"
         lines.append(
-            f"{row['order']:>5}  {row['id']:<{wide}}  {route}  {row['unlearner'] or '-':<17}  {steps:>5}  {harm:<22}  "
-            f"{collateral:>10}  {cost:<6}  {row['group'] or '-':>5}  {row['why']}"
+            f"{row['order']:>5}  {shown_id(row['id']):<{wide}}  {route}  {row['unlearner'] or '-':<17}  {steps:>5}  "
+            f"{harm:<22}  {collateral:>10}  {cost:<6}  {row['group'] or '-':>5}  {row['why']}"
         )
     if len(rows) > SHOWN:
         lines.append(f"{len(rows) - SHOWN} more; --out FILE or --format csv gives all")

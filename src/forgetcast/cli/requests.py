@@ -14,7 +14,7 @@ from forgetcast.errors import FileFormatError, InputError, PathError
 if TYPE_CHECKING:
     from forgetcast.screening import Triage
 
-__all__ = ["COLOURS", "request_options", "screened", "summary"]
+__all__ = ["COLOURS", "request_options", "screened", "seconds", "shown_id", "summary"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -95,6 +95,16 @@ def summary(found: Triage) -> list[str]:
     lines += [f"note: {note}" for note in batch["notes"]]
     lines.append(click.style(f"advice: {batch['advice']}", bold=True))
     return lines
+
+
+def shown_id(name: str, most: int = 40) -> str:
+    """An id as a terminal can show it, whoever wrote it: on one line, without control characters, not too long.
+
+    >>> shown_id("user\\x1b[2J 7")
+    'user?[2J 7'
+    """
+    text = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def seconds(value: float) -> str:

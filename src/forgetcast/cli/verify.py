@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast.cli.options import FILE, forecast_options
-from forgetcast.cli.output import TABLE_SUFFIXES, check_output, table_json, write_table
-from forgetcast.cli.requests import request_options, screened
+from forgetcast.cli.output import TABLE_SUFFIXES, check_distinct, check_output, table_json, write_table
+from forgetcast.cli.requests import request_options, screened, shown_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,7 @@ def verify(
     from forgetcast.verification import verify_triage
 
     check_output(out, TABLE_SUFFIXES)
+    check_distinct({"--out": out}, {f"--{name}": inputs[name] for name in ("requests", "ids", "policy")})
     queue, loaded = screened(**inputs, timed=False)
     target = target_of(
         loaded["model"],
@@ -77,17 +78,17 @@ def verify(
     if out is not None:
         write_table(found.table, out, queue.provenance)
         click.echo(f"wrote {out} ({len(found.table)} rows)", err=True)
-    if form == "json":
-        click.echo(table_json(found.table, queue.provenance | {"summary": found.summary()}))
-    elif form == "csv":
-        click.echo(found.table.to_csv(index=False), nl=False)
-    else:
+    if form == "table":
         click.echo("\n".join([*(readable(found.table) if out is None else []), *found.summary()]))
+    elif out is None and form == "json":
+        click.echo(table_json(found.table, queue.provenance | {"summary": found.summary()}))
+    elif out is None:
+        click.echo(found.table.to_csv(index=False), nl=False)
 
 
 def readable(table: pd.DataFrame) -> list[str]:
     """Predicted beside measured, a line per request."""
-    wide = max(2, *(len(str(name)) for name in table["id"]))
+    wide = max(2, *(len(shown_id(name)) for name in table["id"]))
     lines = [
         f"{'id':<{wide}}  route    unlearner          p trivial  trivial  harm predicted          measured  inside  "
         "steps predicted  measured"
@@ -96,7 +97,7 @@ def readable(table: pd.DataFrame) -> list[str]:
         harm = f"{row['harm']:.3f} [{row['harm_lower']:.3f}, {row['harm_upper']:.3f}]"
         inside = {True: click.style("yes", fg="green"), False: click.style("no ", fg="red")}.get(row["inside"], "-  ")
         lines.append(
-            f"{row['id']:<{wide}}  {row['route']:<7}  {row['unlearner']:<17}  {row['p_trivial']:>9.0%}  "
+            f"{shown_id(row['id']):<{wide}}  {row['route']:<7}  {row['unlearner']:<17}  {row['p_trivial']:>9.0%}  "
             f"{'yes' if row['trivial'] else 'no':<7}  {harm:<22}  {row['measured_harm']:>8.3f}  {inside}     "
             f"{row['steps']:>15.1f}  {row['measured_steps']:>8.1f}"
         )
