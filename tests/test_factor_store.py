@@ -135,11 +135,11 @@ def test_folders_of_others_are_left_alone(target: Target, tmp_path: Path) -> Non
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter.tex").write_text("all my work")
-    with pytest.raises(PathError, match="'chapter.tex', which is no part of a factor table"):
+    with pytest.raises(PathError, match=r"'chapter\.tex', which is no part of a factor table"):
         stored(target, folder)
     stored(target, tmp_path / "factors")
     (tmp_path / "factors" / "notes.txt").write_text("mine")
-    with pytest.raises(PathError, match="notes.txt"):
+    with pytest.raises(PathError, match=r"notes\.txt"):
         stored(target, tmp_path / "factors")
     file = tmp_path / "file"
     file.write_text("text")
