@@ -160,6 +160,8 @@ def triage(
     }
     notes = [f"interactions are unknown: {related.reason}"] if related.reason else []
     notes += [f"{name} was left out: {reason}" for name, reason in failed.items()]
+    if (run["unlearner"] == "").all():
+        notes.append("no unlearner can be named: harm is the mean over those that the label averages")
     batch = _batch(table, queue.problems, costs, report, notes)
     return Triage(table, queue.problems, related.pairs, batch, policy, report, objective, provenance, costs)
 

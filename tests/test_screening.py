@@ -1,0 +1,485 @@
+"""Pre-screened queues: routes by the policy, the unlearner named, the order, the costs, and whatever queue comes."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from forgetcast import DifficultyPredictor, Target, predict_difficulty
+from forgetcast.errors import InputError, NotApplicableError, SchemaError, UnknownNameError
+from forgetcast.factors import factor_table
+from forgetcast.familiarity import Familiarity
+from forgetcast.policy import Policy
+from forgetcast.predict import needed_factors
+from forgetcast.queue_columns import COLUMNS
+from forgetcast.routes import ROUTES, routes, why
+from forgetcast.screening import Triage, triage
+from small_targets import clouds, digits, shared_mlp
+from synthetic import training_table
+
+QUEUE = list(range(0, 120, 3))
+
+
+@lru_cache(maxsize=4)
+def screened(objective: str = "retrain") -> Triage:
+    """Forty requests to the perceptron, timed."""
+    return triage(shared_mlp(), requests=QUEUE, objective=objective)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1)
+def factors() -> Any:
+    """All factors of all of the perceptron's samples."""
+    return factor_table(shared_mlp(), names=needed_factors(DifficultyPredictor.published()))
+
+
+def quickly(requests: Any = QUEUE, **settings: Any) -> Triage:
+    """The perceptron's queue from factors that are there already, without times."""
+    return triage(shared_mlp(), requests=requests, factors=factors(), timed=False, **settings)
+
+
+# -- routes -----------------------------------------------------------------------------------------------------------
+
+
+def test_routes_at_the_thresholds() -> None:
+    """Each threshold itself belongs to the route it is named for."""
+    policy = Policy(trivial_from=0.8, quick_to=0.02, retrain_from=0.1)
+    just = np.nextafter
+    cases = [
+        (0.8, 0.5, 0.9, "trivial"),
+        (just(0.8, 0), 0.5, 0.9, "retrain"),
+        (0.0, 0.1, 0.9, "retrain"),
+        (0.0, just(0.1, 0), 0.9, "careful"),
+        (0.0, 0.01, 0.02, "quick"),
+        (0.0, 0.01, just(0.02, 1), "careful"),
+        (0.0, 0.01, np.nan, "careful"),
+        (0.0, 0.2, np.nan, "retrain"),
+        (np.nan, 0.01, 0.015, "quick"),
+        (np.nan, np.nan, np.nan, "careful"),
+        (1.0, 1.0, 1.0, "trivial"),
+    ]
+    frame = pd.DataFrame([case[:3] for case in cases], columns=["p_trivial", "harm", "harm_upper"])
+    assert routes(frame, policy).tolist() == [case[3] for case in cases]
+    odd = routes(frame, policy, unfamiliar=True)
+    assert odd.tolist() == [route if route == "retrain" else "careful" for route in routes(frame, policy)]
+    trusting = Policy(trivial_from=0.8, quick_to=0.02, retrain_from=0.1, trust_unfamiliar=True)
+    assert (routes(frame, trusting, unfamiliar=True) == routes(frame, policy)).all()
+    same = routes(frame, Policy(quick_to=0.1, retrain_from=0.1))
+    assert set(same) == {"trivial", "quick", "careful", "retrain"}
+    for row, route in zip(frame.to_dict("records"), routes(frame, policy), strict=True):
+        for unfamiliar in (False, True):
+            sentence = why(row | {"route": route, "unlearner": ""}, policy, unfamiliar=unfamiliar)
+            assert "\n" not in sentence
+            assert "nan" not in sentence or np.isnan(row["harm"])
+
+
+def test_routes_follow_the_policy_one_way() -> None:
+    """A threshold that moves sends requests one way only."""
+    rng = np.random.default_rng(0)
+    harm = rng.uniform(0, 0.3, 300)
+    frame = pd.DataFrame({"p_trivial": rng.uniform(size=300), "harm": harm, "harm_upper": harm * 1.5})
+
+    def place(**settings: float) -> np.ndarray:
+        return np.array([ROUTES.index(route) for route in routes(frame, Policy(**settings))])  # type: ignore[arg-type]
+
+    assert (place(trivial_from=0.5) <= place(trivial_from=0.95)).all()
+    assert (place(quick_to=0.09) <= place(quick_to=0.01)).all()
+    assert (place(retrain_from=0.25) <= place(retrain_from=0.05)).all()
+    for low, high in (({"trivial_from": 0.5}, {"trivial_from": 0.95}), ({"quick_to": 0.09}, {"quick_to": 0.01})):
+        assert (place(**low) < place(**high)).any()
+
+
+# -- the queue --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["retrain", "erase"])
+def test_the_table_of_a_queue(objective: str) -> None:
+    """Columns, kinds and ranges; what is not unlearned has no unlearner; routes and reasons are those of the policy."""
+    found = screened(objective)
+    table = found.table
+    assert table.columns.tolist() == list(COLUMNS)
+    assert table["row"].tolist() == list(range(1, 41))
+    assert table["index"].tolist() == QUEUE
+    assert table["id"].tolist() == [str(index) for index in QUEUE]
+    assert (table["label"].to_numpy() == shared_mlp().labels.numpy()[QUEUE]).all()
+    assert (table["route"] == routes(table, found.policy)).all()
+    shares = ["harm", "harm_lower", "harm_upper", "collateral_test", "collateral_neighbours", "p_trivial"]
+    shares += ["percentile", "percentile_lower", "percentile_upper", "difficulty", "lower", "upper"]
+    for name in shares:
+        assert table[name].between(0, 1).all(), name
+    assert (table["harm_lower"] <= table["harm"]).all()
+    assert (table["harm"] <= table["harm_upper"]).all()
+    works = table["route"].isin(["quick", "careful"])
+    assert works.any()
+    assert (table["unlearner"] != "").eq(works).all()
+    assert table["steps"].notna().eq(works).all()
+    run = table[works]
+    assert (run["step_limit"] == np.ceil(np.maximum(1, 1.5 * run["steps"]))).all()
+    assert (run["seconds"] > 0).all()
+    assert (table.loc[table["route"] == "trivial", "seconds"] == 0).all()
+    assert not table[["why", "reasons"]].eq("").any(axis=None)
+    assert found.objective == objective
+    assert found.problems.empty
+
+
+@pytest.mark.parametrize("objective", ["retrain", "erase"])
+def test_the_unlearner_named_does_the_least_harm(objective: str) -> None:
+    """Of all that the predictor knows, and the forecast is that one's."""
+    found = screened(objective)
+    predictor = found.report.predictor
+    features = found.report.factors.values.loc[QUEUE, list(predictor.features)]
+    under = predictor.predict_unlearners(features, objective)
+    assert found.table["harm"].to_numpy() == pytest.approx(under.min(axis=1).to_numpy(), abs=1e-12)
+    named = found.table["unlearner"] != ""
+    assert (found.table.loc[named, "unlearner"].to_numpy() == under.idxmin(axis=1).to_numpy()[named]).all()
+
+
+@pytest.mark.parametrize("objective", ["retrain", "erase"])
+def test_the_order_of_a_queue(objective: str) -> None:
+    """Every place once; groups in one piece; among what stands alone the routes rise, and harm within a route."""
+    table = screened(objective).table
+    assert sorted(table["order"]) == list(range(1, 41))
+    placed = table.sort_values("order")
+    groups = placed["group"].to_numpy()
+    assert groups.max() > 1
+    for number in range(1, groups.max() + 1):
+        where = np.flatnonzero(groups == number)
+        assert len(where) >= 2
+        assert where.max() - where.min() + 1 == len(where)
+    rank = placed["route"].map(ROUTES.index).to_numpy()
+    alone = groups == 0
+    assert (np.diff(rank[alone]) >= 0).all()
+    for route in ROUTES:
+        assert placed.loc[alone & (placed["route"] == route).to_numpy(), "harm"].is_monotonic_increasing
+    whole = np.array(
+        [rank[groups == number].max() if number else own for number, own in zip(groups, rank, strict=True)]
+    )
+    assert (np.diff(whole) >= 0).all()
+
+
+def test_groups_and_pairs_belong_together() -> None:
+    """The group of a pair is that of both requests in the table."""
+    found = screened("erase")
+    group = found.table.set_index("index")["group"]
+    inside = found.interactions[found.interactions["group"] > 0]
+    assert len(inside) > 5
+    assert (group[inside["first"]].to_numpy() == inside["group"]).all()
+    assert (group[inside["second"]].to_numpy() == inside["group"]).all()
+    assert found.batch["groups"] == group.max()
+    assert found.batch["largest_group"] == group[group > 0].value_counts().max()
+    assert quickly(objective="erase", policy=Policy(interaction_from=1.0)).table["group"].max() <= group.max()
+
+
+def test_the_batch_adds_up() -> None:
+    """Counts are those of the table; seconds are those of its rows and of preparing, against one retraining."""
+    found = screened("erase")
+    batch, table, costs = found.batch, found.table, found.costs
+    assert costs is not None
+    assert batch["requests"] == batch["served"] == 40
+    assert batch["routes"] == {route: int((table["route"] == route).sum()) for route in ROUTES}
+    worked = table[table["route"].isin(["quick", "careful"])]
+    total = worked["seconds"].sum() + costs.prepare(worked["unlearner"].tolist())
+    assert batch["unlearning_seconds"] == pytest.approx(total)
+    assert batch["retraining_seconds"] == costs.retraining == pytest.approx(20 * costs.epoch)
+    assert batch["share_of_retraining"] == pytest.approx(total / costs.retraining)
+    assert batch["break_even"] == pytest.approx(len(worked) * costs.retraining / total)
+    assert table["share_of_retraining"].to_numpy() == pytest.approx(table["seconds"].to_numpy() / costs.retraining)
+    json.dumps(batch, allow_nan=False)
+
+
+def test_advice_follows_cost() -> None:
+    """A known cost of retraining, dear or cheap, and one request that needs it."""
+    dear = triage(shared_mlp(), requests=QUEUE, factors=factors(), policy=Policy(retrain_seconds=1e6))
+    assert dear.batch["advice"].startswith("unlearn ")
+    assert dear.batch["retraining_seconds"] == 1e6
+    assert dear.batch["break_even"] > 1000
+    assert dear.table["share_of_retraining"].max() < 0.001
+    cheap = triage(shared_mlp(), requests=QUEUE, factors=factors(), policy=Policy(retrain_seconds=1e-6))
+    assert cheap.batch["advice"].startswith("retrain once without all of them")
+    strict = Policy(quick_to=0.0, retrain_from=0.0, retrain_seconds=100)
+    needed = triage(shared_mlp(), requests=QUEUE, factors=factors(), policy=strict)
+    assert "one retraining is needed" in needed.batch["advice"]
+    retrained = needed.table[needed.table["route"] == "retrain"]
+    assert (retrained["seconds"] == 100).all()
+    assert (retrained["share_of_retraining"] == 1).all()
+    assert (retrained["unlearner"] == "").all()
+    nothing = triage(shared_mlp(), requests=QUEUE, factors=factors(), policy=Policy(trivial_from=0.0))
+    assert set(nothing.table["route"]) == {"trivial"}
+    assert nothing.batch["unlearning_seconds"] == 0
+    assert nothing.batch["break_even"] is None
+    assert nothing.batch["advice"].startswith("nothing has to be unlearned")
+
+
+def test_without_times_the_same_table_twice() -> None:
+    """Nothing that a clock says; only the time of the screening differs."""
+    one, two = quickly(objective="erase"), quickly(objective="erase")
+    pd.testing.assert_frame_equal(one.table, two.table, check_exact=True)
+    pd.testing.assert_frame_equal(one.interactions, two.interactions, check_exact=True)
+    assert one.table[["seconds", "share_of_retraining"]].isna().all(axis=None)
+    assert one.costs is None
+    assert one.batch == two.batch
+    assert one.batch["retraining_seconds"] is None
+    assert {**one.provenance, "time": ""} == {**two.provenance, "time": ""}
+    timeless = [name for name in COLUMNS if name not in ("seconds", "share_of_retraining")]
+    pd.testing.assert_frame_equal(one.table[timeless], screened("erase").table[timeless], rtol=1e-6)
+
+
+def test_a_queue_is_forecast_as_its_samples_are() -> None:
+    """The columns of predict_difficulty, for the same samples, whatever the order of the requests."""
+    some = [44, 3, 117]
+    report = predict_difficulty(shared_mlp(), indices=some)
+    table = quickly(some).table
+    shared = [name for name in COLUMNS if name in report.table and name not in ("collateral_test", "steps")]
+    shared.remove("collateral_neighbours")
+    pd.testing.assert_frame_equal(table[shared], report.table[shared], rtol=1e-6)
+
+
+# -- policies ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_restricts_the_unlearners() -> None:
+    """Only those are named, whatever order they are in, and harm is no smaller than without."""
+    allowed = ("scrub", "ssd")
+    found = quickly(policy=Policy(unlearners=allowed))
+    named = set(found.table["unlearner"]) - {""}
+    assert named
+    assert named <= set(allowed)
+    assert (found.table["harm"] >= screened().table["harm"] - 1e-9).all()
+    other = quickly(policy=Policy(unlearners=allowed[::-1]))
+    pd.testing.assert_frame_equal(other.table, found.table)
+    assert found.provenance["policy"] == Policy(unlearners=allowed).fingerprint
+
+
+@pytest.mark.parametrize("names", [("scrubb",), ("scrub", "scrubb"), ("scrubb", "scrub")])
+def test_an_unlearner_that_is_misspelt_is_named_with_the_nearest(names: tuple[str, ...]) -> None:
+    """Also beside one that is known: the policy would not be the one that was meant."""
+    with pytest.raises(UnknownNameError, match=r"'scrubb': did you mean 'scrub'\? Known: .*certified_removal"):
+        quickly(policy=Policy(unlearners=names))
+
+
+class Pooled(nn.Module):
+    """Ends in a mean, not in a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 20)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(1)).reshape(-1, 10, 2).mean(2)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_an_unlearner_that_cannot_serve_the_model_is_left_out_and_named(timed: bool) -> None:
+    """The queue names the next best; if there is none, no unlearner, and says so."""
+    data, held = digits()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Pooled()
+    target = Target(model, data, heldout=held)
+    trusting = {"trust_unfamiliar": True, "trivial_from": 1.0, "retrain_from": 1.0}
+    found = triage(
+        target,
+        requests=[1, 2, 3],
+        timed=timed,
+        policy=Policy(unlearners=("certified_removal", "gradient_ascent"), **trusting),  # type: ignore[arg-type]
+    )
+    assert set(found.table["unlearner"]) == {"gradient_ascent"}
+    assert f"certified_removal was left out: {target.head_missing}" in found.batch["notes"]
+    assert f"interactions are unknown: {target.head_missing}" in found.batch["notes"]
+    assert (found.table["group"] == 0).all()
+    only = Policy(unlearners=("certified_removal",), **trusting)  # type: ignore[arg-type]
+    none = triage(target, requests=[1, 2, 3], policy=only, timed=timed)
+    assert (none.table["unlearner"] == "").all()
+    assert (none.table["harm"] == none.table["difficulty"]).all()
+    assert none.table["seconds"].isna().all()
+    assert f"certified_removal was left out: {target.head_missing}" in none.batch["notes"]
+    assert any("no unlearner can be named" in note for note in none.batch["notes"])
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def test_requests_by_id_with_columns_of_their_own(tmp_path: Path) -> None:
+    """They come after id; those that are called like ours get a suffix and stay what they were."""
+    ids = [f"user-{number}" for number in range(120)]
+    rows = pd.DataFrame({
+        "id": ["user-7", "nobody", "user-3", "user-7"], "route": ["a", "b", "c", "d"], "harm": [5, 6, 7, 8],
+        "reason": ["moved", "", "Ünzufrieden; sehr", ""], "why": ["w"] * 4, "problem": ["p"] * 4,
+    })  # fmt: skip
+    rows.to_csv(tmp_path / "r.csv", index=False)
+    rows.to_parquet(tmp_path / "r.parquet")
+    rows.to_json(tmp_path / "r.jsonl", orient="records", lines=True)
+    for source in (rows, tmp_path / "r.csv", str(tmp_path / "r.parquet"), tmp_path / "r.jsonl"):
+        found = quickly(source, ids=ids)
+        table = found.table
+        assert table["index"].tolist() == [7, 3]
+        assert table["row"].tolist() == [1, 3]
+        assert table["id"].tolist() == ["user-7", "user-3"]
+        extra = ["route_request", "harm_request", "reason", "why_request", "problem_request"]
+        assert table.columns.tolist() == [*COLUMNS[:3], *extra, *COLUMNS[3:]]
+        assert table["route_request"].tolist() == ["a", "c"]
+        assert table["harm_request"].astype(int).tolist() == [5, 7]
+        assert table["reason"].tolist() == ["moved", "Ünzufrieden; sehr"]
+        assert set(table["route"]) <= set(ROUTES)
+        assert table["harm"].between(0, 1).all()
+        assert found.problems["row"].tolist() == [2, 4]
+        assert found.problems["id"].tolist() == ["nobody", "user-7"]
+        assert found.batch["requests"] == 4
+        assert found.batch["problems"] == 2
+
+
+def test_no_request_that_can_be_served() -> None:
+    """The error names how many there were and the first."""
+    with pytest.raises(InputError, match=r"none of the 3 requests can be served; the first: row 1: .*out of range"):
+        quickly([500, -1, 120])
+    with pytest.raises(InputError, match="no requests"):
+        quickly([])
+    with pytest.raises(SchemaError):
+        quickly(pd.DataFrame({"name": ["a"]}))
+
+
+def test_one_request() -> None:
+    """A queue of one is first and in no group."""
+    table = quickly([17]).table
+    assert table[["order", "group", "index"]].to_numpy().tolist() == [[1, 0, 17]]
+
+
+@pytest.mark.parametrize("objective", ["both", "forget", None])
+def test_one_objective_it_must_be(objective: Any) -> None:
+    """A queue is screened for one."""
+    with pytest.raises(UnknownNameError, match="objective"):
+        quickly(objective=objective)
+
+
+def test_provenance_names_everything() -> None:
+    """Policy, requests and time beside what a report has; requests that differ have another hash."""
+    found = screened()
+    report = found.report.provenance
+    assert {name: found.provenance[name] for name in report} == report
+    assert found.provenance["policy"] == Policy().fingerprint
+    assert len(found.provenance["requests"]) == 64
+    assert found.provenance["time"].endswith("+00:00")
+    assert quickly().provenance["requests"] == found.provenance["requests"]
+    assert quickly(QUEUE[:-1]).provenance["requests"] != found.provenance["requests"]
+
+
+# -- predictors -------------------------------------------------------------------------------------------------------
+
+
+def test_a_predictor_that_tells_no_unlearners_apart() -> None:
+    """Harm is difficulty, no unlearner is named, nothing but a retraining is timed, and the notes say why."""
+    table = training_table(targets=3, rows=40)
+    table = table[[name for name in table if "under_" not in str(name)]]
+    older = DifficultyPredictor.fit(table, ["loss_quantile", "margin_quantile"], params={"num_boost_round": 5})
+    found = triage(shared_mlp(), requests=[3, 5, 7], predictor=older, policy=Policy(retrain_from=1.0))
+    assert (found.table["unlearner"] == "").all()
+    for ours, theirs in (("harm", "difficulty"), ("harm_lower", "lower"), ("harm_upper", "upper")):
+        assert (found.table[ours] == found.table[theirs]).all()
+    assert found.table["collateral_test"].isna().all()
+    assert found.table.loc[found.table["route"] != "trivial", "seconds"].isna().all()
+    assert found.batch["retraining_seconds"] > 0
+    assert found.batch["unlearning_seconds"] is None
+    assert found.batch["notes"] == ["no unlearner can be named: harm is the mean over those that the label averages"]
+    with pytest.raises(UnknownNameError, match="Known: none"):
+        triage(shared_mlp(), requests=[3], predictor=older, policy=Policy(unlearners=("scrub",)))
+
+
+def test_unlearners_that_are_not_installed_are_left_out() -> None:
+    """A predictor fitted with somebody's plugins, without them."""
+    table = training_table(targets=3, rows=40)
+    knowing = DifficultyPredictor.fit(table, ["loss_quantile"], params={"num_boost_round": 5})
+    found = triage(shared_mlp(), requests=[3, 5, 7], predictor=knowing, timed=False)
+    assert (found.table["unlearner"] == "").all()
+    left = [note.split(" was left out")[0] for note in found.batch["notes"] if "was left out" in note]
+    assert sorted(left) == ["gentle", "rough"]
+
+
+@pytest.mark.parametrize("objective", ["retrain", "erase"])
+def test_a_calibrated_predictor_screens_its_own_target(objective: str) -> None:
+    """Its percentiles are in the queue; another target is refused."""
+    target = clouds()
+    report = predict_difficulty(target, objective=objective, calibrate=10)  # type: ignore[arg-type]
+    found = triage(target, requests=[1, 5, 20], predictor=report.predictor, objective=objective)  # type: ignore[arg-type]
+    calibrated = report.table.set_index("index").loc[[1, 5, 20], ["percentile", "difficulty", "p_trivial"]]
+    assert found.table[calibrated.columns].to_numpy() == pytest.approx(calibrated.to_numpy(), rel=1e-6)
+    assert found.provenance["predictor"] == report.predictor.fingerprint
+    with pytest.raises(InputError, match="calibrated on samples of target"):
+        triage(shared_mlp(), requests=[1], predictor=report.predictor, objective=objective)  # type: ignore[arg-type]
+
+
+def test_an_objective_that_the_predictor_was_not_fitted_for() -> None:
+    """As predict_difficulty."""
+    table = training_table(targets=3, rows=40)
+    table = table[[name for name in table if not str(name).endswith("_erase")]]
+    half = DifficultyPredictor.fit(table, ["loss_quantile"], params={"num_boost_round": 5})
+    with pytest.raises(NotApplicableError, match="not for erase"):
+        triage(shared_mlp(), requests=[3], predictor=half, objective="erase")
+
+
+def test_an_unfamiliar_target_is_careful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flagged in either case; trusted only where the policy says so."""
+    odd = Familiarity(0.02, "mine", {"train_accuracy": (0.1, 0.7, 1.0)})
+    monkeypatch.setattr(DifficultyPredictor, "familiarity", lambda self, features: odd)
+    found = quickly()
+    assert set(found.table["route"]) <= {"careful", "retrain"}
+    assert found.table["unfamiliar"].all()
+    assert found.table["why"].str.startswith("model and data are unlike those the predictor knows").any()
+    assert "train_accuracy is 0.1" in found.batch["unfamiliar"]
+    assert (found.table["unlearner"] != "").any()
+    trusting = quickly(policy=Policy(trust_unfamiliar=True))
+    assert trusting.table["unfamiliar"].all()
+    assert (trusting.table["route"] == screened().table["route"]).all()
+    assert trusting.batch["unfamiliar"] == found.batch["unfamiliar"]
+    assert not screened().table["unfamiliar"].any()
+
+
+# -- targets ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_and_its_data_however_they_come(tmp_path: Path) -> None:
+    """Tensors, a dataset, a loader over one: the same queue."""
+    (x, y), (x_heldout, y_heldout) = digits()
+    model = shared_mlp().module
+    data = TensorDataset(x, y)
+    forms: list[tuple[Any, Any]] = [
+        ((x, y), (x_heldout, y_heldout)),
+        (data, TensorDataset(x_heldout, y_heldout)),
+        (DataLoader(data, batch_size=7, shuffle=True), DataLoader(TensorDataset(x_heldout, y_heldout), batch_size=9)),
+    ]
+    tables = [triage(model, form, heldout=held, requests=[3, 77, 5], timed=False).table for form, held in forms]
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0], rtol=1e-5)
+    page = triage(model, (x, y), requests=[3, 77, 5]).to_html(tmp_path / "queue.html")
+    assert "</html>" in page.read_text()
+
+
+@pytest.mark.parametrize("n", [4, 12])
+def test_a_tiny_table_without_heldout_data(n: int) -> None:
+    """Fewer samples than neighbours are looked for, four numbers each, two classes."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(n, 4, generator=generator), torch.arange(n) % 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    found = triage(model, (x, y), requests=list(range(n)), objective="erase")
+    assert sorted(found.table["order"]) == list(range(1, n + 1))
+    assert found.table["harm"].between(0, 1).all()
+    assert found.table["seconds"].notna().all()
+
+
+def test_nothing_of_the_target_changes() -> None:
+    """Screening unlearns nothing."""
+    target = clouds()
+    values = {name: value.clone() for name, value in target.module.state_dict().items()}
+    state = torch.get_rng_state()
+    triage(target, requests=[1, 2, 30])
+    assert all(torch.equal(value, values[name]) for name, value in target.module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
