@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from forgetcast.cli.requests import COLOURS, request_options, screened, seconds,
 from forgetcast.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from forgetcast.screening import Triage
 
 __all__ = ["prescreen"]
@@ -85,7 +89,9 @@ def prescreen(
     if form == "table":
         click.echo("\n".join([*(readable(queue) if out is None else []), *summary(queue)]))
     elif out is None and form == "json":
-        click.echo(table_json(queue.table, queue.provenance | {"batch": queue.batch}))
+        lists = {name: _records(getattr(queue, name)) for name in ("problems", "interactions")}
+        policy = queue.policy.to_dict()
+        click.echo(table_json(queue.table, queue.provenance | {"batch": queue.batch, "rules": policy, **lists}))
     elif out is None:
         click.echo(queue.table.to_csv(index=False), nl=False)
 
@@ -96,18 +102,25 @@ def readable(queue: Triage) -> list[str]:
     wide = max(2, *(len(shown_id(name)) for name in rows["id"].head(SHOWN)))
     lines = [
         f"order  {'id':<{wide}}  route    unlearner          steps  harm                    collateral  "
-        "time    group  why"
+        "time    of retraining  group  why"
     ]
     for row in rows.head(SHOWN).to_dict("records"):
         route = click.style(f"{row['route']:<7}", fg=COLOURS[row["route"]])
         harm = f"{row['harm']:.3f} [{row['harm_lower']:.3f}, {row['harm_upper']:.3f}]"
         steps = "-" if row["steps"] != row["steps"] else f"{row['steps']:.1f}"
         cost = "-" if row["seconds"] != row["seconds"] else seconds(row["seconds"])
+        share = "-" if row["share_of_retraining"] != row["share_of_retraining"] else f"{row['share_of_retraining']:.1%}"
+        reason = re.split("; (?=harder: |easier: )", row["reasons"])[0]
         collateral = "-" if row["collateral_test"] != row["collateral_test"] else f"{row['collateral_test']:.3f}"
         lines.append(
             f"{row['order']:>5}  {shown_id(row['id']):<{wide}}  {route}  {row['unlearner'] or '-':<17}  {steps:>5}  "
-            f"{harm:<22}  {collateral:>10}  {cost:<6}  {row['group'] or '-':>5}  {row['why']}"
+            f"{harm:<22}  {collateral:>10}  {cost:<6}  {share:>13}  {row['group'] or '-':>5}  {row['why']}; {reason}"
         )
     if len(rows) > SHOWN:
         lines.append(f"{len(rows) - SHOWN} more; --out FILE or --format csv gives all")
     return [*lines, ""]
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values."""
+    return list(json.loads(frame.to_json(orient="records", double_precision=15)))
