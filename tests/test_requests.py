@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -459,3 +460,22 @@ def test_many_rows_take_no_longer_each(tmp_path: Path) -> None:
     assert len(checked_requests(path, n).table) == n
     path.write_text("index,who\n" + "".join(f'{i},"customer\n' for i in range(n)))
     assert len(checked_requests(path, n).problems) == n
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        [{"index": 3, "x": "\ud800"}, {"index": 4, "x": 1}],
+        [{"id": "\ud800"}, {"id": "4"}],
+        ["3\udcff", 4],
+        pd.DataFrame({"index": [3, 4], "x": pd.Series(["\ud800", "b"], dtype=object)}),
+    ],
+)
+def test_text_from_python_that_no_file_can_hold_is_reported(source: Any) -> None:
+    """Lone surrogates, as JSON has them: the row is reported, the others are served."""
+    found = checked_requests(source, 45)
+    assert found.table["index"].tolist() == [4]
+    assert found.problems["row"].tolist() == [1]
+    assert re.search(r"half a surrogate pair|not UTF-8", found.problems["problem"].iloc[0])
+    found.table.to_csv().encode()
+    found.problems.to_csv().encode()

@@ -88,7 +88,9 @@ def read_requests(path: str | Path, *, id_column: str | None = None) -> pd.DataF
 
 def records_as_requests(records: Iterable[Any]) -> pd.DataFrame:
     """Requests given as mappings, in the form of :func:`read_requests`; what is no mapping is reported by its row."""
-    return _Rows.of_records((0, record, "") for record in records).frame("the requests", None)
+    rows = _Rows.of_records((0, record, "") for record in records)
+    rows.columns = {name: _without_surrogates(values, rows.problem) for name, values in rows.columns.items()}
+    return rows.frame("the requests", None)
 
 
 def raw_requests(frame: pd.DataFrame, id_column: str | None = None) -> pd.DataFrame:
@@ -102,8 +104,12 @@ def raw_requests(frame: pd.DataFrame, id_column: str | None = None) -> pd.DataFr
     if frame.index.name is not None and _plain(frame.index.name) in (*INDEX_COLUMNS, *ID_COLUMNS):
         frame = frame.reset_index()
     m = len(frame)
-    columns = {name: frame.iloc[:, place].array for place, name in enumerate(_distinct(frame.columns))}
-    return _Rows(list(range(1, m + 1)), [0] * m, [""] * m, columns).frame("the requests", id_column)
+    problems = [""] * m
+    columns: dict[str, Any] = {}
+    for place, name in enumerate(_distinct(frame.columns)):
+        values = frame.iloc[:, place]
+        columns[name] = _without_surrogates(values.tolist(), problems) if values.dtype == object else values.array
+    return _Rows(list(range(1, m + 1)), [0] * m, problems, columns).frame("the requests", id_column)
 
 
 def naming_columns(columns: Sequence[str], id_column: str | None, source: str) -> tuple[list[str], list[str]]:
@@ -233,6 +239,15 @@ def _not_text(text: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:
         return f"not UTF-8 (byte 0x{code - 0xDC00:02x}): save the file as UTF-8"
     return f"half a surrogate pair (\\u{code:04x}), which is no character"
+
+
+def _without_surrogates(values: Any, problems: list[str]) -> Any:
+    """The values of a column that came from Python; text that no file can hold is reported in ``problems``."""
+    for place, value in enumerate(values):
+        if isinstance(value, str) and not value.isascii() and (problem := _not_text(value)):
+            problems[place] = problems[place] or problem
+            values[place] = _printable(value)
+    return values
 
 
 def _refuse_binary(content: bytes, path: Path) -> None:
