@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP := $(VENV)/bin/pip install --quiet -c constraints.txt
-DEBIAN_PACKAGES := dataset-fashion-mnist libgomp1 r-cran-kernlab r-cran-mlbench
+DEBIAN_PACKAGES := chromium chromium-driver dataset-fashion-mnist libgomp1 r-cran-kernlab r-cran-mlbench
 
 # One thread per process: the tests run side by side, and small models gain nothing from more.
 test: export OMP_NUM_THREADS := 1
@@ -32,8 +32,8 @@ $(VENV)/.ready-for-tests: $(VENV)/.ready
 	$(PIP) -e '.[test]'
 	touch $@
 
-# Data and the OpenMP library that tests and LightGBM need; on a machine without apt-get or root rights this only
-# names them: set FORGETCAST_FASHION_MNIST, FORGETCAST_KERNLAB and FORGETCAST_MLBENCH to folders with the files instead.
+# The browser and data that tests need and LightGBM's OpenMP library; on a machine without apt-get or root rights this
+# only names them: put chromium and chromedriver on the PATH, and set FORGETCAST_FASHION_MNIST, FORGETCAST_KERNLAB and FORGETCAST_MLBENCH to folders with the files instead.
 debian:
 	@missing=""; \
 	if command -v dpkg-query >/dev/null; then \
