@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from forgetcast import DifficultyPredictor, Target, predict_difficulty
-from forgetcast.errors import InputError, NotApplicableError, SchemaError, UnknownNameError
+from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, SchemaError, UnknownNameError
 from forgetcast.factors import factor_table
 from forgetcast.familiarity import Familiarity
 from forgetcast.policy import Policy
@@ -241,6 +242,25 @@ def test_a_queue_is_forecast_as_its_samples_are() -> None:
     shared = [name for name in COLUMNS if name in report.table and name not in ("collateral_test", "steps")]
     shared.remove("collateral_neighbours")
     pd.testing.assert_frame_equal(table[shared], report.table[shared], rtol=1e-6)
+
+
+def test_factors_that_are_given_have_to_fit() -> None:
+    """Too few factors, of more data, of fewer samples: one clear error each; of these samples they explain them too."""
+    table = factors()
+    few = factor_table(shared_mlp(), names=["margin"])
+    with pytest.raises(SchemaError, match="this predictor needs"):
+        predict_difficulty(shared_mlp(), factors=few)
+    with pytest.raises(InputError, match="a table of the 45 samples of this data"):
+        predict_difficulty(clouds(), factors=table)
+    with pytest.raises(IndexRangeError, match="no sample 7"):
+        predict_difficulty(shared_mlp(), indices=[3, 7], factors=replace(table, values=table.values.drop(index=7)))
+    for wrong in ([3, 3], [120], [-1]):
+        with pytest.raises(IndexRangeError):
+            predict_difficulty(shared_mlp(), indices=wrong, factors=table)
+    report = predict_difficulty(shared_mlp(), indices=[44, 3], factors=table)
+    direct = predict_difficulty(shared_mlp(), indices=[44, 3])
+    pd.testing.assert_frame_equal(report.table, direct.table, rtol=1e-6)
+    assert report.explain(44).prediction == pytest.approx(direct.explain(44).prediction)
 
 
 # -- policies ---------------------------------------------------------------------------------------------------------
