@@ -40,7 +40,7 @@ def slow():
     open("started", "w").close()
     time.sleep(60)
 """
-MODEL = ["--model", "mine:model", "--weights", "mine.safetensors", "--dataset", "train.npz"]
+MODEL = ["--model", "queue_of_mine:model", "--weights", "mine.safetensors", "--dataset", "train.npz"]
 HELDOUT = ["--heldout", "test.npz"]
 ESCAPE = "\x1b["
 
@@ -51,7 +51,7 @@ Run = Callable[..., Result]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, data and requests."""
     folder = tmp_path_factory.mktemp("queue")
-    (folder / "mine.py").write_text(MODULE.format(tests=str(Path(__file__).parent)))
+    (folder / "queue_of_mine.py").write_text(MODULE.format(tests=str(Path(__file__).parent)))
     target = clouds()
     save_file(target.module.state_dict(), folder / "mine.safetensors")
     for name, data, n in (("train", target.data, 45), ("test", target.heldout, 30)):
@@ -201,7 +201,7 @@ def test_nothing_of_a_request_reaches_the_terminal_as_a_command(run: Run, folder
     assert "\x1b" not in result.stdout
     assert "\x07" not in result.stdout
     assert "?[31mred?" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) < 400
+    assert "x" * 100 not in result.stdout
 
 
 def test_requests_by_id(run: Run, folder: Path) -> None:
@@ -273,18 +273,18 @@ def test_no_file_is_written_over_another(run: Run, folder: Path) -> None:
         ((), "expected --requests FILE"),
         (("--requests", "none.csv"), "none.csv is not there"),
         (("--requests", "."), ". is a folder"),
-        (("--requests", "mine.py"), "expected a .csv, .parquet, .jsonl"),
+        (("--requests", "queue_of_mine.py"), "expected a .csv, .parquet, .jsonl"),
         (("--requests", "train.npz"), "expected a .csv"),
         ((*QUEUE, "--objective", "both"), "one objective, retrain or erase; got both"),
         ((*QUEUE, "--policy", "none.json"), "there is no file none.json"),
         ((*QUEUE, "--policy", "wrong.json"), "did you mean 'quick_to'?"),
         ((*QUEUE, "--policy", "range.json"), "retrain_from: expected a number from 0 to 1; got 2"),
-        ((*QUEUE, "--policy", "mine.py"), "this is not JSON"),
+        ((*QUEUE, "--policy", "queue_of_mine.py"), "this is not JSON"),
         ((*QUEUE, "--policy", "unknown.json"), "did you mean 'scrub'?"),
         ((*QUEUE, "--out", "queue.txt"), ".csv, .parquet, .json"),
         ((*QUEUE, "--html", "queue.pdf"), ".html"),
         ((*QUEUE, "--record", "decisions.csv"), ".jsonl"),
-        ((*QUEUE, "--out", "mine.py/queue.csv"), "mine.py is a file"),
+        ((*QUEUE, "--out", "queue_of_mine.py/queue.csv"), "queue_of_mine.py is a file"),
         ((*QUEUE, "--factors", "."), "no part of a factor table"),
         ((*QUEUE, "--format", "yaml"), "yaml"),
         (("--requests", "nobody.csv"), "none of the 2 requests can be served; the first: row 1"),
@@ -374,7 +374,7 @@ def test_verify_for_retrain_needs_a_target_that_can_be_trained(run: Run) -> None
     """Without one: one clear line. With one, few models are trained."""
     assert "train" in run("verify", *MODEL, *HELDOUT, *QUEUE, "-q", code=2).stderr
     few = ["--oracle-groups", "3", "--oracle-seeds", "1", "--samples", "3", "-q"]
-    text = run("verify", "--target", "mine:target", *QUEUE, *few).stdout
+    text = run("verify", "--target", "queue_of_mine:target", *QUEUE, *few).stdout
     assert re.search(r"requests called trivial are|order of harm", text)
 
 
@@ -385,7 +385,7 @@ def test_verify_for_retrain_needs_a_target_that_can_be_trained(run: Run) -> None
         ((*MODEL, *HELDOUT, *QUEUE, "--objective", "both"), "got both"),
         ((*MODEL, *HELDOUT, "--objective", "erase"), "expected --requests FILE"),
         ((*MODEL, *HELDOUT, *QUEUE, "--objective", "erase", "--samples", "0"), "--samples"),
-        (("--target", "mine:target", *MODEL, *QUEUE), "--target brings its model and data"),
+        (("--target", "queue_of_mine:target", *MODEL, *QUEUE), "--target brings its model and data"),
     ],
 )
 def test_what_cannot_be_verified_is_one_clear_line(run: Run, arguments: tuple[str, ...], said: str) -> None:
@@ -405,7 +405,7 @@ def test_broken_rows_do_not_stop_a_check(run: Run, folder: Path) -> None:
 def test_ctrl_c_leaves_nothing_behind(folder: Path, tmp_path: Path, name: str) -> None:
     """While the target is made: 130, one line, no file and no record."""
     (folder / "started").unlink(missing_ok=True)
-    arguments = [sys.executable, "-m", "forgetcast", name, "--target", "mine:slow", *QUEUE, "-q"]
+    arguments = [sys.executable, "-m", "forgetcast", name, "--target", "queue_of_mine:slow", *QUEUE, "-q"]
     arguments += ["--out", str(tmp_path / "q.csv")]
     arguments += (
         ["--record", str(tmp_path / "r.jsonl"), "--html", str(tmp_path / "q.html")] if name == "prescreen" else []

@@ -447,6 +447,7 @@ def test_an_objective_that_the_predictor_was_not_fitted_for() -> None:
 
 def test_an_unfamiliar_target_is_careful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flagged in either case; trusted only where the policy says so."""
+    usual = screened()  # kept for all tests: made before anything is odd
     odd = Familiarity(0.02, "mine", {"train_accuracy": (0.1, 0.7, 1.0)})
     monkeypatch.setattr(DifficultyPredictor, "familiarity", lambda self, features: odd)
     found = quickly()
@@ -457,9 +458,9 @@ def test_an_unfamiliar_target_is_careful(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found.table["unlearner"] != "").any()
     trusting = quickly(policy=Policy(trust_unfamiliar=True))
     assert trusting.table["unfamiliar"].all()
-    assert (trusting.table["route"] == screened().table["route"]).all()
+    assert (trusting.table["route"] == usual.table["route"]).all()
     assert trusting.batch["unfamiliar"] == found.batch["unfamiliar"]
-    assert not screened().table["unfamiliar"].any()
+    assert not usual.table["unfamiliar"].any()
 
 
 # -- targets ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from forgetcast.predict import DifficultyReport, predict_difficulty, target_of
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.queue_totals import processing_order, queue_totals, route_seconds
-from forgetcast.requests import checked_requests
+from forgetcast.requests import Requests, checked_requests
 from forgetcast.routes import routes, why
 from forgetcast.target import Target
 from forgetcast.trajectory import Trajectory
@@ -58,7 +58,8 @@ class Triage:
     """The forecasts behind it: ``report.explain(index)`` says why a sample is hard."""
     objective: str
     provenance: dict[str, Any]
-    """As of the report, with the policy's fingerprint, the SHA-256 of the requests and the time (UTC)."""
+    """As of the report, with the policy's fingerprint, the SHA-256 of the file of requests (else of those served) and
+    the time (UTC)."""
     costs: Costs | None = field(default=None, repr=False)
 
     def to_html(self, path: str | Path) -> Path:
@@ -156,7 +157,7 @@ def triage(
     table = table[[*COLUMNS[:3], *extra, *COLUMNS[3:]]]
     provenance = report.provenance | {
         "policy": policy.fingerprint,
-        "requests": hashlib.sha256(queue.table.to_csv(index=False).encode()).hexdigest(),
+        "requests": _digest(requests, queue),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     notes = [f"interactions are unknown: {related.reason}"] if related.reason else []
@@ -165,6 +166,13 @@ def triage(
         notes.append("no unlearner can be named: harm is the mean over those that the label averages")
     batch = queue_totals(table, queue.problems, costs, report, notes)
     return Triage(table, queue.problems, related.pairs, batch, policy, report, objective, provenance, costs)
+
+
+def _digest(requests: Any, queue: Requests) -> str:
+    """SHA-256 of the file of requests, or of the table of those that can be served."""
+    if isinstance(requests, (str, Path)):
+        return hashlib.sha256(Path(requests).read_bytes()).hexdigest()
+    return hashlib.sha256(queue.table.to_csv(index=False).encode()).hexdigest()
 
 
 def _recommended(

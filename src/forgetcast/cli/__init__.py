@@ -37,7 +37,7 @@ class Commands(click.Group):
         try:
             code = super().main(*args, **kwargs)
         except click.Abort as abort:
-            _say(f"interrupted: {abort or 'nothing was written'}; run the same command again to resume")
+            _say(f"interrupted: {str(abort) or 'nothing was written'}; run the same command again to resume")
             sys.exit(INTERRUPTED)
         except click.ClickException as error:
             if type(error).__name__ == "NoArgsIsHelpError":

@@ -31,7 +31,7 @@ SHOWN = 40
 @click.option("--out", type=FILE, help="A .csv, .parquet or .json file to write instead of printing.")
 @click.option("--html", type=FILE, help="Also write the queue as one self-contained HTML file.")
 @click.option("--record", type=FILE, help="Append every decision to this file, JSON lines that chain by hash.")
-@click.option("--no-times", is_flag=True, help="Time nothing: no wall times, the same answer on every run.")
+@click.option("--no-times", is_flag=True, help="Leave out wall times: the same answer on every run.")
 @click.option("--verify-record", type=FILE, help="Only check a record; any edit of it is named by its line.")
 @click.option("--expected", metavar="HASH", help="With --verify-record: the last hash, to notice a cut end.")
 def prescreen(
@@ -101,12 +101,12 @@ def readable(queue: Triage) -> list[str]:
     rows = queue.table.sort_values("order")
     wide = max(2, *(len(shown_id(name)) for name in rows["id"].head(SHOWN)))
     lines = [
-        f"order  {'id':<{wide}}  route    unlearner          steps  harm                    collateral  "
+        f"order  {'id':<{wide}}  route    unlearner          steps  harm                      collateral  "
         "time    of retraining  group  why"
     ]
     for row in rows.head(SHOWN).to_dict("records"):
         route = click.style(f"{row['route']:<7}", fg=COLOURS[row["route"]])
-        harm = f"{row['harm']:.3f} [{row['harm_lower']:.3f}, {row['harm_upper']:.3f}]"
+        harm = f"{row['harm']:.4f} [{row['harm_lower']:.4f}, {row['harm_upper']:.4f}]"
         steps = "-" if row["steps"] != row["steps"] else f"{row['steps']:.1f}"
         cost = "-" if row["seconds"] != row["seconds"] else seconds(row["seconds"])
         share = "-" if row["share_of_retraining"] != row["share_of_retraining"] else f"{row['share_of_retraining']:.1%}"
@@ -114,7 +114,7 @@ def readable(queue: Triage) -> list[str]:
         collateral = "-" if row["collateral_test"] != row["collateral_test"] else f"{row['collateral_test']:.3f}"
         lines.append(
             f"{row['order']:>5}  {shown_id(row['id']):<{wide}}  {route}  {row['unlearner'] or '-':<17}  {steps:>5}  "
-            f"{harm:<22}  {collateral:>10}  {cost:<6}  {share:>13}  {row['group'] or '-':>5}  {row['why']}; {reason}"
+            f"{harm:<24}  {collateral:>10}  {cost:<6}  {share:>13}  {row['group'] or '-':>5}  {row['why']}; {reason}"
         )
     if len(rows) > SHOWN:
         lines.append(f"{len(rows) - SHOWN} more; --out FILE or --format csv gives all")

@@ -90,15 +90,15 @@ def readable(table: pd.DataFrame) -> list[str]:
     """Predicted beside measured, a line per request."""
     wide = max(2, *(len(shown_id(name)) for name in table["id"]))
     lines = [
-        f"{'id':<{wide}}  route    unlearner          p trivial  trivial  harm predicted          measured  inside  "
+        f"{'id':<{wide}}  route    unlearner          p trivial  trivial  harm predicted            measured  inside  "
         "steps predicted  measured"
     ]
     for row in table.to_dict("records"):
-        harm = f"{row['harm']:.3f} [{row['harm_lower']:.3f}, {row['harm_upper']:.3f}]"
+        harm = f"{row['harm']:.4f} [{row['harm_lower']:.4f}, {row['harm_upper']:.4f}]"
         inside = {True: click.style("yes", fg="green"), False: click.style("no ", fg="red")}.get(row["inside"], "-  ")
         lines.append(
             f"{shown_id(row['id']):<{wide}}  {row['route']:<7}  {row['unlearner']:<17}  {row['p_trivial']:>9.0%}  "
-            f"{'yes' if row['trivial'] else 'no':<7}  {harm:<22}  {row['measured_harm']:>8.3f}  {inside}     "
+            f"{'yes' if row['trivial'] else 'no':<7}  {harm:<24}  {row['measured_harm']:>8.4f}  {inside}     "
             f"{row['steps']:>15.1f}  {row['measured_steps']:>8.1f}"
         )
     return [*lines, ""]
