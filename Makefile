@@ -33,7 +33,8 @@ $(VENV)/.ready-for-tests: $(VENV)/.ready
 	touch $@
 
 # The browser and data that tests need and LightGBM's OpenMP library; on a machine without apt-get or root rights this
-# only names them: put chromium and chromedriver on the PATH, and set FORGETCAST_FASHION_MNIST, FORGETCAST_KERNLAB and FORGETCAST_MLBENCH to folders with the files instead.
+# only names them: put chromium and chromedriver on the PATH instead, and set FORGETCAST_FASHION_MNIST,
+# FORGETCAST_KERNLAB and FORGETCAST_MLBENCH to folders with the files.
 debian:
 	@missing=""; \
 	if command -v dpkg-query >/dev/null; then \

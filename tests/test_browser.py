@@ -400,11 +400,10 @@ def test_links_open_and_focus_their_request(browser: Browser, queue: Path, triag
     browser.run("document.getElementById('request-20').open = false; scrollTo(0, 0); document.activeElement.blur()")
     browser.run(follow, "#queue-table a[href='#request-20']")
     _assert_arrived(browser, 20)
-    hidden, other = triage.interactions.iloc[0][["first", "second"]].astype(int)
-    row = int(triage.table.set_index("index").loc[hidden, "row"])
-    shown = str(triage.table.set_index("index").loc[other, "route"])
-    route = next(r for r in ("trivial", "quick", "careful", "retrain") if r != triage.table["route"].iloc[row - 1])
-    assert shown
+    requests = triage.table.set_index("index")
+    member = requests.loc[triage.interactions["first"].iloc[0]]
+    row, route = int(member["row"]), "quick"
+    assert member["route"] != route
     _filter(browser, route=route)
     assert row not in _rows(browser)
     browser.run(follow, f".members a[href='#request-{row}']")
@@ -444,8 +443,7 @@ return [document.tabbable.indexOf(at), style.outlineStyle !== "none" && parseFlo
 """
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_tab_reaches_every_control_in_order_and_shows_where_it_is(browser: Browser, tmp_path: Path, theme: str) -> None:
+def test_tab_reaches_every_control_in_order_and_shows_where_it_is(browser: Browser, tmp_path: Path) -> None:
     """Each link, heading, field and picture that scrolls, in the order of the page, framed and inside the window."""
     triage = sample_triage(INDICES[:5], extra={"person": PEOPLE[:5]}, pairs=((0, 3),), problems=PROBLEMS)
     small = sample_report(n=30, objectives=["erase"], measured=8)
@@ -455,7 +453,6 @@ def test_tab_reaches_every_control_in_order_and_shows_where_it_is(browser: Brows
     }.items():
         path = tmp_path / f"{name}.html"
         path.write_text(html, encoding="utf-8")
-        browser.emulate(theme=theme)
         browser.open(path)
         count = browser.run(TABBABLE)
         assert count > 20
@@ -604,7 +601,7 @@ def test_pages_are_drawn(
     (tmp_path / "page.png").write_bytes(png)
     assert colours.shape[1] == width
     assert mean[0] < colours.mean() < mean[1]
-    assert len(np.unique(colours.reshape(-1, 3), axis=0)) > 20
+    assert len(np.unique(colours[::3, ::3].reshape(-1, 3), axis=0)) > 20
     rows = colours.std(axis=(1, 2)) > 0
     assert rows.mean() > 0.2
 
