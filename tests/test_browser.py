@@ -411,6 +411,7 @@ def test_links_open_and_focus_their_request(browser: Browser, queue: Path, triag
     _assert_arrived(browser, row)
     assert len(_rows(browser)) == len(INDICES)
     browser.open(queue, "#request-31")
+    _wait(browser, "return document.activeElement.tagName === 'SUMMARY'")
     _assert_arrived(browser, 31)
 
 
