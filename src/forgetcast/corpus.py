@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -20,9 +21,19 @@ from forgetcast.factors import quantile_column
 from forgetcast.folders import nearest_existing, shipped_folder
 from forgetcast.parts import PARTS
 from forgetcast.registry import load_factors
+from forgetcast.storage import Place, place, reached, write_atomically
 from forgetcast.unlearner_heads import UNLEARNER_HEADS, under_column
 
-__all__ = ["FORMAT", "Corpus", "corpus_folder", "feature_columns", "training_table", "write_parquet"]
+__all__ = [
+    "FORMAT",
+    "Corpus",
+    "corpus_folder",
+    "feature_columns",
+    "parquet_bytes",
+    "parquet_table",
+    "training_table",
+    "write_parquet",
+]
 
 FORMAT = 1
 TABLES = {
@@ -43,13 +54,18 @@ TABLES = {
 """Tables of a corpus with the columns each must have."""
 
 
-def corpus_folder(folder: str | Path) -> Path:
-    """The path of a folder that is there or can be made; nothing is made yet.
+def corpus_folder(folder: str | Path | Place) -> Place:
+    """The path of a folder that is there or can be made, on disk or in a store; nothing is made yet.
 
     Raises:
-        PathError: it is a file, or lies in one, or must not be written to.
+        PathError: it is a file, or lies in one, or must not be written to, or its store cannot be reached.
     """
-    folder = Path(folder)
+    folder = place(folder)
+    if not isinstance(folder, Path):
+        with reached(folder):
+            if folder.is_file():
+                raise PathError(f"expected a folder for the corpus at {folder}; {folder} is a file")
+        return folder
     nearest = nearest_existing(folder)
     if not nearest.is_dir():
         raise PathError(f"expected a folder for the corpus at {folder}; {nearest} is a file")
@@ -58,31 +74,29 @@ def corpus_folder(folder: str | Path) -> Path:
     return folder
 
 
-def write_parquet(frame: pd.DataFrame, path: Path) -> str:
+def parquet_bytes(frame: pd.DataFrame) -> bytes:
+    """A Parquet file of a table; the same frame gives the same bytes."""
+    content = io.BytesIO()
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(table, content, compression="zstd")
+    return content.getvalue()
+
+
+def write_parquet(frame: pd.DataFrame, path: Place) -> str:
     """Write atomically; returns the file's SHA-256. The same frame gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-        pq.write_table(table, draft, compression="zstd")
-        digest = hashlib.sha256(draft.read_bytes()).hexdigest()
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return digest
+    content = parquet_bytes(frame)
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
-    """Read a Parquet table.
+def parquet_table(content: bytes, path: Place) -> pd.DataFrame:
+    """The table in the bytes of a Parquet file; ``path`` is where they were found.
 
     Raises:
-        PathError: no such file.
-        FileFormatError: not a readable Parquet file.
+        FileFormatError: they are not a readable Parquet file.
     """
-    if not path.is_file():
-        raise PathError(f"expected a Parquet file at {path}; there is none")
     try:
-        return pq.read_table(path).to_pandas()
+        return pq.read_table(io.BytesIO(content)).to_pandas()
     except Exception as error:
         raise FileFormatError(
             f"{path} is not a readable Parquet file ({type(error).__name__}: {str(error).splitlines()[0]}); "
@@ -113,30 +127,37 @@ class Corpus:
         """SHA-256 over the three tables' hashes."""
         return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
-    def write(self, folder: str | Path) -> Path:
-        """Write the tables, then the manifest that names their hashes.
+    def write(self, folder: str | Path | Place) -> Place:
+        """Write the tables, then the manifest that names their hashes, into a folder or a store (``s3://...``).
 
         Raises:
-            PathError: ``folder`` is a file, or cannot be written.
+            PathError: ``folder`` is a file, or cannot be written or reached.
         """
         folder = corpus_folder(folder)
         for name in TABLES:
             self.manifest["files"][f"{name}.parquet"] = write_parquet(getattr(self, name), folder / f"{name}.parquet")
-        draft = folder / f".manifest.json.{os.getpid()}.part"
-        draft.write_text(json.dumps(self.manifest, indent=1, sort_keys=True) + "\n")
-        os.replace(draft, folder / "manifest.json")
+        write_atomically(
+            folder / "manifest.json", (json.dumps(self.manifest, indent=1, sort_keys=True) + "\n").encode()
+        )
         return folder
 
     @classmethod
-    def read(cls, folder: str | Path) -> Corpus:
-        """Read and check a corpus.
+    def read(cls, folder: str | Path | Place) -> Corpus:
+        """Read and check a corpus in a folder or a store.
 
         Raises:
-            PathError: no such folder, or a file where a folder is expected.
+            PathError: no such folder, or a file where a folder is expected, or its store cannot be reached.
             SchemaError: another format version, or columns are missing.
             FileFormatError: a file is corrupt or not the one the manifest names.
         """
-        folder = Path(folder)
+        folder = place(folder)
+        if isinstance(folder, Path):
+            return cls._read(folder)
+        with reached(folder):
+            return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Place) -> Corpus:
         if not folder.is_dir():
             kind = "is a file" if folder.exists() else "does not exist"
             raise PathError(f"expected a corpus folder; {folder} {kind}")
@@ -157,8 +178,11 @@ class Corpus:
         frames = {}
         for name, columns in TABLES.items():
             file = folder / f"{name}.parquet"
-            frames[name] = read_parquet(file)
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            if not file.is_file():
+                raise PathError(f"expected a Parquet file at {file}; there is none")
+            content = file.read_bytes()
+            frames[name] = parquet_table(content, file)
+            digest = hashlib.sha256(content).hexdigest()
             if digest != files.get(file.name):
                 raise FileFormatError(f"{file} is not the file its manifest names (SHA-256 differs); make it again")
             missing = [column for column in columns if column not in frames[name]]

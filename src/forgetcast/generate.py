@@ -7,7 +7,6 @@ repeats only what is missing or damaged, and ends with the same corpus.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -20,14 +19,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from forgetcast import registry
-from forgetcast.corpus import FORMAT, Corpus, corpus_folder, read_parquet, write_parquet
-from forgetcast.errors import InputError, NotApplicableError, UnknownNameError
+from forgetcast.corpus import FORMAT, Corpus, corpus_folder, parquet_bytes, parquet_table
+from forgetcast.errors import InputError, NotApplicableError, PathError, UnknownNameError
 from forgetcast.factors import factor_table
 from forgetcast.labels import CONSENSUS
 from forgetcast.oracle import SHARE, TOGETHER, deal_groups, leave_groups_out, subset_answers, summarise
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
 from forgetcast.sampling import draw_instances
+from forgetcast.storage import Place, read_if_there, sweep, write_atomically
 from forgetcast.target import Target
 from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
 from forgetcast.unlearn.protocol import OBJECTIVES
@@ -118,7 +118,7 @@ def _oracle_tasks(target: Target, indices: np.ndarray, groups: int, seeds: int, 
     return tasks
 
 
-def _suspicion(target: Target, models: int, seed: int, folder: Path, n_jobs: int | None, progress: bool) -> np.ndarray:
+def _suspicion(target: Target, models: int, seed: int, folder: Place, n_jobs: int | None, progress: bool) -> np.ndarray:
     """How much models on subsets of the data suspect each sample of being memorized, (n,)."""
     block = _models_per_task(target)
     tasks: list[Task] = [
@@ -127,7 +127,7 @@ def _suspicion(target: Target, models: int, seed: int, folder: Path, n_jobs: int
         if (numbers := range(start, min(start + block, models)))
     ]
     fingerprint = f"{target.model_hash}{target.data_hash}"
-    table = summarise(_run(tasks, folder, fingerprint, f"{target.name}: screen", n_jobs, progress))
+    table = summarise(_run(tasks, folder, fingerprint, f"{target.name}: screen", n_jobs, progress)[0])
     return table.set_index("index")["memorization"].reindex(range(len(target))).to_numpy()
 
 
@@ -172,49 +172,64 @@ def _outcome_tasks(
     return tasks
 
 
-def _shard(path: Path, function: Callable[..., pd.DataFrame], arguments: tuple[Any, ...]) -> Path:
-    """Run one task unless its shard is there and whole; returns the shard's path."""
-    if not _whole(path):
-        digest = write_parquet(function(*arguments), path)
-        path.with_suffix(".sha256").write_text(digest)
-    return path
+def _shard(path: Place, function: Callable[..., pd.DataFrame], *arguments: Any) -> None:
+    """Run one task unless its shard is there and whole."""
+    if _kept(path) is None:
+        content = parquet_bytes(function(*arguments))
+        write_atomically(path, content)
+        write_atomically(path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the drafts of processes that were killed while they wrote; a living one's are left alone."""
-    for draft in folder.glob(".*.part"):
-        try:
-            os.kill(int(draft.suffixes[-2][1:]), 0)
-        except ProcessLookupError:
-            draft.unlink(missing_ok=True)
-        except (OSError, ValueError, IndexError):
-            continue
+def _kept(path: Place) -> bytes | None:
+    """The content of a shard that is there and whole, as its checksum says."""
+    content, digest = read_if_there(path), read_if_there(path.with_suffix(".sha256"))
+    if content is None or digest != hashlib.sha256(content).hexdigest().encode():
+        return None
+    return content
 
 
-def _whole(path: Path) -> bool:
-    checksum = path.with_suffix(".sha256")
-    if not (path.is_file() and checksum.is_file()):
-        return False
-    return hashlib.sha256(path.read_bytes()).hexdigest() == checksum.read_text()
+def _do(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _run(
-    tasks: list[Task], folder: Path | None, fingerprint: str, title: str, n_jobs: int | None, progress: bool
-) -> pd.DataFrame:
-    """Run tasks, through shards when a folder is given, and join their tables."""
+    tasks: list[Task],
+    folder: Place | None,
+    fingerprint: str,
+    title: str,
+    n_jobs: int | None,
+    progress: bool,
+    beside: Sequence[tuple[Any, ...]] = (),
+) -> tuple[pd.DataFrame, list[Any]]:
+    """Run tasks, through shards when a folder is given, and join their tables.
+
+    ``beside`` are calls (function, arguments ...) that go through the same pool, before the tasks because they take
+    long; their results come second.
+
+    Raises:
+        PathError: workers wrote where this process does not see it.
+    """
     if folder is None:
-        work = [(function, arguments) for _, function, arguments in tasks]
-        frames = run_tasks(lambda f, a: f(*a), work, n_jobs=n_jobs, title=title, progress=progress)
-        return pd.concat(frames, ignore_index=True)
-    shards = []
+        work = [*beside, *((function, *arguments) for _, function, arguments in tasks)]
+        results = run_tasks(_do, work, n_jobs=n_jobs, title=title, progress=progress, in_turn=True)
+        return pd.concat(results[len(beside) :], ignore_index=True), results[: len(beside)]
+    shards: dict[Place, tuple[Any, ...]] = {}
     for key, function, arguments in tasks:
         digest = hashlib.sha256(f"{fingerprint}|{key}".encode()).hexdigest()[:16]
-        shards.append((folder / f"{key.split('-')[0]}-{digest}.parquet", function, arguments))
-    _sweep(folder)
-    missing = [shard for shard in shards if not _whole(shard[0])]
-    if missing:
-        run_tasks(_shard, missing, n_jobs=n_jobs, title=title, progress=progress)
-    return pd.concat([read_parquet(path) for path, _, _ in shards], ignore_index=True)
+        shards[folder / f"{key.split('-')[0]}-{digest}.parquet"] = (function, *arguments)
+    sweep(folder)
+    kept = {path: _kept(path) for path in shards}
+    missing = [path for path in shards if kept[path] is None]
+    work = [*beside, *((_shard, path, *shards[path]) for path in missing)]
+    results = run_tasks(_do, work, n_jobs=n_jobs, title=title, progress=progress, in_turn=True) if work else []
+    kept.update((path, _kept(path)) for path in missing)
+    frames = [parquet_table(content, path) for path, content in kept.items() if content is not None]
+    if len(frames) < len(shards):
+        raise PathError(
+            f"{len(shards) - len(frames)} shards that were written into {folder} are not there, or damaged: the folder "
+            "must be one that this process and all workers reach, on a shared disk or in a store such as s3://bucket"
+        )
+    return pd.concat(frames, ignore_index=True), results[: len(beside)]
 
 
 def _label(
@@ -230,10 +245,12 @@ def _label(
     n_jobs: int | None,
     progress: bool,
     seed: int,
-    folder: Path | None,
+    folder: Place | None,
     oracle: pd.DataFrame | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Oracle (unless it has answered), then every unlearner on every instance of one target: (outcomes, instances)."""
+    with_factors: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+    """Oracle (unless it has answered), then every unlearner on every instance of one target, and beside them its
+    factor table: (outcomes, instances, factors)."""
     for what, value, least in (
         ("seeds", seeds, 1),
         ("oracle_groups", oracle_groups, 2),
@@ -245,15 +262,16 @@ def _label(
     if "retrain" in objectives:
         if oracle is None:
             tasks = _oracle_tasks(target, instances["index"].to_numpy(), oracle_groups, oracle_seeds, seed)
-            oracle = summarise(_run(tasks, folder, fingerprint, f"{target.name}: oracle", n_jobs, progress))
+            oracle = summarise(_run(tasks, folder, fingerprint, f"{target.name}: oracle", n_jobs, progress)[0])
         instances = instances.merge(oracle, on="index", validate="one_to_one")
     else:
         unknown = ("p_out", "p_in", "memorization", "p_out_half_a", "p_out_half_b")
         instances = instances.assign(**dict.fromkeys(unknown, np.nan))
     tasks = _outcome_tasks(target, instances, unlearners, seeds, objectives, retraining_instances)
-    outcomes = _run(tasks, folder, fingerprint, f"{target.name}: unlearners", n_jobs, progress)
+    beside = [(factor_rows, target, instances["index"], seed)] if with_factors else []
+    outcomes, rest = _run(tasks, folder, fingerprint, f"{target.name}: unlearners", n_jobs, progress, beside)
     instances.insert(0, "target", target.name)
-    return outcomes, instances
+    return outcomes, instances, (rest[0] if rest else None)
 
 
 def _checked(unlearners: Sequence[str] | None, objectives: Sequence[str]) -> tuple[str, ...]:
@@ -327,7 +345,7 @@ def measure(
     _ready(target, names, objectives)
     index = target.data.check_indices(indices).numpy()
     instances = pd.DataFrame({"index": index, "label": target.labels.numpy()[index], "weight": 1.0})
-    return _label(
+    outcomes, measured, _ = _label(
         target,
         instances,
         names,
@@ -342,6 +360,7 @@ def measure(
         folder=None,
         oracle=oracle,
     )
+    return outcomes, measured
 
 
 def retrained_answers(
@@ -369,17 +388,18 @@ def retrained_answers(
     """
     everyone = np.arange(len(target))
     tasks = [
-        (function, (*arguments[:-1], [1000 + number] * len(arguments[-1])))
+        (function, *arguments[:-1], [1000 + number] * len(arguments[-1]))
         for number in range(seeds)
         for _, function, arguments in _oracle_tasks(target, everyone, groups, 1, seed + number)
     ]
-    answers = run_tasks(lambda f, a: f(*a), tasks, n_jobs=n_jobs, title=f"{target.name}: retraining", progress=progress)
+    title = f"{target.name}: retraining"
+    answers = run_tasks(_do, tasks, n_jobs=n_jobs, title=title, progress=progress, in_turn=True)
     return summarise(pd.concat(answers, ignore_index=True))
 
 
 def generate_corpus(
     targets: Sequence[Target | Recipe | Callable[[], Target]],
-    folder: str | Path,
+    folder: str | Path | Place,
     *,
     instances: int = 180,
     unlearners: Sequence[str] | None = None,
@@ -401,7 +421,8 @@ def generate_corpus(
 
     Args:
         targets: targets, recipes, or functions that return a target (built one at a time).
-        folder: where the corpus goes.
+        folder: where the corpus goes: a folder, or a place in a store (``"s3://bucket/corpus"``, any URL that fsspec
+            knows). Workers write their shards there themselves.
         instances: samples per target (fewer where a target has fewer).
         retraining_instances: samples per target that exact retraining serves, spread over the instances.
         screen_models: half of the instances are drawn from those suspected of being memorized. 0: suspect those whose
@@ -416,7 +437,7 @@ def generate_corpus(
     Raises:
         InputError: two targets of one name, or none, or no unlearner or objective.
         NotApplicableError, UnknownNameError: as in :func:`measure`.
-        PathError: ``folder`` is a file, or cannot be written.
+        PathError: ``folder`` is a file, or cannot be written or reached, by this process or by a worker.
     """
     names = _checked((*CONSENSUS, RETRAINING) if unlearners is None else unlearners, objectives)
     if not targets:
@@ -426,7 +447,7 @@ def generate_corpus(
         if isinstance(source, Target):
             _ready(source, names, objectives)
     folder = corpus_folder(folder)
-    _sweep(folder)
+    sweep(folder)
     manifest = {
         "format": FORMAT,
         "forgetcast": version("forgetcast"),
@@ -452,7 +473,7 @@ def generate_corpus(
         shards = folder / "shards" / target.name
         suspicion = _suspicion(target, screen_models, seed, shards, n_jobs, progress) if screen_models else None
         chosen = draw_instances(target, min(instances, len(target)), seed, suspicion=suspicion)
-        outcomes, labelled = _label(
+        outcomes, labelled, factors = _label(
             target,
             chosen,
             names,
@@ -465,8 +486,9 @@ def generate_corpus(
             progress=progress,
             seed=seed,
             folder=shards,
+            with_factors=True,
         )
-        factors = factor_rows(target, labelled["index"], seed, progress)
+        assert factors is not None
         for name, frame in (("outcomes", outcomes), ("instances", labelled), ("factors", factors)):
             tables[name].append(frame)
         described.append(_describe(target))
@@ -480,9 +502,9 @@ def generate_corpus(
     return corpus
 
 
-def factor_rows(target: Target, index: pd.Series, seed: int, progress: bool) -> pd.DataFrame:
+def factor_rows(target: Target, index: pd.Series, seed: int) -> pd.DataFrame:
     """Factors of some samples of a target, as a corpus holds them."""
-    rows = factor_table(target, seed=seed, progress=progress).values.loc[index].reset_index(names="index")
+    rows = factor_table(target, seed=seed).values.loc[index].reset_index(names="index")
     rows.insert(0, "target", target.name)
     return rows
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import cloudpickle
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from forgetcast.allocation import keep_freed_memory
+from forgetcast.errors import InputError, first_line
 
 __all__ = ["one_thread", "pool_of", "run_tasks"]
 
@@ -26,10 +30,62 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     keep_freed_memory()
     with one_thread():
         return function(*arguments)
+
+
+_TURN = threading.RLock()
+
+
+def _call_in_turn(function: Callable[..., Any], *arguments: Any) -> Any:
+    with _TURN:
+        return _call(function, *arguments)
+
+
+class _Nowhere:
+    """A file that forgets what is written."""
+
+    def write(self, content: Any) -> int:
+        return memoryview(content).nbytes
+
+
+def _reason_against_sending(value: Any) -> str | None:
+    """Why a value cannot be pickled, as the backends do it, or None."""
+    try:
+        cloudpickle.Pickler(_Nowhere()).dump(value)
+    except Exception as error:
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None
+
+
+def _check_sendable(function: Callable[..., Any], task: Sequence[Any]) -> None:
+    """Refuse what cannot travel to another process, by name; some backends would wait for it for ever.
+
+    Raises:
+        InputError: the function, an argument or a part of one cannot be pickled.
+    """
+    if _reason_against_sending((function, task)) is None:
+        return
+    for value in (function, *task):
+        if reason := _reason_against_sending(value):
+            what = getattr(value, "__name__", type(value).__name__)
+            parts = getattr(value, "__dict__", {}) if not callable(value) else {}
+            for name, part in parts.items():
+                if of_part := _reason_against_sending(part):
+                    what, reason = f"{what}.{name.lstrip('_')} (a {type(part).__name__})", of_part
+                    break
+            raise InputError(
+                f"{what} cannot be sent to other processes ({reason}): keep locks, open files, connections and "
+                "generators out of it, for instance by opening them where they are used, or run in one process"
+            )
+
+
+def _leaves_the_process(n_jobs: int | None) -> bool:
+    """Whether joblib runs tasks in other processes or machines."""
+    backend, _ = get_active_backend()
+    return not getattr(backend, "supports_sharedmem", False) and effective_n_jobs(n_jobs) > 1
 
 
 def pool_of(n_jobs: int | None, prefer: Literal["processes", "threads"] | None = None) -> Parallel:
@@ -47,13 +103,30 @@ def run_tasks(
     n_jobs: int | None = None,
     title: str = "",
     progress: bool = True,
+    in_turn: bool = False,
 ) -> list[Any]:
     """``[function(*task) for task in tasks]`` through joblib, in the order of the tasks.
 
     ``n_jobs=None`` obeys the caller's ``joblib.parallel_config(...)`` and else means 1, as in joblib. Every task runs
     on one torch thread, so results do not depend on the number of jobs.
+
+    Args:
+        function: called once a task.
+        tasks: its arguments, by position. An argument that many share, such as a target, should be an argument of its
+            own: Ray and Dask then send it once.
+        n_jobs: as in joblib.
+        title: of the bar.
+        progress: show a bar on stderr.
+        in_turn: tasks call a target's model, which must not be called by two threads at once: tasks that land in
+            one process (threads, or a Dask worker with several) take turns.
+
+    Raises:
+        InputError: function or arguments cannot be sent to the processes that were asked for.
     """
+    if tasks and _leaves_the_process(n_jobs):
+        _check_sendable(function, tasks[0])
     pool = pool_of(n_jobs)
-    work = (delayed(_call)(function, task) for task in tasks)
+    call = _call_in_turn if in_turn else _call
+    work = (delayed(call)(function, *task) for task in tasks)
     with one_thread():  # once for all tasks that run as threads of this process: the count is common to them
         return list(tqdm(pool(work), total=len(tasks), desc=title, disable=not progress, leave=False))

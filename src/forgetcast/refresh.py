@@ -11,18 +11,21 @@ import pandas as pd
 from forgetcast.corpus import Corpus
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.generate import built, factor_rows
+from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
+from forgetcast.storage import Place
 from forgetcast.target import Target
 
 __all__ = ["refresh_factors"]
 
 
 def refresh_factors(
-    folder: str | Path,
+    folder: str | Path | Place,
     targets: Sequence[Target | Recipe | Callable[[], Target]] = (),
     *,
     trajectory: bool = False,
     seed: int = 0,
+    n_jobs: int | None = None,
     progress: bool = True,
 ) -> Corpus:
     """Work out the factors of a corpus anew, with all that are registered now, and write it back.
@@ -30,12 +33,14 @@ def refresh_factors(
     For the author of a factor, or of a new version of one: outcomes stay as they were measured.
 
     Args:
-        folder: the corpus.
+        folder: the corpus, on disk or in a store.
         targets: its targets; those not given are made again from the recipe in the manifest. Each must be the very
             model and data that were measured.
         trajectory: make targets from recipes with the trajectory of their training run, for the factors that need it.
         seed: of the factors, as in ``generate_corpus``.
-        progress: bars on stderr.
+        n_jobs: targets worked on at a time, as in joblib; None obeys ``joblib.parallel_config``. The factors are the
+            same, to the bit, for any number.
+        progress: a bar on stderr.
 
     Returns:
         The corpus, as written. Nothing is written unless all targets were there.
@@ -51,20 +56,28 @@ def refresh_factors(
     given = {target.name: target for target in map(built, targets)}
     if unknown := sorted(given.keys() - set(known.index)):
         raise InputError(f"the corpus {folder} has no target {unknown[0]!r}; it has {', '.join(known.index)}")
-    parts = []
-    for name in known.index:
-        target = given.get(name) or _from_recipe(name, known.loc[name], trajectory)
-        for what in ("model_hash", "data_hash"):
-            if getattr(target, what) != known.loc[name, what]:
-                raise InputError(
-                    f"target {name!r} is not the one that was measured (its {what.replace('_', ' ')} differs): factors "
-                    "of another model say nothing about these outcomes. Training may round otherwise on another machine"
-                )
-        index = corpus.instances.loc[corpus.instances["target"] == name, "index"]
-        parts.append(factor_rows(target, index, seed, progress))
+    samples = corpus.instances.groupby("target")["index"]
+    tasks = [
+        (name, given.get(name), known.loc[name], samples.get_group(name), trajectory, seed) for name in known.index
+    ]
+    parts = run_tasks(_rows, tasks, n_jobs=n_jobs, title="factors", progress=progress, in_turn=True)
     fresh = replace(corpus, factors=pd.concat(parts, ignore_index=True), manifest=corpus.manifest | {"files": {}})
     fresh.write(folder)
     return fresh
+
+
+def _rows(
+    name: str, target: Target | None, described: pd.Series, index: pd.Series, trajectory: bool, seed: int
+) -> pd.DataFrame:
+    """Factors of one target's samples, if it is the one that was measured."""
+    target = target or _from_recipe(name, described, trajectory)
+    for what in ("model_hash", "data_hash"):
+        if getattr(target, what) != described[what]:
+            raise InputError(
+                f"target {name!r} is not the one that was measured (its {what.replace('_', ' ')} differs): factors "
+                "of another model say nothing about these outcomes. Training may round otherwise on another machine"
+            )
+    return factor_rows(target, index, seed)
 
 
 def _from_recipe(name: str, described: pd.Series, trajectory: bool) -> Target:

@@ -339,6 +339,12 @@ class Target:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __sizeof__(self) -> int:
+        """Bytes of the model and of data in memory. Ray and Dask ask, and send what is large once instead of with
+        every task."""
+        weights = sum(value.nbytes for value in (*self.params.values(), *self.buffers.values()))
+        return weights + self.data.nbytes + (0 if self.heldout is None else self.heldout.nbytes)
+
     @property
     def labels(self) -> Tensor:
         """Class of every training sample, int64, shape (n,), on the CPU."""

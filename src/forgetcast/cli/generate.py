@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 
 from forgetcast.cli.interrupted import kept
-from forgetcast.cli.options import FOLDER, OBJECTIVES, quiet_option
+from forgetcast.cli.options import OBJECTIVES, quiet_option
 from forgetcast.errors import InputError
 
 __all__ = ["generate"]
@@ -30,7 +29,12 @@ __all__ = ["generate"]
     metavar="NAME",
     help="A target of the published corpus, trained afresh; may be repeated. 'published': all.",
 )
-@click.option("--out", type=FOLDER, required=True, help="The corpus folder; finished parts in it are not done again.")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    required=True,
+    help="The corpus folder, or a URL such as s3://bucket/corpus; finished parts in it are not done again.",
+)
 @click.option("--instances", type=click.IntRange(min=1), default=180, show_default=True, help="Samples per target.")
 @click.option(
     "--unlearners",
@@ -59,7 +63,7 @@ __all__ = ["generate"]
 def generate(
     specs: tuple[str, ...],
     names: tuple[str, ...],
-    out: Path,
+    out: str,
     instances: int,
     unlearners: str | None,
     objective: str,
@@ -100,7 +104,7 @@ def generate(
     if factors_only:
         from forgetcast.refresh import refresh_factors
 
-        corpus = refresh_factors(out, targets, seed=seed, progress=not quiet)
+        corpus = refresh_factors(out, targets, seed=seed, n_jobs=jobs, progress=not quiet)
         click.echo(f"{out}: {corpus.factors.shape[1] - 2} factor columns of {len(corpus.factors)} samples")
         return
     with kept(f"what is finished stays in {out}"):

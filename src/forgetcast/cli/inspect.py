@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from forgetcast.cli.options import FILE, FOLDER
+from forgetcast.cli.options import FILE
 from forgetcast.cli.output import check_output, whole_file
 from forgetcast.errors import InputError, NotApplicableError
 
@@ -25,9 +25,9 @@ def inspect() -> None:
 
 
 @inspect.command()
-@click.argument("folder", type=FOLDER, default="training_data/published")
+@click.argument("folder", default="training_data/published")
 @click.option("--agreement", is_flag=True, help="Also the correlations between every two unlearners.")
-def corpus(folder: Path, agreement: bool) -> None:
+def corpus(folder: str, agreement: bool) -> None:
     """Print targets, unlearners, share reached and reliabilities of the corpus in FOLDER.
 
     \b

@@ -47,7 +47,7 @@ corpus_option = click.option(
     metavar="FOLDER",
     multiple=True,
     required=True,
-    help="A folder made by 'forgetcast generate', or the word 'published'; may be repeated.",
+    help="A folder or URL filled by 'forgetcast generate', or the word 'published'; may be repeated.",
 )
 
 
