@@ -21,7 +21,7 @@ from forgetcast.factors import quantile_column
 from forgetcast.folders import nearest_existing, shipped_folder
 from forgetcast.parts import PARTS
 from forgetcast.registry import load_factors
-from forgetcast.storage import Place, place, reached, write_atomically
+from forgetcast.storage import Place, kind_in_store, place, reached, write_atomically
 from forgetcast.unlearner_heads import UNLEARNER_HEADS, under_column
 
 __all__ = [
@@ -63,7 +63,7 @@ def corpus_folder(folder: str | Path | Place) -> Place:
     folder = place(folder)
     if not isinstance(folder, Path):
         with reached(folder):
-            if folder.is_file():
+            if kind_in_store(folder) == "file":
                 raise PathError(f"expected a folder for the corpus at {folder}; {folder} is a file")
         return folder
     nearest = nearest_existing(folder)
@@ -154,6 +154,7 @@ class Corpus:
         if isinstance(folder, Path):
             return cls._read(folder)
         with reached(folder):
+            kind_in_store(folder)  # is_dir and its like take a refusal for an absence
             return cls._read(folder)
 
     @classmethod

@@ -18,6 +18,10 @@ from forgetcast.errors import InputError, first_line
 
 __all__ = ["one_thread", "pool_of", "run_tasks"]
 
+DASK = "DaskDistributedBackend"
+"""joblib's backend for Dask keeps a large argument on one worker, for the others to fetch, and loses the whole run with
+that worker. Within a tuple arguments travel with their task, and a lost worker costs its tasks alone."""
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -42,6 +46,11 @@ _TURN = threading.RLock()
 def _call_in_turn(function: Callable[..., Any], *arguments: Any) -> Any:
     with _TURN:
         return _call(function, *arguments)
+
+
+def _unpacked(packed: tuple[Any, ...]) -> Any:
+    call, *arguments = packed
+    return call(*arguments)
 
 
 class _Nowhere:
@@ -82,9 +91,8 @@ def _check_sendable(function: Callable[..., Any], task: Sequence[Any]) -> None:
             )
 
 
-def _leaves_the_process(n_jobs: int | None) -> bool:
+def _leaves_the_process(backend: Any, n_jobs: int | None) -> bool:
     """Whether joblib runs tasks in other processes or machines."""
-    backend, _ = get_active_backend()
     return not getattr(backend, "supports_sharedmem", False) and effective_n_jobs(n_jobs) > 1
 
 
@@ -113,7 +121,7 @@ def run_tasks(
     Args:
         function: called once a task.
         tasks: its arguments, by position. An argument that many share, such as a target, should be an argument of its
-            own: Ray and Dask then send it once.
+            own: Ray then sends it once.
         n_jobs: as in joblib.
         title: of the bar.
         progress: show a bar on stderr.
@@ -123,10 +131,13 @@ def run_tasks(
     Raises:
         InputError: function or arguments cannot be sent to the processes that were asked for.
     """
-    if tasks and _leaves_the_process(n_jobs):
+    backend, _ = get_active_backend()
+    if tasks and _leaves_the_process(backend, n_jobs):
         _check_sendable(function, tasks[0])
     pool = pool_of(n_jobs)
     call = _call_in_turn if in_turn else _call
     work = (delayed(call)(function, *task) for task in tasks)
+    if type(backend).__name__ == DASK:
+        work = (delayed(_unpacked)((call, function, *task)) for task in tasks)
     with one_thread():  # once for all tasks that run as threads of this process: the count is common to them
         return list(tqdm(pool(work), total=len(tasks), desc=title, disable=not progress, leave=False))

@@ -14,7 +14,7 @@ from forgetcast.errors import ForgetcastError, PathError, first_line
 if TYPE_CHECKING:
     from upath import UPath
 
-__all__ = ["Place", "place", "reached", "read_if_there", "sweep", "write_atomically"]
+__all__ = ["Place", "kind_in_store", "place", "reached", "read_if_there", "sweep", "write_atomically"]
 
 Place: TypeAlias = Union[Path, "UPath"]
 """A path on disk, or one of universal_pathlib, which has the same methods, in a store."""
@@ -82,6 +82,17 @@ def write_atomically(path: Place, content: bytes) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def kind_in_store(found: UPath) -> str | None:
+    """What a store has there: "file", "directory" (also one that is only part of names) or None.
+
+    Raises whatever the store raises where it refuses to say.
+    """
+    try:
+        return str(found.fs.info(found.path)["type"])
+    except FileNotFoundError:
+        return None
 
 
 def read_if_there(path: Place) -> bytes | None:

@@ -340,8 +340,7 @@ class Target:
         return len(self.data)
 
     def __sizeof__(self) -> int:
-        """Bytes of the model and of data in memory. Ray and Dask ask, and send what is large once instead of with
-        every task."""
+        """Bytes of the model and of data in memory. Ray asks, and stores what is large once instead of once a task."""
         weights = sum(value.nbytes for value in (*self.params.values(), *self.buffers.values()))
         return weights + self.data.nbytes + (0 if self.heldout is None else self.heldout.nbytes)
 
