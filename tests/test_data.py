@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -467,3 +469,17 @@ def test_a_single_index_is_a_list_of_one() -> None:
     """A bare number, of Python or NumPy, names one sample."""
     data = Data(samples())
     assert data.check_indices(4).tolist() == data.check_indices(np.int32(4)).tolist() == [4]
+
+
+def test_a_slice_is_sent_without_what_it_was_cut_from() -> None:
+    """Pickling a view of a large tensor would carry all of it along, with every task."""
+    x, y = torch.randn(5000, 20), torch.arange(5000) % 3
+    data = Data((x[40:50], y[40:50]))
+    content = pickle.dumps(data)
+    assert len(content) < 4000
+    back = copy.deepcopy(data)
+    assert torch.equal(back.fetch([0, 9])[0], x[[40, 49]])
+    assert torch.equal(back.labels, y[40:50])
+    assert back.digest() == data.digest()
+    whole = Data((x, y))
+    assert whole.__getstate__()["_x"] is whole._x, "nothing is copied without need"

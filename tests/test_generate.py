@@ -366,6 +366,13 @@ def test_any_number_of_jobs_gives_the_same_bytes(tmp_path: Path, monkeypatch: py
     pd.testing.assert_frame_equal(outcomes, Corpus.read(tmp_path / "one").outcomes, check_exact=True)
 
 
+def test_tasks_in_threads_of_one_process_take_turns(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    """A target's model is not called by two threads at once: they share its parameters."""
+    with joblib.parallel_config(backend="threading", n_jobs=4):
+        generate_corpus([clouds()], tmp_path, **QUICK)
+    assert contents(tmp_path) == whole
+
+
 # -- refusals before any work ---------------------------------------------------------------------------------------
 
 

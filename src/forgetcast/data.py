@@ -106,6 +106,11 @@ def _named(x: Inputs, name: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from _named(part, f"{name}/{key}")
 
 
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a copy where it is a small part of a larger one."""
+    return tensor if tensor.untyped_storage().nbytes() <= 2 * tensor.nbytes else tensor.clone()
+
+
 def _nbytes(item: Any) -> int:
     """Bytes of the arrays in an item of a dataset."""
     if isinstance(item, (tuple, list, Mapping)):
@@ -158,6 +163,11 @@ class Data:
             self._from_pair(source)
         else:
             self._from_dataset(source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied or sent to another process: of a slice the slice alone, not all that it was cut from."""
+        x = None if self._x is None else map_leaves(_own, self._x)
+        return {**self.__dict__, "labels": _own(self.labels), "_x": x}
 
     def _from_pair(self, pair: Sequence[Any]) -> None:
         if len(pair) != 2:
