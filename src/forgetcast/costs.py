@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from forgetcast import registry
-from forgetcast.errors import NotApplicableError, UnknownNameError
+from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError
 from forgetcast.target import Target, as_logits, model_arguments
 from forgetcast.unlearn.base import Samples
 
@@ -39,7 +39,7 @@ class Costs:
     retraining: float
     """Training the model again: what the policy says, or its epochs."""
     failed: dict[str, str]
-    """Unlearners that cannot serve this model, and why."""
+    """Unlearners that cannot serve this model, or come from a plugin that failed, and why."""
 
     def seconds(self, unlearner: str, steps: float) -> float:
         """For one request, prepared already: the start and the steps; NaN for an unlearner that was not timed."""
@@ -80,8 +80,13 @@ def measure_costs(
     for name in unlearners:
         try:
             rows[name] = _unlearner(target, registry.unlearner(name), samples, seed)
-        except (NotApplicableError, UnknownNameError) as error:
+        except (NotApplicableError, UnknownNameError, PluginError) as error:
             failed[name] = str(error)
+        except Exception as error:
+            plugin = registry.third_party(registry.UNLEARNER_GROUP, name)
+            if plugin is None:
+                raise
+            failed[name] = f"{plugin} raised {registry.raised(error)}"
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["prepare", "start", "step"], dtype=float)
     epoch = _epoch(target)
     return Costs(table, epoch, epochs * epoch if retraining is None else float(retraining), failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 __all__ = [
     "DatasetError",
@@ -15,9 +16,11 @@ __all__ = [
     "NotApplicableError",
     "PathError",
     "PluginError",
+    "PluginWarning",
     "RecordError",
     "SchemaError",
     "UnknownNameError",
+    "UnlearnerFailedError",
     "first_line",
     "shortened",
 ]
@@ -64,7 +67,24 @@ class UnknownNameError(ForgetcastError, LookupError):
 
 
 class PluginError(ForgetcastError):
-    """A registered factor or unlearner is malformed, or two share a name."""
+    """A registered factor, unlearner or report section is malformed, failed, or shares its name with another."""
+
+
+class UnlearnerFailedError(PluginError):
+    """An unlearner from a plugin that was asked for by name raised; the measurements of the others are kept.
+
+    Attributes:
+        outcomes, instances: what ``generate.measure`` would have returned without it; None where a corpus has them.
+    """
+
+    def __init__(self, message: str, outcomes: Any = None, instances: Any = None) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes
+        self.instances = instances
+
+
+class PluginWarning(UserWarning):
+    """A plugin is left out, or something of it is; the message names it and says why."""
 
 
 class FileFormatError(ForgetcastError):

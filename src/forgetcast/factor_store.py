@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from forgetcast.errors import FileFormatError, PathError, first_line
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.folders import replaced_folder
-from forgetcast.registry import load_factors
+from forgetcast.registry import FACTOR_GROUP, load_factors, third_party
 from forgetcast.target import Target
 
 __all__ = ["factors_of", "read_factors", "write_factors"]
@@ -37,7 +37,7 @@ def factors_of(
     say: Callable[[str], object] = lambda text: None,
 ) -> FactorTable:
     """The factors of all samples of a target: those in ``folder`` where they are of this target, else worked out anew
-    and written there.
+    and written there (not where a factor of a plugin failed: mended, it shall be asked again).
 
     Args:
         target: the model and its data.
@@ -60,7 +60,10 @@ def factors_of(
         other = ", ".join(name for name in wanted if described.get(name) != wanted[name]) or "training run"
         say(f"the factors in {folder} are of another {other}: they are worked out anew")
     table = factor_table(target, names=names, seed=seed, progress=progress)
-    write_factors(table, folder, wanted)
+    if table.failed:
+        say(f"the factors are not kept in {folder}: {', '.join(table.failed)} failed; mend the plugin")
+    else:
+        write_factors(table, folder, wanted)
     return table
 
 
@@ -119,6 +122,7 @@ def read_factors(folder: str | Path) -> tuple[FactorTable, dict[str, Any]]:
 def _described(target: Target, names: Sequence[str], seed: int) -> dict[str, Any]:
     """What decides every value of the table."""
     factors = load_factors()
+    plugins = {name: plugin for name in names if (plugin := third_party(FACTOR_GROUP, name)) is not None}
     return {
         "model": target.model_hash,
         "data": target.data_hash,
@@ -128,6 +132,7 @@ def _described(target: Target, names: Sequence[str], seed: int) -> dict[str, Any
         "n": len(target),
         "seed": seed,
         "settings": {name: repr(dict(factors[name].settings)) for name in names},
+        **({"plugins": {name: f"{item.package} {item.version}" for name, item in plugins.items()}} if plugins else {}),
     }
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +22,15 @@ from torch.nn import functional as F
 
 from forgetcast import registry
 from forgetcast.corpus import FORMAT, Corpus, corpus_folder, parquet_bytes, parquet_table
-from forgetcast.errors import InputError, NotApplicableError, PathError, UnknownNameError
+from forgetcast.errors import (
+    InputError,
+    NotApplicableError,
+    PathError,
+    PluginError,
+    PluginWarning,
+    UnknownNameError,
+    UnlearnerFailedError,
+)
 from forgetcast.factors import factor_table
 from forgetcast.labels import CONSENSUS
 from forgetcast.oracle import SHARE, TOGETHER, deal_groups, leave_groups_out, subset_answers, summarise
@@ -30,7 +40,7 @@ from forgetcast.sampling import draw_instances
 from forgetcast.storage import Place, read_if_there, sweep, write_atomically
 from forgetcast.target import Target
 from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
-from forgetcast.unlearn.protocol import OBJECTIVES
+from forgetcast.unlearn.protocol import OBJECTIVES, OUTCOME_COLUMNS
 from forgetcast.unlearn.workbench import Workbench
 
 __all__ = ["SEEDS", "generate_corpus", "measure", "retrained_answers", "runs_per_sample"]
@@ -44,7 +54,7 @@ ALL = ("all",)
 BLOCK = 64
 ORACLE_BLOCK = 5
 
-Task = tuple[str, Callable[..., pd.DataFrame], tuple[Any, ...]]
+Task = tuple[str, Callable[..., Any], tuple[Any, ...]]
 """Key of the shard, function, arguments."""
 
 
@@ -78,27 +88,50 @@ class _Prepared:
     states: ClassVar[dict[str, Any]]
 
     @classmethod
-    def of(cls, target: Target, unlearner: Unlearner) -> tuple[Workbench, Any]:
-        """The workbench, and what ``unlearner.prepare`` returns."""
+    def bench(cls, target: Target) -> Workbench:
+        """The workbench."""
         latest = (target.model_hash, target.data_hash, target.heldout_hash, repr(Protocol()))
         if cls.latest != latest:
             cls.workbench, cls.states, cls.latest = Workbench(target, Protocol()), {}, latest
+        return cls.workbench
+
+    @classmethod
+    def state(cls, target: Target, unlearner: Unlearner) -> Any:
+        """What ``unlearner.prepare`` returns, for the target of the workbench."""
         key = repr(unlearner)
         if key not in cls.states:
             cls.states.clear()  # one at a time: a Hessian can be large
             cls.states[key] = unlearner.prepare(target)
-        return cls.workbench, cls.states[key]
+        return cls.states[key]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """In place of outcomes: an unlearner of a plugin raised."""
+
+    unlearner: str
+    reason: str
 
 
 def outcome_block(
     target: Target, name: str, indices: np.ndarray, p_out: np.ndarray, seed: int, objectives: Sequence[str]
-) -> pd.DataFrame:
-    """Outcomes of some samples under one unlearner, as :func:`forgetcast.unlearn.run_unlearner` gives them."""
-    unlearner = registry.unlearner(name)
-    workbench, state = _Prepared.of(target, unlearner)
-    return run_unlearner(
-        target, unlearner, indices, p_out, seed=seed, objectives=objectives, workbench=workbench, state=state
-    )
+) -> pd.DataFrame | _Failure:
+    """Outcomes of some samples under one unlearner, as :func:`forgetcast.unlearn.run_unlearner` gives them.
+
+    What an unlearner of a plugin raises is returned, so that other tasks go on.
+    """
+    workbench = _Prepared.bench(target)
+    plugin = registry.third_party(registry.UNLEARNER_GROUP, name)
+    try:
+        unlearner = registry.unlearner(name)
+        state = _Prepared.state(target, unlearner)
+        return run_unlearner(
+            target, unlearner, indices, p_out, seed=seed, objectives=objectives, workbench=workbench, state=state
+        )
+    except Exception as error:
+        if plugin is None:
+            raise
+        return _Failure(name, registry.raised(error))
 
 
 def _models_per_task(target: Target) -> int:
@@ -172,12 +205,16 @@ def _outcome_tasks(
     return tasks
 
 
-def _shard(path: Place, function: Callable[..., pd.DataFrame], *arguments: Any) -> None:
-    """Run one task unless its shard is there and whole."""
+def _shard(path: Place, function: Callable[..., Any], *arguments: Any) -> _Failure | None:
+    """Run one task unless its shard is there and whole; a failure leaves no shard and is returned."""
     if _kept(path) is None:
-        content = parquet_bytes(function(*arguments))
+        made = function(*arguments)
+        if isinstance(made, _Failure):
+            return made
+        content = parquet_bytes(made)
         write_atomically(path, content)
         write_atomically(path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
+    return None
 
 
 def _kept(path: Place) -> bytes | None:
@@ -200,19 +237,23 @@ def _run(
     n_jobs: int | None,
     progress: bool,
     beside: Sequence[tuple[Any, ...]] = (),
+    failed: dict[str, str] | None = None,
 ) -> tuple[pd.DataFrame, list[Any]]:
     """Run tasks, through shards when a folder is given, and join their tables.
 
     ``beside`` are calls (function, arguments ...) that go through the same pool, before the tasks because they take
-    long; their results come second.
+    long; their results come second. Rows of unlearners that failed in any task are left out, for those that succeed are
+    no fair share of all, and what was raised is put into ``failed``.
 
     Raises:
         PathError: workers wrote where this process does not see it.
     """
+    failed = {} if failed is None else failed
     if folder is None:
         work = [*beside, *((function, *arguments) for _, function, arguments in tasks)]
         results = run_tasks(_do, work, n_jobs=n_jobs, title=title, progress=progress, in_turn=True)
-        return pd.concat(results[len(beside) :], ignore_index=True), results[: len(beside)]
+        made = [frame for frame in results[len(beside) :] if not _failed(frame, failed)]
+        return _joined(made, failed), results[: len(beside)]
     shards: dict[Place, tuple[Any, ...]] = {}
     for key, function, arguments in tasks:
         digest = hashlib.sha256(f"{fingerprint}|{key}".encode()).hexdigest()[:16]
@@ -222,14 +263,30 @@ def _run(
     missing = [path for path in shards if kept[path] is None]
     work = [*beside, *((_shard, path, *shards[path]) for path in missing)]
     results = run_tasks(_do, work, n_jobs=n_jobs, title=title, progress=progress, in_turn=True) if work else []
-    kept.update((path, _kept(path)) for path in missing)
+    broken = [path for path, made in zip(missing, results[len(beside) :], strict=True) if _failed(made, failed)]
+    kept.update((path, _kept(path)) for path in missing if path not in broken)
     frames = [parquet_table(content, path) for path, content in kept.items() if content is not None]
-    if len(frames) < len(shards):
+    lost = len(shards) - len(broken) - len(frames)
+    if lost:
         raise PathError(
-            f"{len(shards) - len(frames)} shards that were written into {folder} are not there, or damaged: the folder "
+            f"{lost} shards that were written into {folder} are not there, or damaged: the folder "
             "must be one that this process and all workers reach, on a shared disk or in a store such as s3://bucket"
         )
-    return pd.concat(frames, ignore_index=True), results[: len(beside)]
+    return _joined(frames, failed), results[: len(beside)]
+
+
+def _failed(result: Any, failed: dict[str, str]) -> bool:
+    """Whether a task failed; the first reason of each unlearner is put into ``failed``."""
+    if isinstance(result, _Failure):
+        failed.setdefault(result.unlearner, result.reason)
+    return isinstance(result, _Failure)
+
+
+def _joined(frames: list[pd.DataFrame], failed: dict[str, str]) -> pd.DataFrame:
+    if not failed:
+        return pd.concat(frames, ignore_index=True)
+    kept = [frame[~frame["unlearner"].isin(list(failed))] for frame in frames]
+    return pd.concat(kept or [pd.DataFrame(columns=OUTCOME_COLUMNS)], ignore_index=True)
 
 
 def _label(
@@ -246,11 +303,15 @@ def _label(
     progress: bool,
     seed: int,
     folder: Place | None,
+    failed: dict[str, str],
     oracle: pd.DataFrame | None = None,
     with_factors: bool = False,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
     """Oracle (unless it has answered), then every unlearner on every instance of one target, and beside them its
-    factor table: (outcomes, instances, factors)."""
+    factor table: (outcomes, instances, what ``factor_rows`` returns).
+
+    What unlearners of plugins raised is put into ``failed``; they are left out of the outcomes.
+    """
     for what, value, least in (
         ("seeds", seeds, 1),
         ("oracle_groups", oracle_groups, 2),
@@ -269,17 +330,17 @@ def _label(
         instances = instances.assign(**dict.fromkeys(unknown, np.nan))
     tasks = _outcome_tasks(target, instances, unlearners, seeds, objectives, retraining_instances)
     beside = [(factor_rows, target, instances["index"], seed)] if with_factors else []
-    outcomes, rest = _run(tasks, folder, fingerprint, f"{target.name}: unlearners", n_jobs, progress, beside)
+    title = f"{target.name}: unlearners"
+    outcomes, rest = _run(tasks, folder, fingerprint, title, n_jobs, progress, beside, failed)
     instances.insert(0, "target", target.name)
     return outcomes, instances, (rest[0] if rest else None)
 
 
 def _checked(unlearners: Sequence[str] | None, objectives: Sequence[str]) -> tuple[str, ...]:
-    known = registry.load_unlearners()
-    names = CONSENSUS if unlearners is None else tuple(known) if tuple(unlearners) == ALL else tuple(unlearners)
+    everything = unlearners is not None and tuple(unlearners) == ALL
+    names = CONSENSUS if unlearners is None else _usable() if everything else tuple(unlearners)
     for name in names:
-        if name not in known:
-            raise UnknownNameError.of("unlearner", name, known)
+        _check_usable(name)
     for objective in objectives:
         if objective not in OBJECTIVES:
             raise UnknownNameError.of("objective", objective, OBJECTIVES)
@@ -287,6 +348,43 @@ def _checked(unlearners: Sequence[str] | None, objectives: Sequence[str]) -> tup
         if not given:
             raise InputError(f"expected at least one {what}; got none")
     return names
+
+
+def _check_usable(name: str) -> None:
+    """Make an unlearner, to see that it can be.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+        PluginError: it comes from a plugin that cannot be used.
+    """
+    made = registry.unlearner(name)
+    if not isinstance(made, Unlearner):
+        raise PluginError(
+            f"unlearner {name!r}: expected a class derived from forgetcast.unlearn.base.Unlearner; got "
+            f"{type(made).__name__}"
+        )
+
+
+def _usable() -> tuple[str, ...]:
+    """Every registered unlearner; a plugin's that cannot be made is left out."""
+    names = []
+    for name in registry.load_unlearners():
+        try:
+            _check_usable(name)
+        except PluginError as error:
+            if registry.third_party(registry.UNLEARNER_GROUP, name) is None:
+                raise
+            warnings.warn(f"{error}; it is left out", PluginWarning, stacklevel=4)
+        else:
+            names.append(name)
+    return tuple(names)
+
+
+def _left_out(failed: dict[str, str]) -> str:
+    """Which unlearners failed, and over what."""
+    return "; ".join(
+        f"{registry.third_party(registry.UNLEARNER_GROUP, name)} raised {reason}" for name, reason in failed.items()
+    )
 
 
 def _ready(target: Target, names: Sequence[str], objectives: Sequence[str]) -> None:
@@ -335,7 +433,13 @@ def measure(
     Returns:
         (outcomes, instances): frames that ``forgetcast.labels`` turns into difficulty.
 
+    An unlearner of a plugin that raises is left out wholly and named; all others finish. Asked for by name it is an
+    error, for what the label averages must not change in silence; the error has the outcomes of the others. With
+    ("all",) it is a warning, and ``outcomes.attrs["left_out"]`` says why, by name.
+
     Raises:
+        UnlearnerFailedError: an unlearner of a plugin that was asked for by name raised, or none is left.
+        PluginError: an unlearner comes from a plugin that cannot be used.
         NotApplicableError: held-out data or the ``train`` callable is missing.
         UnknownNameError: unknown unlearner or objective.
         InputError: no unlearner or no objective.
@@ -345,7 +449,8 @@ def measure(
     _ready(target, names, objectives)
     index = target.data.check_indices(indices).numpy()
     instances = pd.DataFrame({"index": index, "label": target.labels.numpy()[index], "weight": 1.0})
-    outcomes, measured, _ = _label(
+    failed: dict[str, str] = {}
+    outcomes, instances, _ = _label(
         target,
         instances,
         names,
@@ -358,9 +463,20 @@ def measure(
         progress=progress,
         seed=seed,
         folder=None,
+        failed=failed,
         oracle=oracle,
     )
-    return outcomes, measured
+    if failed:
+        if outcomes.empty or tuple(unlearners or ()) != ALL:
+            raise UnlearnerFailedError(
+                f"{_left_out(failed)}; mend the plugin or leave it out (the outcomes of the others are kept in the "
+                "attribute 'outcomes' of this error)",
+                outcomes,
+                instances,
+            )
+        warnings.warn(f"{_left_out(failed)}; it is left out", PluginWarning, stacklevel=2)
+        outcomes.attrs["left_out"] = failed
+    return outcomes, instances
 
 
 def retrained_answers(
@@ -419,6 +535,11 @@ def generate_corpus(
     and settings. After every target the corpus of all targets so far is written, marked ``partial`` in its manifest
     until the last one is done: whatever interrupts the run leaves something to work with.
 
+    An unlearner of a plugin that raises is left out of that target wholly, and a factor of one has no values there.
+    The manifest names both under ``left_out``, and what an unlearner failed over under ``partial``; everything else is
+    measured and written. If the unlearner was asked for by name, the run then ends with an error: with the plugin
+    mended, the same call measures what is missing and no more.
+
     Args:
         targets: targets, recipes, or functions that return a target (built one at a time).
         folder: where the corpus goes: a folder, or a place in a store (``"s3://bucket/corpus"``, any URL that fsspec
@@ -436,7 +557,8 @@ def generate_corpus(
 
     Raises:
         InputError: two targets of one name, or none, or no unlearner or objective.
-        NotApplicableError, UnknownNameError: as in :func:`measure`.
+        NotApplicableError, UnknownNameError, PluginError: as in :func:`measure`.
+        UnlearnerFailedError: at the end, where an unlearner of a plugin that was asked for by name raised.
         PathError: ``folder`` is a file, or cannot be written or reached, by this process or by a worker.
     """
     names = _checked((*CONSENSUS, RETRAINING) if unlearners is None else unlearners, objectives)
@@ -448,24 +570,32 @@ def generate_corpus(
             _ready(source, names, objectives)
     folder = corpus_folder(folder)
     sweep(folder)
-    manifest = {
-        "format": FORMAT,
-        "forgetcast": version("forgetcast"),
-        "settings": {
-            "instances": instances,
-            "unlearners": {name: repr(registry.unlearner(name)) for name in names},
-            "seeds": {name: _runs(name, seeds) for name in names},
-            "objectives": list(objectives),
-            "oracle_groups": oracle_groups,
-            "oracle_seeds": oracle_seeds,
-            "screen_models": screen_models,
-            "retraining_instances": retraining_instances,
-            "protocol": repr(Protocol()),
-            "seed": seed,
-        },
+    settings = {
+        "instances": instances,
+        "unlearners": {name: repr(registry.unlearner(name)) for name in names},
+        "seeds": {name: _runs(name, seeds) for name in names},
+        "objectives": list(objectives),
+        "oracle_groups": oracle_groups,
+        "oracle_seeds": oracle_seeds,
+        "screen_models": screen_models,
+        "retraining_instances": retraining_instances,
+        "protocol": repr(Protocol()),
+        "seed": seed,
     }
+    manifest: dict[str, Any] = {"format": FORMAT, "forgetcast": version("forgetcast"), "settings": settings}
     tables: dict[str, list[pd.DataFrame]] = {"outcomes": [], "instances": [], "factors": []}
     described: list[dict[str, Any]] = []
+    origins = {name: registry.third_party(registry.UNLEARNER_GROUP, name) for name in names}
+    plugins = {name: f"{plugin.package} {plugin.version}".strip() for name, plugin in origins.items() if plugin}
+    if plugins:
+        manifest["settings"] = {**settings, "plugins": plugins}
+    everything = unlearners is not None and tuple(unlearners) == ALL
+    left_out: dict[str, str] = {}
+    if everything:
+        unusable = (plugin for plugin in registry.found(registry.UNLEARNER_GROUP).plugins if plugin.reason)
+        left_out |= {str(plugin): plugin.reason for plugin in unusable}
+    not_served: list[str] = []
+    failed: dict[str, str]
     for source in targets:
         target = built(source)
         _check_names([*(known["target"] for known in described), target.name])
@@ -473,7 +603,7 @@ def generate_corpus(
         shards = folder / "shards" / target.name
         suspicion = _suspicion(target, screen_models, seed, shards, n_jobs, progress) if screen_models else None
         chosen = draw_instances(target, min(instances, len(target)), seed, suspicion=suspicion)
-        outcomes, labelled, factors = _label(
+        outcomes, labelled, described_factors = _label(
             target,
             chosen,
             names,
@@ -486,27 +616,47 @@ def generate_corpus(
             progress=progress,
             seed=seed,
             folder=shards,
+            failed=(failed := {}),
             with_factors=True,
         )
-        assert factors is not None
+        if failed:
+            not_served.append(f"target {target.name!r}: {_left_out(failed)}")
+            warnings.warn(f"{not_served[-1]}; it is left out", PluginWarning, stacklevel=2)
+            left_out |= {f"unlearner {name} on {target.name}": reason for name, reason in failed.items()}
+        factors, failed_factors = described_factors
+        left_out |= failed_factors
         for name, frame in (("outcomes", outcomes), ("instances", labelled), ("factors", factors)):
             tables[name].append(frame)
         described.append(_describe(target))
         corpus = Corpus(
-            **{name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()},
+            **{name: _rows(parts) for name, parts in tables.items()},
             manifest=manifest | {"targets": list(described), "files": {}},
         )
-        if len(described) < len(targets):
-            corpus.manifest["partial"] = f"{len(described)} of {len(targets)} targets"
+        unfinished = [f"{len(described)} of {len(targets)} targets"] if len(described) < len(targets) else []
+        if unfinished or not_served:
+            corpus.manifest["partial"] = "; ".join([*unfinished, *not_served])
+        if left_out:
+            corpus.manifest["left_out"] = dict(left_out)
         corpus.write(folder)
+    if not_served and not everything:
+        raise UnlearnerFailedError(
+            f"{'; '.join(not_served)}. The corpus {folder} has everything else: mend the plugin and run the same "
+            "again, what is finished is not done again"
+        )
     return corpus
 
 
-def factor_rows(target: Target, index: pd.Series, seed: int) -> pd.DataFrame:
-    """Factors of some samples of a target, as a corpus holds them."""
-    rows = factor_table(target, seed=seed).values.loc[index].reset_index(names="index")
+def _rows(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Tables below each other; empty ones would blur the types of the columns."""
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+
+def factor_rows(target: Target, index: pd.Series, seed: int) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Factors of some samples of a target, as a corpus holds them, and why those of plugins failed."""
+    table = factor_table(target, seed=seed)
+    rows = table.values.loc[index].reset_index(names="index")
     rows.insert(0, "target", target.name)
-    return rows
+    return rows, {f"factor {name} on {target.name}": table.not_applicable[name] for name in table.failed}
 
 
 def _check_names(names: Sequence[str]) -> None:

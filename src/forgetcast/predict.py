@@ -21,7 +21,7 @@ from forgetcast.familiarity import Familiarity
 from forgetcast.goal import SLACK
 from forgetcast.movers import Movers
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
-from forgetcast.registry import load_factors
+from forgetcast.registry import FACTOR_GROUP, found, load_factors
 from forgetcast.target import Target
 from forgetcast.tiers import tier_bounds, tiers
 from forgetcast.trajectory import Trajectory
@@ -423,9 +423,11 @@ def needed_factors(predictor: DifficultyPredictor) -> list[str]:
     owners = {column: factor_of(column, known) for column in predictor.features}
     missing = [column for column, owner in owners.items() if owner is None]
     if missing:
+        left_out = "; ".join(f"{plugin}: {plugin.reason}" for plugin in found(FACTOR_GROUP).plugins if plugin.reason)
         raise SchemaError(
             f"the predictor needs factor columns that nothing installed provides: {', '.join(missing)}; "
             f"install the plugin they come from, or retrain. Installed factors: {', '.join(known) or 'none'}"
+            + (f". Left out: {left_out}" if left_out else "")
         )
     return list(dict.fromkeys(owner for owner in owners.values() if owner is not None))
 

@@ -43,7 +43,8 @@ def refresh_factors(
         progress: a bar on stderr.
 
     Returns:
-        The corpus, as written. Nothing is written unless all targets were there.
+        The corpus, as written. Nothing is written unless all targets were there. A factor of a plugin that raises has
+        no values, and the manifest says why under ``left_out``.
 
     Raises:
         InputError: a target that the corpus does not hold, or that is not the model or data that were measured.
@@ -61,15 +62,22 @@ def refresh_factors(
         (name, given.get(name), known.loc[name], samples.get_group(name), trajectory, seed) for name in known.index
     ]
     parts = run_tasks(_rows, tasks, n_jobs=n_jobs, title="factors", progress=progress, in_turn=True)
-    fresh = replace(corpus, factors=pd.concat(parts, ignore_index=True), manifest=corpus.manifest | {"files": {}})
+    before = corpus.manifest.get("left_out", {})
+    left_out = {what: why for what, why in before.items() if not what.startswith("factor ")}
+    for _, failed in parts:
+        left_out |= failed
+    manifest = {name: value for name, value in corpus.manifest.items() if name != "left_out"}
+    manifest |= {"files": {}} | ({"left_out": left_out} if left_out else {})
+    factors = pd.concat([rows for rows, _ in parts], ignore_index=True)
+    fresh = replace(corpus, factors=factors, manifest=manifest)
     fresh.write(folder)
     return fresh
 
 
 def _rows(
     name: str, target: Target | None, described: pd.Series, index: pd.Series, trajectory: bool, seed: int
-) -> pd.DataFrame:
-    """Factors of one target's samples, if it is the one that was measured."""
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Factors of one target's samples, if it is the one that was measured, and why those of plugins failed."""
     target = target or _from_recipe(name, described, trajectory)
     for what in ("model_hash", "data_hash"):
         if getattr(target, what) != described[what]:

@@ -1,91 +1,153 @@
-"""Looks up factors and unlearners by entry point; built-ins come in by the same door as plugins."""
+"""Looks up factors, unlearners and report sections by entry point; built-ins come in by the same door as plugins.
+
+A plugin that cannot be used is named once on stderr, listed by :func:`plugins` and left out; all others go on. A
+built-in that cannot be used is an error.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
-from functools import lru_cache
+import re
+import traceback
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
-from forgetcast.errors import PluginError, UnknownNameError, first_line
+from forgetcast.contract import CONTRACT_VERSION, declared_contracts, newer_minor
+from forgetcast.errors import ForgetcastError, PluginError, PluginWarning, UnknownNameError, first_line
 
-__all__ = ["FACTOR_GROUP", "UNLEARNER_GROUP", "load_factors", "load_unlearners", "unlearner"]
+__all__ = [
+    "FACTOR_GROUP",
+    "GROUPS",
+    "SECTION_GROUP",
+    "UNLEARNER_GROUP",
+    "Plugin",
+    "found",
+    "load_factors",
+    "load_report_sections",
+    "load_unlearners",
+    "not_found",
+    "plugins",
+    "raised",
+    "third_party",
+    "unlearner",
+]
 
 FACTOR_GROUP = "forgetcast.factors"
 UNLEARNER_GROUP = "forgetcast.unlearners"
+SECTION_GROUP = "forgetcast.report_sections"
+GROUPS = {FACTOR_GROUP: "factor", UNLEARNER_GROUP: "unlearner", SECTION_GROUP: "report section"}
+"""What is looked up, with the word for one."""
+
+OWN = "forgetcast"
 
 
-def _unique(points: Iterable[EntryPoint]) -> list[EntryPoint]:
-    """Entry points sorted by name; the same name from two different objects is an error."""
-    seen: dict[str, EntryPoint] = {}
-    for point in points:
-        other = seen.setdefault(point.name, point)
-        if other.value != point.value:
-            raise PluginError(
-                f"two plugins register {point.name!r} in {point.group!r}: {other.value} and {point.value}; "
-                "rename one or uninstall its package"
-            )
-    return [seen[name] for name in sorted(seen)]
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: what it gives, where it comes from, and whether it can be used."""
+
+    group: str
+    """One of ``GROUPS``."""
+    name: str
+    """Name of the entry point."""
+    value: str
+    """Where the object is: ``module:object``."""
+    package: str
+    """Name of the distribution that registers it; empty where that is not known."""
+    version: str
+    """Its version."""
+    built_in: bool
+    """Whether it is part of forgetcast."""
+    contract: str | None = None
+    """The plugin contract that it was written for; None where it declares none."""
+    provides: tuple[str, ...] = ()
+    """Names of what it gives: one unlearner or section, or any number of factors."""
+    reason: str = ""
+    """Why it is left out; empty where it is in use."""
+
+    @property
+    def kind(self) -> str:
+        """ "factor", "unlearner" or "report section"."""
+        return GROUPS[self.group]
+
+    def __str__(self) -> str:
+        package = f" of package {self.package} {self.version}".rstrip() if self.package else ""
+        return f"{self.kind} plugin {self.name!r} ({self.value}){package}"
+
+    def refused(self) -> PluginError:
+        """The error for whoever asks for it although it is left out."""
+        return PluginError(f"{self} cannot be used: {self.reason}; mend, upgrade or uninstall its package")
 
 
-def _load(point: EntryPoint) -> Any:
-    try:
-        return point.load()
-    except Exception as error:
-        raise PluginError(
-            f"plugin {point.name!r} ({point.value}) failed to load: {type(error).__name__}: {first_line(error)}; "
-            "mend or uninstall its package"
-        ) from error
+@dataclass(frozen=True)
+class Found:
+    """Everything that is registered in a group."""
+
+    plugins: tuple[Plugin, ...]
+    """By name, those that are left out too."""
+    objects: dict[str, Any]
+    """What is in use, by its name, sorted."""
+    origin: dict[str, Plugin]
+    """Where each of ``objects`` comes from."""
 
 
-@lru_cache(maxsize=1)
+@cache
+def found(group: str) -> Found:
+    """Look a group up once; a plugin that is left out is warned of, once per process.
+
+    Raises:
+        PluginError: a built-in does not load, or two share a name.
+    """
+    loaded = [_loaded(point) for point in _distinct(group)]
+    loaded = [_without_contested(plugin, objects, loaded) for plugin, objects in loaded]
+    for plugin, _ in loaded:
+        if plugin.reason and plugin.built_in:
+            raise PluginError(f"{plugin}: {plugin.reason}; mend or reinstall forgetcast")
+        if plugin.reason:
+            _say_once(f"{plugin} is left out: {plugin.reason}; 'forgetcast plugins' lists all")
+    pairs = [(name, item, plugin) for plugin, objects in loaded if not plugin.reason for name, item in objects]
+    pairs.sort(key=lambda pair: pair[0])
+    return Found(
+        tuple(plugin for plugin, _ in loaded),
+        {name: item for name, item, _ in pairs},
+        {name: plugin for name, _, plugin in pairs},
+    )
+
+
+def plugins() -> tuple[Plugin, ...]:
+    """Every registered entry point, by group and name, those that are left out too.
+
+    Raises:
+        PluginError: a built-in does not load, or two share a name.
+    """
+    return tuple(plugin for group in GROUPS for plugin in found(group).plugins)
+
+
 def load_factors() -> dict[str, Any]:
     """Every registered factor by name, sorted. An entry point names a Factor or an iterable of them.
 
     Raises:
-        PluginError: an entry point does not load, or two factors share a name.
+        PluginError: a built-in does not load, or two share a name.
     """
-    from forgetcast.factors import Factor
-
-    found: dict[str, Any] = {}
-    origin: dict[str, EntryPoint] = {}
-    for point in _unique(entry_points(group=FACTOR_GROUP)):
-        loaded = _load(point)
-        several = isinstance(loaded, Iterable) and not isinstance(loaded, Factor)
-        for item in loaded if several else [loaded]:
-            if not isinstance(item, Factor):
-                raise PluginError(
-                    f"entry point {point.name!r} ({point.value}): expected a function decorated with @factor, "
-                    f"or an iterable of them; got {type(item).__name__}"
-                )
-            if item.name in found:
-                raise PluginError(
-                    f"two factors are named {item.name!r}: one of entry point {origin[item.name].name!r} "
-                    f"({origin[item.name].value}) and one of {point.name!r} ({point.value}); rename one or uninstall "
-                    "its package"
-                )
-            found[item.name], origin[item.name] = item, point
-    return dict(sorted(found.items()))
+    return found(FACTOR_GROUP).objects
 
 
-@lru_cache(maxsize=1)
 def load_unlearners() -> dict[str, Any]:
     """Every registered unlearner class by its entry-point name, sorted.
 
     Raises:
-        PluginError: an entry point does not load or names no class, or two share a name.
+        PluginError: a built-in does not load, or two share a name.
     """
-    found: dict[str, Any] = {}
-    for point in _unique(entry_points(group=UNLEARNER_GROUP)):
-        loaded = _load(point)
-        if not isinstance(loaded, type):
-            raise PluginError(
-                f"entry point {point.name!r} ({point.value}): expected a class derived from "
-                f"forgetcast.unlearn.base.Unlearner; got {type(loaded).__name__}"
-            )
-        found[point.name] = loaded
-    return found
+    return found(UNLEARNER_GROUP).objects
+
+
+def load_report_sections() -> dict[str, Any]:
+    """Every registered report section, a function of a report, by its entry-point name, sorted."""
+    return found(SECTION_GROUP).objects
 
 
 def unlearner(name: str, **settings: Any) -> Any:
@@ -93,13 +155,154 @@ def unlearner(name: str, **settings: Any) -> Any:
 
     Raises:
         UnknownNameError: nothing is registered under ``name``, or it has no such setting.
+        PluginError: it is a plugin that cannot be used, or cannot be made.
     """
     classes = load_unlearners()
     if name not in classes:
-        raise UnknownNameError.of("unlearner", name, classes)
+        raise not_found(UNLEARNER_GROUP, name)
     kind = classes[name]
     known = [field.name for field in fields(kind) if field.init] if is_dataclass(kind) else list(settings)
     for setting in settings:
         if setting not in known:
             raise UnknownNameError.of(f"setting of {name}", setting, known)
-    return kind(**settings)
+    try:
+        return kind(**settings)
+    except Exception as error:
+        plugin = third_party(UNLEARNER_GROUP, name)
+        if plugin is None or isinstance(error, ForgetcastError):
+            raise
+        raise PluginError(f"{plugin} cannot be made: {raised(error)}; mend its package") from error
+
+
+def not_found(group: str, name: str) -> ForgetcastError:
+    """The error for a name that is not in use: why its plugin is left out, or else which names there are."""
+    there = found(group)
+    broken = [plugin for plugin in there.plugins if plugin.reason]
+    for plugin in broken:
+        if name == plugin.name or name in plugin.provides:
+            return plugin.refused()
+    known = UnknownNameError.of(GROUPS[group], name, there.objects)
+    left_out = f"; left out: {', '.join(str(plugin) for plugin in broken)} (see forgetcast plugins)" if broken else ""
+    return UnknownNameError(f"{known}{left_out}")
+
+
+def third_party(group: str, name: str) -> Plugin | None:
+    """Where the object called ``name`` comes from; None where it is built in or not registered."""
+    plugin = found(group).origin.get(name)
+    return None if plugin is None or plugin.built_in else plugin
+
+
+def raised(error: BaseException) -> str:
+    """What a plugin raised and where, for its author: type, first line of the message, file and line.
+
+    >>> try:
+    ...     int("seven")
+    ... except ValueError as error:
+    ...     print(raised(error))
+    ValueError: invalid literal for int() with base 10: 'seven' (... line 2)
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first_line(error)}{where}"
+
+
+# -- one entry point ---------------------------------------------------------------------------------------
+
+_said: set[str] = set()
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        warnings.warn(text, PluginWarning, stacklevel=4)
+
+
+def _distinct(group: str) -> list[EntryPoint]:
+    """Entry points by name and value; a package found by two paths registers the same twice."""
+    points = {(point.name, point.value): point for point in entry_points(group=group)}
+    return [points[key] for key in sorted(points)]
+
+
+def _loaded(point: EntryPoint) -> tuple[Plugin, list[tuple[str, Any]]]:
+    """The plugin, and its objects with their names; none where it cannot be used."""
+    package, version = _distribution(point)
+    built_in = (package or point.value.partition(".")[0]) == OWN
+    plugin = Plugin(point.group, point.name, point.value, package, version, built_in)
+    contract = CONTRACT_VERSION if built_in else None
+    try:
+        for declared in () if built_in else declared_contracts(point.value.partition(":")[0].strip()):
+            contract = declared
+        objects = list(_named(point, point.load()))
+    except PluginError as error:
+        return replace(plugin, contract=contract, reason=str(error)), []
+    except (Exception, SystemExit) as error:
+        reason = f"failed to load: {raised(error)}"
+        if newer_minor(contract):
+            reason += (
+                f"; it was written for plugin contract {contract}, newer than {CONTRACT_VERSION}: upgrade forgetcast"
+            )
+        return replace(plugin, contract=contract, reason=reason), []
+    return replace(plugin, contract=contract, provides=tuple(name for name, _ in objects)), objects
+
+
+def _distribution(point: EntryPoint) -> tuple[str, str]:
+    """Name and version of the package that registers an entry point; empty where that is not known."""
+    dist = getattr(point, "dist", None)
+    if dist is None:
+        return "", ""
+    try:
+        return re.sub(r"[-_.]+", "-", dist.metadata["Name"]).lower(), dist.version
+    except Exception:  # damaged metadata say nothing about the plugin itself
+        return "", ""
+
+
+def _named(point: EntryPoint, loaded: Any) -> Iterator[tuple[str, Any]]:
+    """What an entry point gives, by name.
+
+    Raises:
+        PluginError: it is not what its group is for.
+    """
+    if point.group == FACTOR_GROUP:
+        from forgetcast.factors import Factor
+
+        several = isinstance(loaded, Iterable) and not isinstance(loaded, Factor)
+        for item in loaded if several else [loaded]:
+            if not isinstance(item, Factor):
+                raise PluginError(
+                    f"expected a function decorated with @factor, or an iterable of them; got {type(item).__name__}"
+                )
+            yield item.name, item
+        return
+    if point.group == UNLEARNER_GROUP:
+        if not isinstance(loaded, type):
+            raise PluginError(
+                f"expected a class derived from forgetcast.unlearn.base.Unlearner; got {type(loaded).__name__}"
+            )
+        name = getattr(loaded, "name", point.name)
+        if name != point.name:  # outcomes are stored under the class's own name
+            raise PluginError(f"its class calls itself {name!r}: register it under that name")
+    elif not callable(loaded) or isinstance(loaded, type):
+        raise PluginError(f"expected a function that takes a DifficultyReport; got {type(loaded).__name__}")
+    yield point.name, loaded
+
+
+def _without_contested(
+    plugin: Plugin, objects: list[tuple[str, Any]], everything: list[tuple[Plugin, list[tuple[str, Any]]]]
+) -> tuple[Plugin, list[tuple[str, Any]]]:
+    """Leave a plugin out that gives a name which something else gives too; a built-in keeps its name.
+
+    Of two plugins both are left out, for which one was meant is not known and must not depend on their order.
+    """
+    owners: dict[str, list[Plugin]] = defaultdict(list)
+    for other, given in everything:
+        for name, _ in given:
+            owners[name].append(other)
+    for name, _ in objects:
+        if len(owners[name]) == 1 or (plugin.built_in and sum(other.built_in for other in owners[name]) == 1):
+            continue
+        rivals = [other for other in owners[name] if other is not plugin] or [plugin]
+        reason = (
+            f"two register the {plugin.kind} {name!r}, the other is {rivals[0]}: rename one or uninstall its package"
+        )
+        return replace(plugin, reason=reason), []
+    return plugin, objects

@@ -8,7 +8,7 @@ import click
 
 from forgetcast.cli.options import FILE
 from forgetcast.cli.output import check_output, whole_file
-from forgetcast.errors import InputError, NotApplicableError
+from forgetcast.errors import InputError, NotApplicableError, PluginError
 
 __all__ = ["inspect"]
 
@@ -120,3 +120,6 @@ def path(
         click.echo(f"wrote {plot}", err=True)
     last = points.sort_values("step").groupby("unlearner").tail(1)
     click.echo(last.to_string(index=False, float_format="{:.3g}".format))
+    missing = sorted({*wanted} - {*points["unlearner"]}) if unlearners is not None else []
+    if missing:
+        raise PluginError(f"no path of {', '.join(missing)}: the plugin failed, see the warning above")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from tqdm import tqdm
 
 from forgetcast._random import sample_positions
-from forgetcast.errors import IndexRangeError, NotApplicableError, UnknownNameError
+from forgetcast.errors import IndexRangeError, NotApplicableError, PluginWarning
 from forgetcast.factors._factor import Factor
 from forgetcast.probes import Probes
-from forgetcast.registry import load_factors
+from forgetcast.registry import FACTOR_GROUP, Plugin, load_factors, not_found, raised, third_party
 from forgetcast.target import Target
 
 __all__ = ["FactorTable", "factor_table", "quantile_column"]
@@ -49,6 +50,8 @@ class FactorTable:
     """What a factor left out although it applies (for instance parameters of unsupported layers), by factor."""
     reference: pd.DataFrame | None = None
     """The same columns for the samples that quantiles are taken among; None where ``values`` has all samples."""
+    failed: tuple[str, ...] = ()
+    """Factors of plugins that raised an error; ``not_applicable`` says which plugin and what."""
 
     @property
     def population(self) -> pd.DataFrame:
@@ -100,6 +103,9 @@ def factor_table(
     all samples, and else the rank within the reference sample and the sample itself. So up to 2000 samples every row
     equals that of the whole table, and beyond that all but the quantiles of the factors named above.
 
+    A factor of a plugin that raises, or returns a wrong shape, does not apply, with the error as its reason, and is
+    warned of; all others are computed. An error in a built-in factor, or in a probe, is raised.
+
     Args:
         target: the model and its training data; stays as it is.
         names: which factors; default all that are registered.
@@ -110,12 +116,13 @@ def factor_table(
     Raises:
         UnknownNameError: a name in ``names`` that no factor has.
         IndexRangeError: indices outside the data, repeated, or not integers.
-        PluginError: a factor returned a wrong shape.
+        PluginError: a built-in factor returned a wrong shape, or a name in ``names`` is of a plugin that cannot be
+            used.
     """
     known = load_factors()
     for name in names or ():
         if name not in known:
-            raise UnknownNameError.of("factor", name, known)
+            raise not_found(FACTOR_GROUP, name)
     chosen: dict[str, Factor] = {name: known[name] for name in (known if names is None else names)}
     n = len(target)
     wanted = torch.arange(n) if indices is None else target.data.check_indices(indices)
@@ -130,9 +137,10 @@ def factor_table(
     )
     columns: dict[str, np.ndarray] = {}
     not_applicable: dict[str, str] = {}
+    failed: list[str] = []
     for name, item in tqdm(chosen.items(), desc="factors", unit="factor", disable=not progress, leave=False):
         try:
-            values = item.compute(probes)
+            values = _computed(item, probes)
             bad = rows[~np.isfinite(values[rows.numpy()])]
             if len(bad):
                 raise NotApplicableError(
@@ -141,6 +149,9 @@ def factor_table(
         except NotApplicableError as reason:
             not_applicable[name] = str(reason)
             values = np.full(n, np.nan)
+            if isinstance(reason, _FailedFactorError):
+                failed.append(name)
+                warnings.warn(str(reason), PluginWarning, stacklevel=2)
         columns[name] = values[rows.numpy()]
         if not item.per_target:
             columns[quantile_column(name)] = _quantiles(values, reference.numpy())[rows.numpy()]
@@ -152,8 +163,32 @@ def factor_table(
     table = pd.DataFrame(columns, index=pd.RangeIndex(n) if len(rows) == n else pd.Index(rows.numpy()))
     table.index.name = "index"
     if indices is None:
-        return FactorTable(table, not_applicable, chosen, notes)
-    return FactorTable(table.loc[wanted.numpy()], not_applicable, chosen, notes, table.loc[reference.numpy()])
+        return FactorTable(table, not_applicable, chosen, notes, failed=tuple(failed))
+    return FactorTable(
+        table.loc[wanted.numpy()], not_applicable, chosen, notes, table.loc[reference.numpy()], tuple(failed)
+    )
+
+
+class _FailedFactorError(NotApplicableError):
+    """A factor of a plugin raised an error."""
+
+
+def _computed(item: Factor, probes: Probes) -> np.ndarray:
+    """The factor's values; an error of a plugin's factor becomes a reason why it does not apply.
+
+    Its probes are worked out before, for an error in one of those is not the plugin's.
+    """
+    plugin: Plugin | None = third_party(FACTOR_GROUP, item.name)
+    if plugin is None:
+        return item.compute(probes)
+    for probe in item.probes:
+        getattr(probes, probe)
+    try:
+        return item.compute(probes)
+    except NotApplicableError:
+        raise
+    except Exception as error:
+        raise _FailedFactorError(f"factor {item.name!r} of {plugin} raised {raised(error)}") from error
 
 
 def _quantiles(values: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import pandas as pd
 import torch
 
 from forgetcast._logits import margin, true_probability
+from forgetcast.errors import PluginError, PluginWarning
+from forgetcast.registry import UNLEARNER_GROUP, raised, third_party
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.outcome import total_variation
@@ -46,6 +49,8 @@ def trace(
     Raises:
         IndexRangeError: no such sample.
         NotApplicableError: no held-out data.
+        PluginError: all unlearners come from plugins that failed; one that fails beside others is left out and warned
+            of.
     """
     position = target.data.check_indices([index])
     bench = Workbench(target, protocol or Protocol())
@@ -78,10 +83,22 @@ def trace(
         )
         return lead
 
+    failed = ""
     for unlearner in unlearners:
-        record(unlearner.name, 0, target.params, target.params)
-        path = unlearner.path(target, unlearner.prepare(target), samples, seed)
-        for step, (params, control) in enumerate(path, 1):
-            if record(unlearner.name, step, params, control) < -2 or step >= most_steps:
-                break
+        before = len(records)
+        try:
+            record(unlearner.name, 0, target.params, target.params)
+            path = unlearner.path(target, unlearner.prepare(target), samples, seed)
+            for step, (params, control) in enumerate(path, 1):
+                if record(unlearner.name, step, params, control) < -2 or step >= most_steps:
+                    break
+        except Exception as error:
+            plugin = third_party(UNLEARNER_GROUP, unlearner.name)
+            if plugin is None:
+                raise
+            del records[before:]
+            failed = f"{plugin} raised {raised(error)}"
+            warnings.warn(f"{failed}; it is left out", PluginWarning, stacklevel=2)
+    if failed and not records:
+        raise PluginError(f"{failed}: no path is left to show")
     return pd.DataFrame(records)
