@@ -159,6 +159,8 @@ def svg(draw: Callable[[], Axes], name: str, alt: str) -> Markup:
     for element in root.iter():
         element.tag = _local(element.tag)
         attributes = {_local(key): value for key, value in element.attrib.items()}
+        if not attributes.get("href", "#").startswith(("#", "data:image/")):  # a link of the artist's, out of the page
+            del attributes["href"]
         element.attrib.clear()
         for key, value in attributes.items():
             if key == "id":

@@ -32,6 +32,7 @@ from forgetcast.counterfactual import sentences
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.explain import SHARED_CREDIT
 from forgetcast.movers import NOTHING_MOVES
+from forgetcast.sections import sections_of
 
 if TYPE_CHECKING:
     from forgetcast.predict import DifficultyReport
@@ -66,7 +67,7 @@ REASONS = 6
 def render_html(
     report: DifficultyReport, *, rows: int = 25, waterfalls: int = 6, explain: Sequence[int] | None = None
 ) -> str:
-    """The report as one HTML page, the same text for the same report.
+    """The report as one HTML page, the same text for the same report; sections of plugins stand at the end.
 
     Args:
         report: what ``predict_difficulty`` returned.
@@ -103,6 +104,7 @@ def render_html(
         shared_credit=SHARED_CREDIT,
         provenance=list(_flat(report.provenance)),
         predictor=list(_flat({k: manifest[k] for k in MANIFEST_SHOWN if k in manifest})),
+        sections=sections_of(report),
     )
 
 

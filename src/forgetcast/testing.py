@@ -1,8 +1,10 @@
-"""Conformance checks for authors of plugins: the laws that every factor and every unlearner keeps."""
+"""Conformance checks for authors of plugins: the laws that every factor, unlearner and report section keeps."""
 
 from __future__ import annotations
 
 from forgetcast._check_factor import check_factor
+from forgetcast._check_section import check_report_section
 from forgetcast._check_unlearner import check_unlearner
+from forgetcast.contract import CONTRACT_VERSION
 
-__all__ = ["check_factor", "check_unlearner"]
+__all__ = ["CONTRACT_VERSION", "check_factor", "check_report_section", "check_unlearner"]

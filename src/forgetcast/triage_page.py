@@ -20,6 +20,7 @@ from forgetcast.errors import InputError
 from forgetcast.predict import DifficultyReport
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.routes import ROUTE_MEANINGS
+from forgetcast.sections import sections_of
 
 __all__ = ["Screened", "render_triage_html", "write_triage_html"]
 
@@ -95,7 +96,8 @@ class Screened(Protocol):
 
 
 def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
-    """The screened queue as one HTML page, the same text for the same queue.
+    """The screened queue as one HTML page, the same text for the same queue; sections of plugins, which are about the
+    forecast behind it, stand at the end.
 
     Args:
         triage: what screening returned.
@@ -162,6 +164,7 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
             "Dots of forecast harm with intervals, by route: "
             + ", ".join(f"{name} {routes.get(name, 0)}" for name in ROUTE_MEANINGS),
         ),
+        sections=sections_of(triage.report),
     )
 
 
