@@ -7,6 +7,8 @@ Progress goes to standard error, results to standard output or to a file. Exit c
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -16,11 +18,12 @@ from forgetcast.cli.evaluate import evaluate
 from forgetcast.cli.explain import explain
 from forgetcast.cli.generate import generate
 from forgetcast.cli.inspect import inspect
+from forgetcast.cli.plugins import plugins
 from forgetcast.cli.predict import predict
 from forgetcast.cli.prescreen import prescreen
 from forgetcast.cli.train import train
 from forgetcast.cli.verify import verify
-from forgetcast.errors import ForgetcastError
+from forgetcast.errors import ForgetcastError, PluginWarning
 
 __all__ = ["main"]
 
@@ -35,7 +38,9 @@ class Commands(click.Group):
         """Run a command and exit; takes what ``click.Group.main`` takes."""
         kwargs["standalone_mode"] = False
         try:
-            code = super().main(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _shown_as(warnings.showwarning)
+                code = super().main(*args, **kwargs)
         except click.Abort as abort:
             _say(f"interrupted: {str(abort) or 'nothing was written'}; run the same command again to resume")
             sys.exit(INTERRUPTED)
@@ -51,6 +56,18 @@ class Commands(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _shown_as(usual: Callable[..., None]) -> Callable[..., None]:
+    """Warnings of plugins in one line, without the place in our code that found them; others as usual."""
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, PluginWarning):
+            _say(f"warning: {message}")
+        else:
+            usual(message, category, *rest, **more)
+
+    return show
+
+
 def _say(message: str) -> None:
     click.echo(" ".join(message.split()), err=True)
 
@@ -62,7 +79,7 @@ def _where_to_look(error: click.ClickException) -> str:
 
 @click.group(
     cls=Commands,
-    commands=[demo, predict, explain, prescreen, verify, generate, train, evaluate, inspect],
+    commands=[demo, predict, explain, prescreen, verify, generate, train, evaluate, inspect, plugins],
     context_settings={"max_content_width": 110},
 )
 @click.version_option(package_name="forgetcast", message="%(prog)s %(version)s")
