@@ -16,6 +16,8 @@ import numpy as np
 from forgetcast._conformance import example_target
 from forgetcast.factors import factor_table
 from forgetcast.generate import measure
+from forgetcast.predict import predict_difficulty
+from forgetcast.report import render_html
 
 target = example_target()
 table = factor_table(target)
@@ -24,6 +26,8 @@ assert np.allclose(table.values["gini_impurity"], 1 - (p**2).sum(1), atol=1e-5)
 assert table.values["gini_impurity_quantile"].between(0, 1).all()
 outcomes, _ = measure(target, [0, 1], unlearners=["uniform_target"], objectives=["erase"], progress=False)
 assert outcomes["unlearner"].eq("uniform_target").all() and outcomes["forgetting"].gt(0.9).all()
+page = render_html(predict_difficulty(target), rows=1, waterfalls=0)
+assert "Section <code>hardest_classes</code> of the plugin forgetcast-example-plugin 0.1.0" in page
 """
 
 
@@ -42,11 +46,11 @@ def test_the_plugin_passes_its_own_checks(installed: dict[str, str], tmp_path: P
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(PLUGIN)]
     done = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert "5 passed" in done.stdout
+    assert "6 passed" in done.stdout
 
 
 def test_forgetcast_uses_what_the_plugin_brings(installed: dict[str, str], tmp_path: Path) -> None:
-    """A factor table has the plugin's column, and its unlearner is measured like any other."""
+    """A factor table has the plugin's column, its unlearner is measured like any other, and the report has its section."""
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
