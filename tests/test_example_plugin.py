@@ -50,7 +50,7 @@ def test_the_plugin_passes_its_own_checks(installed: dict[str, str], tmp_path: P
 
 
 def test_forgetcast_uses_what_the_plugin_brings(installed: dict[str, str], tmp_path: Path) -> None:
-    """A factor table has the plugin's column, its unlearner is measured like any other, and the report has its section."""
+    """A factor table has its column, its unlearner is measured like any other, and the report has its section."""
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -33,6 +33,7 @@ from forgetcast.recipes import Recipe
 from forgetcast.registry import load_unlearners
 from forgetcast.target import Target
 from forgetcast.unlearn.engine import OUTCOME_COLUMNS, Protocol
+from forgetcast.whole_files import draft_beside
 from small_targets import CloudTrainer, clouds
 
 QUICK: dict[str, Any] = {
@@ -238,7 +239,7 @@ def test_a_run_that_was_killed_is_taken_up_where_it_stopped(
     left = contents(tmp_path)
     shards = [name for name in left if name.endswith(".parquet")]
     assert len(shards) == finished
-    assert not [name for name in left if name.endswith(".part")]
+    assert not [name for name in left if ".forgetcast." in name]
     assert "manifest.json" not in left
     calls.clear()
     generate_corpus([clouds()], tmp_path, **QUICK)
@@ -466,8 +467,8 @@ def test_drafts_of_dead_processes_are_swept_away(tmp_path: Path) -> None:
     """A process killed while it wrote leaves a draft; the next run removes it, but not that of a living process."""
     folder = tmp_path / "shards" / "clouds"
     folder.mkdir(parents=True)
-    dead, living = folder / ".oracle-0.parquet.4194305.part", folder / f".oracle-0.parquet.{os.getpid()}.part"
-    root = tmp_path / ".manifest.json.4194305.part"
+    living = draft_beside(folder / "oracle-0.parquet")
+    dead, root = (place / living.name.replace(f".{os.getpid()}.", ".4194305.") for place in (folder, tmp_path))
     for draft in (dead, living, root):
         draft.write_bytes(b"half")
     generate_corpus([clouds()], tmp_path, **QUICK)

@@ -131,10 +131,11 @@ def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.json"):
         with pytest.raises(PathError, match=re.escape(str(path))):
             Policy.load(path)
-    for path in (tmp_path, tmp_path / "none" / "policy.json"):
-        with pytest.raises(PathError, match="cannot be saved"):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "policy.json"):
+        with pytest.raises(PathError, match="the policy cannot be written"):
             Policy().save(path)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_canonical_json_has_one_spelling() -> None:

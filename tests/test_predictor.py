@@ -15,6 +15,7 @@ import pytest
 import shap
 from scipy.stats import spearmanr
 
+from forgetcast import folders
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError
 from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without, head_weights, labels_of, training_weights
 from forgetcast.intervals import balanced_residuals, conformal_interval
@@ -601,21 +602,24 @@ def test_saving_over_a_predictor_replaces_it_and_keeps_other_files(
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-@pytest.mark.parametrize("failing", ["write_bytes", "replace"])
+@pytest.mark.parametrize("failing", ["write_bytes", "replace", "exchange"])
 def test_a_failed_save_leaves_the_old_predictor(
     predictor: DifficultyPredictor, folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     """A full disk while writing, or a failed move, changes nothing and leaves no scrap."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = DifficultyPredictor.fit(training_table(2, 40), FEATURES, params=QUICK)
-    original = getattr(Path, failing)
+    if failing == "replace":  # two steps, of which the second fails, where the system cannot do it in one
+        monkeypatch.setattr("forgetcast.folders._exchanged", lambda one, other: False)
+    owner, name = (folders, "_exchanged") if failing == "exchange" else (Path, failing)
+    original = getattr(owner, name)
 
     def broken(self: Path, *args: object) -> object:
         if (failing == "write_bytes" and self.name == "manifest.json") or self.name == "fresh":
             raise OSError(28, "No space left on device")
         return original(self, *args)
 
-    monkeypatch.setattr(Path, failing, broken)
+    monkeypatch.setattr(owner, name, broken)
     with pytest.raises(PathError, match="No space left"):
         other.save(folder)
     monkeypatch.undo()
@@ -630,7 +634,7 @@ def test_a_predictor_is_not_saved_over_something_else(predictor: DifficultyPredi
         predictor.save(tmp_path / "file")
     with pytest.raises(PathError, match="holds no predictor"):
         predictor.save(tmp_path)
-    with pytest.raises(PathError, match="cannot be saved"):
+    with pytest.raises(PathError, match="cannot be written"):
         predictor.save(tmp_path / "file" / "below")
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from forgetcast import plots
 from forgetcast.errors import PathError
 from forgetcast.factors import quantile_column
+from forgetcast.whole_files import whole_file
 
 if TYPE_CHECKING:
     from forgetcast.predict import DifficultyReport
@@ -82,17 +83,9 @@ def write_whole(path: str | os.PathLike[str], draw: Callable[[], str], kind: str
     path = Path(path)
     if os.path.isdir(path):
         raise PathError(f"expected a file for the {kind}; {path} is a folder: try {path / f'{kind}.html'}")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.touch()  # an unwritable place is told before the work, not after it
-        try:
-            scratch.write_text(draw(), encoding="utf-8")
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as error:
-        raise PathError(f"the {kind} cannot be written to {path}: {error.strerror or error}") from error
+    with whole_file(path, kind) as draft:
+        draft.touch()  # an unwritable place is told before the work, not after it
+        draft.write_text(draw(), encoding="utf-8")
     return path
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ import pyarrow.parquet as pq
 from forgetcast import labels
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
 from forgetcast.factors import quantile_column
-from forgetcast.folders import nearest_existing, shipped_folder
+from forgetcast.folders import locked_folder, nearest_existing, shipped_folder
 from forgetcast.parts import PARTS
 from forgetcast.registry import load_factors
 from forgetcast.storage import Place, kind_in_store, place, reached, write_atomically
 from forgetcast.unlearner_heads import UNLEARNER_HEADS, under_column
+from forgetcast.whole_files import naming, whole_file
 
 __all__ = [
     "FORMAT",
@@ -52,6 +54,7 @@ TABLES = {
     "factors": ("target", "index"),
 }
 """Tables of a corpus with the columns each must have."""
+MANIFEST, FILES = "manifest.json", tuple(f"{name}.parquet" for name in TABLES)
 
 
 def corpus_folder(folder: str | Path | Place) -> Place:
@@ -86,6 +89,12 @@ def write_parquet(frame: pd.DataFrame, path: Place) -> str:
     """Write atomically; returns the file's SHA-256. The same frame gives the same bytes."""
     content = parquet_bytes(frame)
     write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_draft(frame: pd.DataFrame, draft: Path) -> str:
+    content = parquet_bytes(frame)
+    draft.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -128,18 +137,34 @@ class Corpus:
         return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: str | Path | Place) -> Place:
-        """Write the tables, then the manifest that names their hashes, into a folder or a store (``s3://...``).
+        """Write the tables and the manifest that names their hashes, into a folder or a store (``s3://...``).
+
+        In a folder all four are written beside their places before the first is moved there, so that a disk that is
+        full leaves the corpus that was there as it was; processes that write to one folder wait for each other. In a
+        store the manifest comes last.
 
         Raises:
             PathError: ``folder`` is a file, or cannot be written or reached.
         """
         folder = corpus_folder(folder)
-        for name in TABLES:
-            self.manifest["files"][f"{name}.parquet"] = write_parquet(getattr(self, name), folder / f"{name}.parquet")
-        write_atomically(
-            folder / "manifest.json", (json.dumps(self.manifest, indent=1, sort_keys=True) + "\n").encode()
-        )
+        if not isinstance(folder, Path):
+            for table, name in zip(TABLES, FILES, strict=True):
+                self.manifest["files"][name] = write_parquet(getattr(self, table), folder / name)
+            write_atomically(folder / MANIFEST, self._manifest_bytes())
+            return folder
+        with naming("corpus", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked_folder(folder), ExitStack() as moves:
+            drafts = {name: moves.enter_context(whole_file(folder / name, "corpus")) for name in (MANIFEST, *FILES)}
+            for table, name in zip(TABLES, FILES, strict=True):
+                with naming("corpus", folder / name):
+                    self.manifest["files"][name] = _write_draft(getattr(self, table), drafts[name])
+            with naming("corpus", folder / MANIFEST):
+                drafts[MANIFEST].write_bytes(self._manifest_bytes())
         return folder
+
+    def _manifest_bytes(self) -> bytes:
+        return (json.dumps(self.manifest, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
     def read(cls, folder: str | Path | Place) -> Corpus:
@@ -162,7 +187,7 @@ class Corpus:
         if not folder.is_dir():
             kind = "is a file" if folder.exists() else "does not exist"
             raise PathError(f"expected a corpus folder; {folder} {kind}")
-        path = folder / "manifest.json"
+        path = folder / MANIFEST
         if not path.is_file():
             raise PathError(
                 f"expected a corpus with manifest.json in {folder}; there is none (see forgetcast generate)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
@@ -17,13 +16,14 @@ from tqdm import tqdm
 
 from forgetcast.choice import unlearner_choice
 from forgetcast.corpus import Corpus, feature_columns, training_table, write_parquet
-from forgetcast.errors import InputError, PathError, UnknownNameError
+from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.goal import SLACK
 from forgetcast.grading import against_ceilings, grade, noise_ceilings
 from forgetcast.heads import DEFAULT_PARAMS
 from forgetcast.holdout import Group, leave_one_group_out
 from forgetcast.labels import CONSENSUS
 from forgetcast.learning import few_samples_curve, targets_curve, unseen_unlearners
+from forgetcast.whole_files import naming, whole_file
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -90,7 +90,7 @@ class Evaluation:
         from forgetcast.evaluation_page import page
 
         folder = Path(folder)
-        try:
+        with naming("evaluation", folder):
             folder.mkdir(parents=True, exist_ok=True)
             frames = {
                 item.name: getattr(self, item.name)
@@ -109,8 +109,6 @@ class Evaluation:
             }
             _put(folder / "evaluation.md", page(self, pictures).encode())
             _put(folder / "evaluation.json", (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-        except OSError as error:
-            raise PathError(f"the evaluation cannot be written to {folder}: {error.strerror or error}") from error
         return folder
 
     def _draw(self, folder: Path) -> list[str]:
@@ -246,19 +244,11 @@ def _plain(value: Any) -> Any:
 
 
 def _put(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path, "evaluation") as draft:
         draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _save(axes: Any, path: Path) -> str:
-    draft = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with whole_file(path, "picture") as draft:
         axes.figure.savefig(draft, dpi=130, bbox_inches="tight")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
     return path.name

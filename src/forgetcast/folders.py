@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
+import ctypes
+import errno
+import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from forgetcast.errors import PathError
+from forgetcast.whole_files import PREVIOUS, draft_beside, naming, sweep
 
-__all__ = ["nearest_existing", "replaced_folder", "shipped_folder"]
+__all__ = ["locked_folder", "nearest_existing", "replaced_folder", "shipped_folder"]
 
 
 def nearest_existing(path: Path) -> Path:
@@ -28,7 +31,10 @@ def shipped_folder(module: str, inside: str, checkout: str) -> Path | None:
 def replaced_folder(folder: Path, what: str, check: Callable[[Path], None]) -> Iterator[Path]:
     """A place beside ``folder`` for a new one, which takes its place when the block ends without an error.
 
-    Until then, and after any error, ``folder`` is as it was.
+    Until then, and after any error, ``folder`` is as it was. The two change places in one step where the system can
+    do that (Linux): at no moment, not even if the process is killed, is ``folder`` missing or half new. Elsewhere the
+    old one of a process that was killed between two steps is put back by the next that writes beside it. Processes
+    that replace folders of one parent wait for each other.
 
     Args:
         folder: what is replaced, or made.
@@ -38,17 +44,36 @@ def replaced_folder(folder: Path, what: str, check: Callable[[Path], None]) -> I
     Raises:
         PathError: something cannot be written.
     """
-    try:
+    scratch = draft_beside(folder)
+    with naming(what, folder):
         check(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            fresh = Path(scratch) / "fresh"
-            yield fresh
-            _swap(fresh, folder, Path(scratch) / "previous")
-    except OSError as error:
-        if isinstance(error, PathError):
-            raise
-        raise PathError(f"the {what} cannot be saved in {folder}: {error.strerror or error}") from error
+        with locked_folder(folder.parent):
+            sweep(folder.parent)
+            check(folder)
+            scratch.mkdir()
+            try:
+                yield scratch / "fresh"
+                _swap(scratch / "fresh", folder, scratch / PREVIOUS)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """A block that one process or thread at a time runs for ``folder``; the lock goes with the process.
+
+    Where the file system knows no locks the block runs all the same.
+    """
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _swap(fresh: Path, folder: Path, previous: Path) -> None:
@@ -56,11 +81,27 @@ def _swap(fresh: Path, folder: Path, previous: Path) -> None:
     if not folder.exists():
         fresh.replace(folder)
         return
-    mode = folder.stat().st_mode
-    folder.replace(previous)
+    fresh.chmod(folder.stat().st_mode)
+    if _exchanged(fresh, folder):
+        return
+    previous.mkdir()
+    folder.replace(previous / folder.name)
     try:
         fresh.replace(folder)
-        folder.chmod(mode)
     except OSError:
-        previous.replace(folder)
+        (previous / folder.name).replace(folder)
         raise
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether two paths changed places in one step; False where the system or the file system cannot do that."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of <linux/fs.h>
+    if rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))

@@ -6,8 +6,6 @@ import difflib
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 from forgetcast.canonical_json import canonical_json
 from forgetcast.errors import FileFormatError, InputError, PathError, first_line
+from forgetcast.whole_files import whole_file
 
 __all__ = ["Policy"]
 
@@ -146,13 +145,8 @@ class Policy:
             PathError: it cannot be written.
         """
         path = Path(path)
-        try:
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-                fresh = Path(scratch) / "policy.json"
-                fresh.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-                os.replace(fresh, path)
-        except OSError as error:
-            raise PathError(f"the policy cannot be saved in {path}: {error.strerror or error}") from error
+        with whole_file(path, "policy") as draft:
+            draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings by name, as JSON holds them."""

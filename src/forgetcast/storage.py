@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
+from forgetcast import whole_files
 from forgetcast.errors import ForgetcastError, PathError, first_line
+from forgetcast.whole_files import whole_file
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -75,13 +76,8 @@ def write_atomically(path: Place, content: bytes) -> None:
     if not isinstance(path, Path):
         path.fs.pipe_file(path.path, content)  # not a stream: closing one after an error would upload its beginning
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{_host()}.part")
-    try:
+    with whole_file(path, "file", tidy=False) as draft:
         draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def kind_in_store(found: UPath) -> str | None:
@@ -104,18 +100,6 @@ def read_if_there(path: Place) -> bytes | None:
 
 
 def sweep(folder: Place) -> None:
-    """Remove the drafts of this machine's processes that were killed while they wrote; those of living ones, and of
-    other machines that share the disk, are left alone. Stores have no drafts."""
-    for draft in folder.glob(".*.part") if isinstance(folder, Path) else ():
-        number, _, host = draft.suffixes[-2][1:].partition("-") if len(draft.suffixes) > 1 else ("", "", "")
-        try:
-            if host in ("", _host()):
-                os.kill(int(number), 0)
-        except ProcessLookupError:
-            draft.unlink(missing_ok=True)
-        except (OSError, ValueError):
-            continue
-
-
-def _host() -> str:
-    return socket.gethostname().replace(".", "-")
+    """Remove the drafts of this machine's processes that were killed while they wrote. Stores have no drafts."""
+    if isinstance(folder, Path):
+        whole_files.sweep(folder)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast.cli.options import FILE, forecast, forecast_options
-from forgetcast.cli.output import check_output, whole_file
+from forgetcast.cli.output import check_output
 from forgetcast.errors import NotApplicableError
+from forgetcast.whole_files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,5 +170,5 @@ def draw(explanations: Sequence[Explanation], path: Path) -> None:
     FigureCanvasAgg(figure)
     for explanation, ax in zip(explanations, figure.subplots(len(explanations), squeeze=False)[:, 0], strict=True):
         waterfall(explanation, ax=ax)
-    with whole_file(path) as draft:
+    with whole_file(path, "picture") as draft:
         figure.savefig(draft, dpi=150)

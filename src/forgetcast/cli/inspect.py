@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from forgetcast.cli.options import FILE
-from forgetcast.cli.output import check_output, whole_file
+from forgetcast.cli.output import check_output
 from forgetcast.errors import InputError, NotApplicableError, PluginError
+from forgetcast.whole_files import whole_file
 
 __all__ = ["inspect"]
 
@@ -111,11 +112,11 @@ def path(
     )
     points = trace(target, index, [registry.unlearner(known) for known in wanted], seed=seed)
     if out is not None:
-        with whole_file(out) as draft:
+        with whole_file(out, "table") as draft:
             points.to_csv(draft, index=False)
         click.echo(f"wrote {out}", err=True)
     if plot is not None:
-        with whole_file(plot) as draft:
+        with whole_file(plot, "picture") as draft:
             plots.forgetting_paths(points).savefig(draft, dpi=150)
         click.echo(f"wrote {plot}", err=True)
     last = points.sort_values("step").groupby("unlearner").tail(1)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcast.errors import InputError, PathError
+from forgetcast.whole_files import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE_SUFFIXES", "check_distinct", "check_output", "table_json", "whole_file", "write_table"]
+__all__ = ["TABLE_SUFFIXES", "check_distinct", "check_output", "table_json", "write_table"]
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -52,16 +50,6 @@ def check_distinct(written: Mapping[str, Path | None], read: Mapping[str, Path |
             raise InputError(f"{owner[path.resolve()]} and {name} both name {path}: give another file")
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        draft = Path(folder, path.name)
-        yield draft
-        os.replace(draft, path)
-
-
 def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
     """``{"provenance": {...}, "samples": [...]}`` one object per row; NaN becomes null."""
     samples = json.loads(frame.to_json(orient="records", double_precision=15))
@@ -70,7 +58,7 @@ def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
 
 def write_table(frame: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
     """Write a table as CSV, Parquet or JSON, by the suffix of ``path``."""
-    with whole_file(path) as draft:
+    with whole_file(path, "table") as draft:
         if path.suffix.lower() == ".parquet":
             frame.to_parquet(draft, index=False)
         elif path.suffix.lower() == ".json":
