@@ -634,7 +634,7 @@ def test_a_predictor_is_not_saved_over_something_else(predictor: DifficultyPredi
         predictor.save(tmp_path / "file")
     with pytest.raises(PathError, match="holds no predictor"):
         predictor.save(tmp_path)
-    with pytest.raises(PathError, match="cannot be written"):
+    with pytest.raises(PathError, match="cannot be saved"):
         predictor.save(tmp_path / "file" / "below")
     empty = tmp_path / "empty"
     empty.mkdir()
