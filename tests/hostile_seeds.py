@@ -31,8 +31,8 @@ from forgetcast.errors import InputError
 from forgetcast.factor_store import read_factors, write_factors
 from forgetcast.factors import factor_table
 from forgetcast.inspection import targets_table, unlearners_table
-from forgetcast.loading import _file, load_checkpoints, load_dataset
 from forgetcast.labels import CONSENSUS
+from forgetcast.loading import _file, load_checkpoints, load_dataset
 from forgetcast.predictor_folder import MANIFEST, _fingerprint
 from forgetcast.requests import checked_requests
 from forgetcast.retrained import GAP

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 
-from forgetcast import generate, storage
+from forgetcast import generate, whole_files
 from forgetcast.cli import main
 from forgetcast.corpus import Corpus
 from forgetcast.errors import FileFormatError, PathError
@@ -288,8 +288,8 @@ def test_workers_that_write_elsewhere_are_found_out() -> None:
 
 def test_drafts_of_other_machines_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a shared disk a process number means nothing elsewhere."""
-    here = tmp_path / f".a.parquet.4194305-{storage._host()}.part"
-    there, unknown = tmp_path / ".a.parquet.4194305-elsewhere.part", tmp_path / ".part"
+    here = tmp_path / f".forgetcast.{whole_files.MACHINE}.4194305.0.parquet"
+    there, unknown = tmp_path / ".forgetcast.elsewhere.4194305.0.parquet", tmp_path / ".part"
     for draft in (here, there, unknown):
         draft.write_bytes(b"half")
     sweep(tmp_path)
@@ -297,7 +297,7 @@ def test_drafts_of_other_machines_are_left_alone(tmp_path: Path, monkeypatch: py
     seen: list[str] = []
     monkeypatch.setattr(os, "replace", lambda draft, path: seen.append(Path(draft).name) or shutil.move(draft, path))
     write_atomically(tmp_path / "a.parquet", b"x")
-    assert seen == [f".a.parquet.{os.getpid()}-{storage._host()}.part"]
+    assert seen[0].startswith(f".forgetcast.{whole_files.MACHINE}.{os.getpid()}.")
 
 
 def test_what_is_not_there_is_none(tmp_path: Path) -> None:
