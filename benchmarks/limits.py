@@ -9,11 +9,15 @@ of the part that is measured, ``seconds`` its wall time; with one thread and not
 ``cpu_s`` stays right where something else runs. ``peak_mb`` is the largest resident size of the process, ``before_mb``
 that when model and data were there and the measured part began.
 
-Cases of factor tables are named model-n, or model-n-rows where only the rows of 20 samples are asked for.
+Cases of factor tables are named model-n; with -rows only the rows of 20 samples are asked for, with -d256 the last
+layer has 256 inputs in place of 64, with -c100 there are 100 classes in place of 10. From these the page works out the
+bytes that a sample costs, by width and by class.
 
 - ``cnn``: the small convolutional network on Fashion-MNIST, one epoch of training, n/6 held-out samples.
 - ``resnet18``: torchvision's ResNet-18 for one channel, not trained, on Fashion-MNIST.
 - ``mlp``: a perceptron 64-64-10, not trained, on random clouds in 64 dimensions.
+
+``reads`` counts how often every item of a dataset that is too large to be kept is read by each call.
 
 ``generate-1`` and ``generate-2`` measure 40 samples of a perceptron on digits for ``erase``, the default unlearners,
 with so many worker processes, which are started and have imported everything before the clock runs.
@@ -45,11 +49,16 @@ TABLES = (
     "resnet18-1000",
     "resnet18-2000",
     "mlp-10000",
+    "mlp-50000",
+    "mlp-50000-d256",
+    "mlp-50000-c100",
     "mlp-100000",
+    "mlp-100000-d256",
+    "mlp-100000-c100",
     "mlp-1000000-rows",
     "mlp-1000000",
 )
-GENERATIONS = ("generate-1", "generate-2")
+CASES = (*TABLES, "reads", "generate-1", "generate-2")
 
 
 def peak() -> float:
@@ -64,7 +73,7 @@ def pickled_bytes(value: Any) -> int:
     return len(cloudpickle.dumps(value))
 
 
-def make_target(model: str, n: int) -> Any:
+def make_target(model: str, n: int, width: int, classes: int) -> Any:
     """A target of a case."""
     import torch
     from torch import nn
@@ -74,10 +83,10 @@ def make_target(model: str, n: int) -> Any:
 
     if model == "mlp":
         generator = torch.Generator().manual_seed(0)
-        y = torch.randint(0, 10, (n + n // 6,), generator=generator)
-        x = torch.randn(len(y), 64, generator=generator) + torch.randn(10, 64, generator=generator)[y]
+        y = torch.randint(0, classes, (n + n // 6,), generator=generator)
+        x = torch.randn(len(y), 64, generator=generator) + torch.randn(classes, 64, generator=generator)[y]
         torch.manual_seed(0)
-        made = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        made = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, classes))
         return Target(made, (x[:n], y[:n]), heldout=(x[n:], y[n:]), batch_size=1024)
     (x, y), (x_heldout, y_heldout) = datasets.load("fashion-mnist")
     held = (x_heldout[: n // 6], y_heldout[: n // 6])
@@ -93,19 +102,20 @@ def make_target(model: str, n: int) -> Any:
     return Target(made, (x[:n], y[:n]), heldout=held)
 
 
-def table(model: str, n: int, rows: int | None) -> dict[str, Any]:
+def table(model: str, n: int, rows: int | None, width: int, classes: int) -> dict[str, Any]:
     """Seconds and memory of one factor table."""
     import torch
 
     from forgetcast.factors import factor_table
 
     torch.set_num_threads(1)
-    target = make_target(model, n)
+    target = make_target(model, n, width, classes)
     head = target.head
     described = {
         "n": n,
         "rows": rows or n,
         "parameters": sum(value.numel() for value in target.params.values()),
+        "classes": target.num_classes,
         "width": None if head is None else head.weight.shape[1],
         "input_bytes": target.data.nbytes // n,
     }
@@ -152,16 +162,166 @@ def generation(workers: int) -> dict[str, Any]:
     }
 
 
+class Counted:
+    """A dataset that counts how often it is read."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        self.x, self.y, self.read = x, y, 0
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        self.read += 1
+        return self.x[index], int(self.y[index])
+
+
+def reads() -> dict[str, Any]:
+    """How often every item is read by the calls that a user makes."""
+    import torch
+    from torch import nn
+
+    from forgetcast import Target, data, predict_difficulty
+    from forgetcast.factors import factor_table
+    from forgetcast.generate import measure
+
+    data.CACHE_BYTES = 0
+    n, generator = 8000, torch.Generator().manual_seed(0)
+    counted = Counted(torch.randn(n, 20, generator=generator), torch.randint(0, 5, (n,), generator=generator))
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
+    held = (counted.x[:500] + 1, counted.y[:500])
+    found: dict[str, Any] = {"n": n}
+
+    def count(name: str, call: Any) -> Any:
+        counted.read = 0
+        result = call()
+        found[f"reads_{name}"] = counted.read / n
+        return result
+
+    target = count("target", lambda: Target(model, counted, heldout=held))
+    count("table", lambda: factor_table(target))
+    count("rows", lambda: factor_table(target, indices=range(20)))
+    count("hash", lambda: target.data_hash)
+    count("predict", lambda: predict_difficulty(target))
+    erase: dict[str, Any] = {"objectives": ["erase"], "unlearners": ["gradient_ascent"], "progress": False}
+    count("measure_1", lambda: measure(target, range(1), **erase))
+    count("measure_20", lambda: measure(target, range(20), **erase))
+    return found
+
+
 def run(case: str) -> dict[str, Any]:
     """One case, in this process."""
-    kind, number, *rest = case.split("-")
-    found = generation(int(number)) if kind == "generate" else table(kind, int(number), 20 if rest else None)
-    return {"case": case, **found}
+    kind, *rest = case.split("-")
+    if kind == "reads":
+        return {"case": case, **reads()}
+    if kind == "generate":
+        return {"case": case, **generation(int(rest[0]))}
+    extra = {part[0]: int(part[1:]) for part in rest[1:] if part != "rows"}
+    rows = 20 if "rows" in rest else None
+    return {"case": case, **table(kind, int(rest[0]), rows, extra.get("d", 64), extra.get("c", 10))}
+
+
+def page(found: pd.DataFrame) -> str:
+    """The figures as a page, with what follows from them; every formula is beside its result."""
+    known = found.set_index("case").assign(added_mb=lambda table: table["peak_mb"] - table["before_mb"])
+    tables = known.loc[[case for case in TABLES if case in known.index]]
+
+    def slope(small: str, large: str, column: str = "cpu_s") -> float:
+        """Growth of a column by sample."""
+        less, more = known.loc[small], known.loc[large]
+        return float((more[column] - less[column]) / (more["n"] - less["n"]))
+
+    def grown(kind: str) -> float:
+        """Bytes that each sample beyond the first 50,000 adds to the peak of a perceptron's table."""
+        return slope(f"mlp-50000{kind}", f"mlp-100000{kind}", "added_mb") * 2**20
+
+    lines = [
+        "# Limits",
+        "",
+        "Made by `python benchmarks/limits.py`, which says what each case is. One thread on one core of a shared",
+        "machine: processor seconds, which other work hardly changes. Memory is the largest resident size of the process.",
+        "",
+        "| case | parameters | cpu s | ms a sample | memory before, MB | peak, MB | task, MB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for case, row in tables.iterrows():
+        lines.append(
+            f"| {case} | {row['parameters']:,.0f} | {row['cpu_s']:,.1f} | {1000 * row['cpu_s'] / row['n']:.3g} | "
+            f"{row['before_mb']:,.0f} | {row['peak_mb']:,.0f} | {row['task_mb']:,.1f} |"
+        )
+    lines += [
+        "",
+        "*task*: what a task with this target carries to its worker, pickled. Memory before the table has libraries",
+        "(about 340 MB) and the data; with Fashion-MNIST also what reading the file took for a moment.",
+        "",
+        "## What follows",
+        "",
+    ]
+    sizes = [f"mlp-{n}{kind}" for n in (50_000, 100_000) for kind in ("", "-d256", "-c100")]
+    if set(sizes) <= set(known.index):
+        base, width, classes = grown(""), grown("-d256"), grown("-c100")
+        by_width, by_class = (width - base) / 192, (classes - base) / 90
+        each = base - 64 * by_width - 10 * by_class
+        least = known.loc["mlp-50000", "added_mb"] - 50_000 * base / 2**20
+        lines += [
+            "- **Memory of a whole table**, beside model and data: "
+            f"{least:,.0f} MB + n ({each:,.0f} + {by_width:.0f} d + {by_class:.0f} C) bytes, with",
+            "  n samples, d inputs of the last layer (here the output of the middle layer as well) and C classes: slopes",
+            "  between 50,000 and 100,000 samples of the perceptron and of its variants with d = 256 and C = 100.",
+        ]
+        for case in ("mlp-1000000", "cnn-60000"):
+            if case in known.index:
+                expected = least + known.loc[case, "n"] * base / 2**20
+                lines.append(
+                    f"  `{case}`: {expected:,.0f} MB expected, {known.loc[case, 'added_mb']:,.0f} MB measured."
+                )
+    if {"resnet18-1000", "resnet18-2000"} <= set(known.index):
+        each = slope("resnet18-1000", "resnet18-2000")
+        lines += [
+            f"- **60,000 samples with ResNet-18** (11.2 million parameters, 28 x 28): {each * 1000:.1f} ms a sample",
+            f"  from 1000 to 2000, so at most {each:.4f} x 60,000 = {each * 60_000:,.0f} s on one core, extrapolated. At",
+            "  most, because the Fisher diagonal of self-influence stops at 5000 samples and up to there takes a share.",
+        ]
+    if {"cnn-10000", "cnn-60000"} <= set(known.index):
+        lines.append(
+            f"- **The small CNN**: {slope('cnn-10000', 'cnn-60000') * 1000:.2f} ms a sample from 10,000 to 60,000; "
+            "growth is linear."
+        )
+    if "mlp-1000000-rows" in known.index:
+        row = known.loc["mlp-1000000-rows"]
+        lines.append(
+            f"- **20 of a million samples**: {row['cpu_s']:,.0f} s and {row['peak_mb']:,.0f} MB at the peak, "
+            f"{row['before_mb']:,.0f} MB of them there before."
+        )
+    if "reads" in known.index:
+        names = {
+            "target": "making a `Target`",
+            "table": "factor table",
+            "rows": "20 rows of it",
+            "hash": "hash of the data",
+            "predict": "`predict_difficulty`",
+            "measure_1": "`measure`, the first task of a worker",
+            "measure_20": "`measure`, 20 samples later",
+        }
+        lines += ["", "## Passes", "", "How often an item of a dataset of 8000, too large to be kept, is read:", ""]
+        lines += ["| call | reads an item |", "| --- | --- |"]
+        lines += [f"| {what} | {known.loc['reads', f'reads_{name}']:.2f} |" for name, what in names.items()]
+        lines += ["", "The table's fraction is the Fisher diagonal, 5000 of 8000 samples; of n it is min(n, 5000) / n."]
+    if {"generate-1", "generate-2"} <= set(known.index):
+        one, two = known.loc["generate-1", "seconds"], known.loc["generate-2", "seconds"]
+        lines += [
+            "",
+            "## Workers",
+            "",
+            f"Measuring 40 samples of `digits-mlp` for `erase`, {known.loc['generate-1', 'outcomes']:.0f} outcomes: "
+            f"{one:.1f} s with one worker, {two:.1f} s with two, {one / two:.2f} times as fast.",
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", action="append", choices=(*TABLES, *GENERATIONS))
+    parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--page", action="store_true", help="measure nothing")
     parser.add_argument("--worker", metavar="CASE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -169,9 +329,7 @@ def main() -> None:
         print(json.dumps(run(arguments.worker)))
         return
     known = pd.read_csv(RESULTS) if RESULTS.is_file() else pd.DataFrame({"case": []})
-    wanted = (
-        [] if arguments.page else arguments.case or [c for c in (*TABLES, *GENERATIONS) if c not in set(known["case"])]
-    )
+    wanted = [] if arguments.page else arguments.case or [c for c in CASES if c not in set(known["case"])]
     for case in wanted:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(
@@ -179,10 +337,11 @@ def main() -> None:
         )
         known = pd.read_csv(RESULTS) if RESULTS.is_file() else known  # another run may have added to it
         known = pd.concat([known[known["case"] != case], pd.DataFrame([json.loads(done.stdout)])], ignore_index=True)
-        order = {name: place for place, name in enumerate((*TABLES, *GENERATIONS))}
+        order = {name: place for place, name in enumerate(CASES)}
         known = known.sort_values("case", key=lambda names: names.map(order))
-        known.to_csv(RESULTS, index=False, float_format="%.4g")
+        known.to_csv(RESULTS, index=False, float_format="%.6g")
         print(known[known["case"] == case].to_string(index=False), file=sys.stderr)
+    PAGE.write_text(page(pd.read_csv(RESULTS)))
 
 
 if __name__ == "__main__":
