@@ -239,7 +239,7 @@ def page(found: pd.DataFrame) -> str:
         "# Limits",
         "",
         "Made by `python benchmarks/limits.py`, which says what each case is. One thread on one core of a shared",
-        "machine: processor seconds, which other work hardly changes. Memory is the largest resident size of the process.",
+        "machine: processor seconds, which other work hardly changes. Memory: largest resident size of the process.",
         "",
         "| case | parameters | cpu s | ms a sample | memory before, MB | peak, MB | task, MB |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -266,8 +266,8 @@ def page(found: pd.DataFrame) -> str:
         lines += [
             "- **Memory of a whole table**, beside model and data: "
             f"{least:,.0f} MB + n ({each:,.0f} + {by_width:.0f} d + {by_class:.0f} C) bytes, with",
-            "  n samples, d inputs of the last layer (here the output of the middle layer as well) and C classes: slopes",
-            "  between 50,000 and 100,000 samples of the perceptron and of its variants with d = 256 and C = 100.",
+            "  n samples, d inputs of the last layer (here the middle layer's output as well) and C classes: slopes",
+            "  between 50,000 and 100,000 samples of the perceptron and its variants with d = 256 and C = 100.",
         ]
         for case in ("mlp-1000000", "cnn-60000"):
             if case in known.index:
@@ -279,8 +279,8 @@ def page(found: pd.DataFrame) -> str:
         each = slope("resnet18-1000", "resnet18-2000")
         lines += [
             f"- **60,000 samples with ResNet-18** (11.2 million parameters, 28 x 28): {each * 1000:.1f} ms a sample",
-            f"  from 1000 to 2000, so at most {each:.4f} x 60,000 = {each * 60_000:,.0f} s on one core, extrapolated. At",
-            "  most, because the Fisher diagonal of self-influence stops at 5000 samples and up to there takes a share.",
+            f"  from 1000 to 2000, so at most {each:.4f} x 60,000 = {each * 60_000:,.0f} s on one core, extrapolated.",
+            "  At most: the Fisher diagonal of self-influence stops at 5000 samples, up to which it takes a share.",
         ]
     if {"cnn-10000", "cnn-60000"} <= set(known.index):
         lines.append(

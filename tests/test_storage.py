@@ -119,6 +119,22 @@ def test_a_store_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             use("memory://corpus")
 
 
+def test_a_store_that_takes_nothing_is_refused_before_any_work(
+    calls: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing bucket, or keys that may only read: not after the first hour, and in one line."""
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refused)
+    with pytest.raises(
+        PathError, match=r"cannot be reached \(FileNotFoundError: The specified bucket does not exist\)"
+    ):
+        generate_corpus([clouds()], "memory://corpus", **QUICK)
+    assert calls["shard"] == 0
+
+
 # -- corpora ----------------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +213,7 @@ def fails_midway(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     inner, done = MemoryFileSystem.pipe_file, Counter[str]()
 
     def breaking(self: Any, path: str, value: bytes, **options: Any) -> None:
-        done["upload"] += 1
+        done["upload"] += not path.endswith(".trial")
         if done["upload"] == after + 1:
             inner(self, path, value[: len(value) // 2], **options)
             raise ConnectionResetError("gone")
@@ -213,7 +229,7 @@ def test_an_upload_that_breaks_off_costs_only_its_shard(
     """Broken off in a shard, in its checksum, or in a later shard: what came before is kept, the rest is done."""
     with monkeypatch.context() as patch:
         fails_midway(patch, after)
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises(PathError, match=r"^memory://corpus/.* cannot be reached \(ConnectionResetError: gone\)"):
             generate_corpus([clouds()], "memory://corpus", **QUICK)
     assert calls["shard"] == after // 2 + 1
     generate_corpus([clouds()], "memory://corpus", **QUICK)

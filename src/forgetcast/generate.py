@@ -37,7 +37,7 @@ from forgetcast.oracle import SHARE, TOGETHER, deal_groups, leave_groups_out, su
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
 from forgetcast.sampling import draw_instances
-from forgetcast.storage import Place, read_if_there, sweep, write_atomically
+from forgetcast.storage import Place, check_writable, read_if_there, sweep, write_atomically
 from forgetcast.target import Target
 from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
 from forgetcast.unlearn.protocol import OBJECTIVES, OUTCOME_COLUMNS
@@ -569,6 +569,7 @@ def generate_corpus(
         if isinstance(source, Target):
             _ready(source, names, objectives)
     folder = corpus_folder(folder)
+    check_writable(folder)
     sweep(folder)
     settings = {
         "instances": instances,

@@ -15,7 +15,7 @@ from forgetcast.whole_files import whole_file
 if TYPE_CHECKING:
     from upath import UPath
 
-__all__ = ["Place", "kind_in_store", "place", "reached", "read_if_there", "sweep", "write_atomically"]
+__all__ = ["Place", "check_writable", "kind_in_store", "place", "reached", "read_if_there", "sweep", "write_atomically"]
 
 Place: TypeAlias = Union[Path, "UPath"]
 """A path on disk, or one of universal_pathlib, which has the same methods, in a store."""
@@ -72,9 +72,14 @@ def write_atomically(path: Place, content: bytes) -> None:
 
     On disk it is written beside its place and moved. In a store it is one upload, which takes effect when it is
     complete; what a store does otherwise, the checksums of shards and manifests bring to light.
+
+    Raises:
+        PathError: the store refuses, or cannot be reached.
+        OSError: the disk cannot be written.
     """
     if not isinstance(path, Path):
-        path.fs.pipe_file(path.path, content)  # not a stream: closing one after an error would upload its beginning
+        with reached(path):
+            path.fs.pipe_file(path.path, content)  # not a stream: closing one after an error would upload its beginning
         return
     with whole_file(path, "file", tidy=False) as draft:
         draft.write_bytes(content)
@@ -89,6 +94,19 @@ def kind_in_store(found: UPath) -> str | None:
         return str(found.fs.info(found.path)["type"])
     except FileNotFoundError:
         return None
+
+
+def check_writable(folder: Place) -> None:
+    """Refuse a store that takes nothing, before there is anything to keep: an empty object comes and goes.
+
+    Raises:
+        PathError: the store refuses, or cannot be reached.
+    """
+    if not isinstance(folder, Path):
+        trial = folder / ".trial"
+        write_atomically(trial, b"")
+        with reached(folder):
+            trial.unlink()
 
 
 def read_if_there(path: Place) -> bytes | None:
