@@ -1,0 +1,153 @@
+"""Classifiers trained by skorch as targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from forgetcast._random import seeded
+from forgetcast.adapters._library import library
+from forgetcast.data import Data
+from forgetcast.errors import DatasetError, ModelError
+from forgetcast.target import Target
+
+__all__ = ["from_skorch"]
+
+
+def from_skorch(
+    net: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    heldout: Any = None,
+    can_train: bool = True,
+    name: str = "",
+    batch_size: int = 256,
+    info: Mapping[str, Any] | None = None,
+) -> Target:
+    """A fitted skorch classifier with its training data as a target.
+
+    The module is used as the net uses it: outputs are probabilities under skorch's default criterion ``NLLLoss``,
+    logits under ``CrossEntropyLoss``, and one logit under ``BCEWithLogitsLoss`` (``NeuralNetBinaryClassifier``).
+
+    Args:
+        net: a fitted ``NeuralNetClassifier`` or ``NeuralNetBinaryClassifier``; it stays as it is.
+        X, y: what it was fitted to: arrays or tensors, a dict of them, or a dataset of (x, y) and no ``y``.
+        heldout: a pair (X, y), or a dataset, that it was not fitted to.
+        can_train: let the target be retrained by a clone of the net with all its settings, its ``train_split`` too (by
+            default skorch holds a fifth of the data back; the model was trained without it).
+        name: of the target; default: the module's class.
+        batch_size, info: as for ``Target``.
+
+    Raises:
+        NotApplicableError: skorch is not installed.
+        ModelError: no such net, not fitted, or of another criterion.
+        DatasetError: see ``Target``; or labels that are not the class numbers 0 to C - 1.
+    """
+    classifiers = library("skorch.classifier", extra="skorch")
+    if not isinstance(net, (classifiers.NeuralNetClassifier, classifiers.NeuralNetBinaryClassifier)):
+        raise ModelError(f"expected a skorch classifier; got {type(net).__name__}")
+    if not getattr(net, "initialized_", False):
+        raise ModelError("the net is not fitted: call net.fit(X, y) first")
+    data = _pair(X, y)
+    model = _as_logits(net)
+    target = Target(
+        model,
+        data,
+        heldout=heldout if heldout is None or not isinstance(heldout, tuple) else _pair(*heldout),
+        train=_Retrained(net, data) if can_train else None,
+        name=name or type(net.module_).__name__,
+        batch_size=batch_size,
+        info={"architecture": type(net.module_).__name__, **(info or {})},
+    )
+    classes = np.asarray(net.classes_)
+    if classes.dtype.kind not in "iu" or not np.array_equal(classes, np.arange(len(classes))):
+        raise DatasetError(f"expected classes 0 to C - 1, as skorch's criteria take them; got {classes[:5].tolist()}")
+    return target
+
+
+def _pair(X: Any, y: Any) -> Any:
+    """A pair (inputs, class numbers), or the dataset itself."""
+    return X if y is None else (X, y if isinstance(y, Tensor) and not y.is_floating_point() else _whole(y))
+
+
+def _whole(y: Any) -> np.ndarray:
+    """Labels of a binary net are often floats."""
+    y = np.asarray(y)
+    whole = y.dtype.kind == "f" and bool((y == np.round(y)).all())
+    return y.astype(np.int64) if whole or y.dtype.kind == "b" else y
+
+
+def _as_logits(net: Any) -> nn.Module:
+    """The net's module, with logits as output.
+
+    Raises:
+        ModelError: a criterion whose outputs are of an unknown kind.
+    """
+    criterion = net.criterion_
+    if isinstance(criterion, nn.CrossEntropyLoss):
+        return net.module_
+    if isinstance(criterion, nn.NLLLoss):
+        return _Outputs(net.module_, "probabilities")
+    if isinstance(criterion, nn.BCEWithLogitsLoss):
+        return _Outputs(net.module_, "one logit")
+    raise ModelError(
+        f"expected the criterion NLLLoss, CrossEntropyLoss or BCEWithLogitsLoss; got {type(criterion).__name__}: wrap "
+        "the module so that it returns logits, and use Target"
+    )
+
+
+class _Outputs(nn.Module):
+    """A module whose outputs are not logits yet."""
+
+    def __init__(self, module: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.module = module
+        self.kind = kind
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        out = self.module(*args, **kwargs)
+        out = out[0] if isinstance(out, tuple) else out
+        if self.kind == "probabilities":
+            return out.clamp(min=torch.finfo(out.dtype).tiny).log()
+        return F.pad(out.reshape(-1, 1), (1, 0))
+
+
+@dataclass(frozen=True)
+class _Retrained:
+    """Trains a clone of a net on some of its samples."""
+
+    net: Any
+    data: Any
+
+    def __call__(self, indices: np.ndarray, seed: int) -> nn.Module:
+        from sklearn.base import clone
+
+        fresh = clone(self.net)
+        fresh.set_params(verbose=0)
+        x, y = Data(self.data).fetch(torch.as_tensor(indices))
+        dtype = next(self.net.module_.parameters()).dtype
+        labels = y.to(dtype) if isinstance(self.net.criterion_, nn.BCEWithLogitsLoss) else y
+        state = np.random.get_state()
+        try:
+            np.random.seed(seed % 2**32)
+            with seeded(seed):
+                fresh.fit(_numpy(x, dtype), labels.numpy())
+        finally:
+            np.random.set_state(state)
+        return _as_logits(fresh)
+
+
+def _numpy(x: Any, dtype: torch.dtype) -> Any:
+    """Inputs as skorch takes them, floats in the module's own type."""
+    if isinstance(x, dict):
+        return {name: _numpy(part, dtype) for name, part in x.items()}
+    if isinstance(x, tuple):
+        return tuple(_numpy(part, dtype) for part in x)
+    return (x.to(dtype) if x.is_floating_point() else x).numpy()
