@@ -1,4 +1,4 @@
-"""Nets that skorch trained become targets: its outputs are read as its criterion means them, and clones are retrained."""
+"""Nets that skorch trained become targets: outputs are read as the criterion means them, and clones are retrained."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="expected a skorch classifier; got NeuralNetRegressor"):
         from_skorch(NeuralNetRegressor(Net), x, y)
     odd = NeuralNetClassifier(Net, criterion=nn.MultiMarginLoss, **SETTINGS)
-    with pytest.raises(ModelError, match="expected the criterion NLLLoss.*got MultiMarginLoss"):
+    with pytest.raises(ModelError, match=r"expected the criterion NLLLoss.*got MultiMarginLoss"):
         from_skorch(fitted(odd, x, y), x, y)
     net = fitted(NeuralNetClassifier(Net, module__outputs=4, **SETTINGS), x, y + 1)
     with pytest.raises(DatasetError, match=r"expected classes 0 to C - 1.*got \[1, 2, 3\]"):

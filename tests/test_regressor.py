@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,3 +75,14 @@ def test_what_cannot_be_is_refused(table: pd.DataFrame) -> None:
         regressor.fit(X, y).predict_interval(X)
     with pytest.raises(InputError, match="level"):
         regressor.fit(X, y, groups=table["target"]).predict_interval(X, level=1)
+
+
+def test_importing_the_adapters_imports_no_library_they_are_for() -> None:
+    """Those come in when an adapter is called."""
+    program = (
+        "import sys, forgetcast.adapters\n"
+        "there = {'transformers', 'pytorch_lightning', 'lightning', 'skorch'} & set(sys.modules)\n"
+        "assert not there, there"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
