@@ -116,7 +116,7 @@ def train(out: Path, turn: int) -> list[str]:
 
 
 def predict(out: Path, turn: int) -> list[str]:
-    """A table, a report and a calibrated predictor, for one objective or the other sample of indices."""
+    """A table, a report and a calibrated predictor, for some samples or others."""
     return [
         *(
             "predict",

@@ -26,7 +26,7 @@ from forgetcast.errors import (
 )
 from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.familiarity import Familiarity
-from forgetcast.folders import nearest_existing, replaced_folder
+from forgetcast.folders import locked_folder, nearest_existing, replaced_folder
 from forgetcast.heads import from_log_scale
 from forgetcast.predictor import DifficultyPredictor, as_features
 from forgetcast.retrained import ANSWERS, GAP, RETRAINED, met_before, with_retrained
@@ -264,7 +264,12 @@ class AdaptedPredictor(DifficultyPredictor):
             FileFormatError: a file is corrupt, truncated, missing, or not what its hash says.
             SchemaError: it was written in another format version.
         """
-        path = Path(folder) / CALIBRATION
+        with locked_folder(Path(folder).parent, shared=True):
+            return cls._load(Path(folder))
+
+    @classmethod
+    def _load(cls, folder: Path) -> AdaptedPredictor:
+        path = folder / CALIBRATION
         try:
             described = json.loads(path.read_text())
         except OSError as error:
@@ -278,9 +283,9 @@ class AdaptedPredictor(DifficultyPredictor):
                 f"{path}: expected format version {FORMAT_VERSION}; got {described.get('format_version')!r}. "
                 "Calibrate again"
             )
-        base = DifficultyPredictor.load(Path(folder) / "predictor")
+        base = DifficultyPredictor.load(folder / "predictor")
         try:
-            tables = {name: _table(Path(folder) / name, digest) for name, digest in described["tables"].items()}
+            tables = {name: _table(folder / name, digest) for name, digest in described["tables"].items()}
             made = cls(
                 base,
                 {name: Adaptation.from_json(entry) for name, entry in described["adaptations"].items()},

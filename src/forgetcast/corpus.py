@@ -187,6 +187,11 @@ class Corpus:
         if not folder.is_dir():
             kind = "is a file" if folder.exists() else "does not exist"
             raise PathError(f"expected a corpus folder; {folder} {kind}")
+        with locked_folder(folder, shared=True):
+            return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Corpus:
         path = folder / MANIFEST
         if not path.is_file():
             raise PathError(

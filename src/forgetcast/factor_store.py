@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from forgetcast.errors import FileFormatError, PathError, first_line
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.folders import replaced_folder
+from forgetcast.folders import locked_folder, replaced_folder
 from forgetcast.registry import FACTOR_GROUP, load_factors, third_party
 from forgetcast.target import Target
 
@@ -95,14 +95,19 @@ def read_factors(folder: str | Path) -> tuple[FactorTable, dict[str, Any]]:
         PathError: there is none.
         FileFormatError: it is damaged, of another format version, or has factors that are not installed.
     """
-    path = Path(folder) / MANIFEST
+    with locked_folder(Path(folder).parent, shared=True):
+        return _read(Path(folder))
+
+
+def _read(folder: Path) -> tuple[FactorTable, dict[str, Any]]:
+    path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT or manifest["format_version"] != FORMAT_VERSION:
             raise ValueError(f"expected {FORMAT} {FORMAT_VERSION}")
         known = load_factors()
         factors = {name: known[name] for name in manifest["factors"]}
-        content = (Path(folder) / VALUES).read_bytes()
+        content = (folder / VALUES).read_bytes()
         if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
             raise ValueError(f"the SHA-256 of {VALUES} is not the one in {MANIFEST}")
         values: pd.DataFrame = pq.read_table(io.BytesIO(content)).to_pandas()

@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from forgetcast.whole_files import PREVIOUS, draft_beside, naming, sweep
@@ -34,7 +34,7 @@ def replaced_folder(folder: Path, what: str, check: Callable[[Path], None]) -> I
     Until then, and after any error, ``folder`` is as it was. The two change places in one step where the system can
     do that (Linux): at no moment, not even if the process is killed, is ``folder`` missing or half new. Elsewhere the
     old one of a process that was killed between two steps is put back by the next that writes beside it. Processes
-    that replace folders of one parent wait for each other.
+    that replace folders of one parent wait for each other, and for those that read one under a shared lock.
 
     Args:
         folder: what is replaced, or made.
@@ -60,20 +60,18 @@ def replaced_folder(folder: Path, what: str, check: Callable[[Path], None]) -> I
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """A block that one process or thread at a time runs for ``folder``; the lock goes with the process.
-
-    Where the file system knows no locks the block runs all the same.
+def locked_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """A block that one process or thread at a time runs for ``folder``, or any number with ``shared``, which readers
+    use; the lock goes with the process. Where the folder cannot be locked the block runs all the same.
     """
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as closing:
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            closing.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _swap(fresh: Path, folder: Path, previous: Path) -> None:

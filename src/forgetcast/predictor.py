@@ -15,7 +15,7 @@ import pandas as pd
 
 from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError, shortened
 from forgetcast.familiarity import Familiarity, contexts, extended, familiarity
-from forgetcast.folders import shipped_folder
+from forgetcast.folders import locked_folder, shipped_folder
 from forgetcast.heads import (
     DEFAULT_PARAMS,
     EXPLAINED,
@@ -480,7 +480,8 @@ class DifficultyPredictor:
 
         if holds_calibration(Path(folder)):
             return AdaptedPredictor.load(folder)
-        return cls(*read_folder(Path(folder)))
+        with locked_folder(Path(folder).parent, shared=True):
+            return cls(*read_folder(Path(folder)))
 
     @classmethod
     def published(cls) -> DifficultyPredictor:
