@@ -27,7 +27,16 @@ __all__ = [
 
 
 class ForgetcastError(Exception):
-    """Root of every error that forgetcast raises on purpose; the command line turns it into exit code 2."""
+    """Root of every error that forgetcast raises on purpose; the command line turns it into exit code 2.
+
+    Its text is one line that any terminal and any file can hold, whatever it quotes from a file.
+
+    >>> str(ForgetcastError("no column 'a\\x1b[2J\\nb'"))
+    "no column 'a?[2J b'"
+    """
+
+    def __str__(self) -> str:
+        return _one_line(super().__str__())
 
 
 class InputError(ForgetcastError, ValueError):
@@ -101,6 +110,18 @@ class SchemaError(FileFormatError):
 
 class PathError(ForgetcastError, OSError):
     """A path is missing, or is a file where a folder is expected, or the reverse."""
+
+
+LONGEST = 1500
+"""Characters of a message; of a longer one the middle is left out."""
+
+
+def _one_line(text: str) -> str:
+    """Blanks of any kind as single ones, what cannot be printed as question marks, and not too long."""
+    text = " ".join(text[: 10 * LONGEST].split()) + (text[-LONGEST:] if len(text) > 10 * LONGEST else "")
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return text if len(text) <= LONGEST else f"{text[: 2 * LONGEST // 3]} […] {text[-LONGEST // 3 + 5 :]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
-"""Reads LightGBM's text format without trusting it: every tree is checked before LightGBM parses it."""
+"""Reads LightGBM's text format without trusting it: LightGBM parses only what was checked and written anew here."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,15 +17,23 @@ _NODE_FIELDS = ("split_feature", "split_gain", "threshold", "decision_type", "le
                 "internal_value", "internal_weight", "internal_count")  # fmt: skip
 _INTEGERS = {"split_feature", "decision_type", "left_child", "right_child", "leaf_count", "internal_count"}
 _LEAF_FIELDS = ("leaf_value", "leaf_weight", "leaf_count")
+_OBJECTIVES = ("binary sigmoid:1", "regression")
+_DEEPEST = 500
+"""Splits on the way to a leaf: LightGBM walks its trees by recursion."""
+_INTEGER = re.compile(r"-?\d{1,10}", re.ASCII)
+_NUMBER = re.compile(r"-?(\d+(\.\d*)?(e[-+]?\d+)?|inf|nan)", re.ASCII)
+_INFO = re.compile(r"none|\[[-+.e\d]+:[-+.e\d]+\]", re.ASCII)
 
 
 def read_booster(text: str, features: Sequence[str], source: str) -> lgb.Booster:
     """The booster that ``text`` describes, after its structure was checked.
 
     LightGBM follows the child and feature numbers of a model file without checking their range, so a damaged
-    file could read outside its arrays or walk in circles. Here every tree must have fields of the right
-    length, features below the number of features, no categorical splits or linear leaves, and children that
-    come after their parent.
+    file could read outside its arrays or walk in circles; a damaged line of parameters ends the process. Here every
+    tree must have fields of the right length, features below the number of features, no categorical splits or
+    linear leaves, children that come after their parent, and at most 500 splits on the way to a leaf. Numbers must
+    be spelt so that Python and C read the same. LightGBM is given the header and the trees in these very spellings,
+    and nothing else of the text: parameters, importances and unknown lines do not reach it.
 
     Args:
         text: the model in LightGBM's text format, version 4.
@@ -35,7 +44,7 @@ def read_booster(text: str, features: Sequence[str], source: str) -> lgb.Booster
         FileFormatError: the text is truncated, malformed, or of a model over other features.
     """
     try:
-        _check(text, list(features))
+        checked = _checked(text, list(features))
     except (KeyError, ValueError, IndexError) as error:
         reason = f"{error.args[0]!s} is missing" if isinstance(error, KeyError) else str(error)
         raise FileFormatError(
@@ -43,7 +52,7 @@ def read_booster(text: str, features: Sequence[str], source: str) -> lgb.Booster
             "The file is corrupt or truncated: copy it again or retrain the predictor."
         ) from error
     try:
-        return lgb.Booster(model_str=text)
+        return lgb.Booster(model_str=checked)
     except (lgb.basic.LightGBMError, ValueError, TypeError) as error:
         raise FileFormatError(f"{source}: LightGBM cannot read this model: {error}") from error
 
@@ -53,43 +62,67 @@ def _fields(block: str) -> dict[str, str]:
     for line in block.split("\n"):
         name, found, value = line.partition("=")
         if found and name in fields:
-            raise ValueError(f"{name} comes twice")
+            raise ValueError(f"{name[:40]!r} comes twice")
         fields[name] = value
     return fields
 
 
-def _check(text: str, features: list[str]) -> None:
+def _integer(text: str) -> int:
+    if not _INTEGER.fullmatch(text) or not -(2**31) <= (value := int(text)) < 2**31:
+        raise ValueError(f"{text[:40]!r} is no whole number of 32 bits")
+    return value
+
+
+def _number(text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no number")
+    return float(text)
+
+
+def _checked(text: str, features: list[str]) -> str:
+    """The header and the trees alone, spelt as they came.
+
+    Raises:
+        KeyError, ValueError, IndexError: something is wrong with them.
+    """
     head, found, rest = text.partition("\n\nTree=0\n")
     if not head.startswith("tree\nversion=v4\n") or not found:
         raise ValueError("it does not begin with a version 4 header and a first tree")
     header = _fields(head)
-    if header["num_class"] != "1" or header["num_tree_per_iteration"] != "1":
+    if header["num_class"] != "1" or header["num_tree_per_iteration"] != "1" or header["label_index"] != "0":
         raise ValueError("it is not a regression or binary model")
-    if header["feature_names"].split(" ") != features or int(header["max_feature_idx"]) != len(features) - 1:
+    if header["objective"] not in _OBJECTIVES:
+        raise ValueError(f"expected an objective among {_OBJECTIVES}")
+    if header["feature_names"].split(" ") != features or header["max_feature_idx"] != str(len(features) - 1):
         raise ValueError("its feature names are not those of the manifest")
-    if len(header["feature_infos"].split(" ")) != len(features):
-        raise ValueError("feature_infos has the wrong length")
+    infos = header["feature_infos"].split(" ")
+    if len(infos) != len(features) or not all(map(_INFO.fullmatch, infos)):
+        raise ValueError("feature_infos has the wrong length or form")
     body = "Tree=0\n" + rest
-    sizes = [int(size) for size in header["tree_sizes"].split(" ")]
-    start = 0
+    sizes = [_integer(size) for size in header["tree_sizes"].split(" ")]
+    start, trees = 0, []
     for number, size in enumerate(sizes):
         block = body[start : start + size]
         if size <= 0 or not block.startswith(f"Tree={number}\n"):
             raise ValueError(f"tree {number} is not where the header says")
-        _check_tree(_fields(block), number, len(features))
+        trees.append(_checked_tree(_fields(block), number, len(features)))
         start += size
     tail = body[start:]
     if not tail.startswith("end of trees\n") or "\nend of parameters\n" not in tail or "Tree=" in tail:
         raise ValueError("its end is missing")
+    names = ("num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "objective", "feature_names")
+    lines = ["tree", "version=v4", *(f"{name}={header[name]}" for name in (*names, "feature_infos"))]
+    lines.append(f"tree_sizes={' '.join(str(len(tree.encode())) for tree in trees)}")
+    return "\n".join([*lines, "", "".join(trees)]) + "end of trees\n"
 
 
-def _check_tree(tree: dict[str, str], number: int, features: int) -> None:
-    leaves = int(tree["num_leaves"])
+def _checked_tree(tree: dict[str, str], number: int, features: int) -> str:
+    leaves = _integer(tree["num_leaves"])
     if leaves < 1 or tree["num_cat"] != "0" or tree.get("is_linear", "0") != "0":
         raise ValueError(f"tree {number} has no leaves, categorical splits or linear leaves")
+    names = _NODE_FIELDS + _LEAF_FIELDS if leaves > 1 else ("leaf_value",)
     values: dict[str, list[Any]] = {
-        name: [(int if name in _INTEGERS else float)(value) for value in tree[name].split(" ")]
-        for name in (_NODE_FIELDS + _LEAF_FIELDS if leaves > 1 else ("leaf_value",))
+        name: [(_integer if name in _INTEGERS else _number)(value) for value in tree[name].split(" ")] for name in names
     }
     for name, numbers in values.items():
         expected = leaves if name in _LEAF_FIELDS else leaves - 1
@@ -97,8 +130,16 @@ def _check_tree(tree: dict[str, str], number: int, features: int) -> None:
             raise ValueError(f"tree {number} has {len(numbers)} values of {name} instead of {expected}")
     if not all(map(math.isfinite, values["leaf_value"])):
         raise ValueError(f"tree {number} has a leaf that is not finite")
-    if leaves == 1:
-        return
+    shrinkage = _number(tree["shrinkage"])
+    if not math.isfinite(shrinkage):
+        raise ValueError(f"tree {number} has a shrinkage that is not finite")
+    if leaves > 1:
+        _check_splits(values, leaves, number, features)
+    lines = [f"Tree={number}", f"num_leaves={leaves}", "num_cat=0", *(f"{name}={tree[name]}" for name in names)]
+    return "\n".join([*lines, "is_linear=0", f"shrinkage={tree['shrinkage']}", "", "", ""])
+
+
+def _check_splits(values: dict[str, list[Any]], leaves: int, number: int, features: int) -> None:
     if not all(value in range(features) for value in values["split_feature"]):
         raise ValueError(f"tree {number} splits on a feature that does not exist")
     if not all(value in (0, 2, 4, 6, 8, 10) for value in values["decision_type"]):
@@ -108,3 +149,9 @@ def _check_tree(tree: dict[str, str], number: int, features: int) -> None:
         raise ValueError(f"tree {number} has a child before its parent or outside the tree")
     if sorted(child for _, child in children) != [*range(-leaves, 0), *range(1, leaves - 1)]:
         raise ValueError(f"tree {number} does not reach every node exactly once")
+    depth = [1] * (leaves - 1)
+    for parent, child in sorted(children):
+        if child > 0:
+            depth[child] = depth[parent] + 1
+    if max(depth) > _DEEPEST:
+        raise ValueError(f"tree {number} is deeper than {_DEEPEST} splits")

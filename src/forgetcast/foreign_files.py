@@ -1,0 +1,162 @@
+"""Files that somebody else may have made: only regular ones, only inside their folder, only as large as they may get.
+
+A manifest, an archive or a table of a few kilobytes can name files elsewhere and claim any size. What is read from one
+may take :data:`ROOM` in memory, or :data:`TIMES` as much as the file itself where that is more: compressed images take
+tens of times their size, and only what is made for it more than that.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from forgetcast.errors import FileFormatError, PathError, first_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ROOM", "check_archive", "file_in", "parse_json", "read_bytes", "read_table", "regular_file"]
+
+ROOM = 1 << 28
+"""Bytes that the content of any file may take."""
+TIMES = 100
+"""How many times its own size the content of a larger file may take."""
+ROWS = 4096
+"""Rows of a table that are decoded at a time, so that its size is known before all of it is there."""
+
+
+def regular_file(path: str | Path, role: str) -> Path:
+    """``path``, checked to be a file: no folder, pipe or device, which could be read without end.
+
+    Raises:
+        PathError: it is missing, or something else.
+    """
+    path = Path(path)
+    try:
+        if path.is_file():
+            return path
+        kind = "a folder" if path.is_dir() else "something else" if path.exists() else ""
+    except (OSError, ValueError) as error:  # a link to itself; a name with a NUL byte, or too long
+        reason = getattr(error, "strerror", None) or error
+        raise PathError(f"{role}: {str(path)!r} cannot be read: {reason}") from error
+    raise PathError(f"{role}: expected a file; {path} is {kind}" if kind else f"{role}: there is no file {path}")
+
+
+def read_bytes(path: Path, role: str) -> bytes:
+    """All of a regular file.
+
+    Raises:
+        PathError: as for :func:`regular_file`, or it cannot be read.
+    """
+    try:
+        return regular_file(path, role).read_bytes()
+    except PathError:
+        raise
+    except OSError as error:
+        raise PathError(f"{role}: {path} cannot be read: {error.strerror or error}") from error
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """The file ``name`` of a folder that was handed over as a whole.
+
+    Raises:
+        FileFormatError: the name is none of a file in the folder itself, the file is no regular one, or it is a link
+            to a place outside the folder.
+    """
+    plain = isinstance(name, str) and name == Path(name).name and name.isprintable() and name not in ("", ".", "..")
+    if not plain:
+        raise FileFormatError(f"{folder}: expected the name of a file in this folder; got {str(name)[:80]!r}")
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+        there = path.is_file()
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise FileFormatError(f"{path} cannot be read: {first_line(error)}") from error
+    if path.is_symlink() and not inside:
+        raise FileFormatError(
+            f"{path} is a link to a place outside its folder, and is not followed: copy the folder with the files "
+            "themselves (cp -rL)"
+        )
+    if not there and path.exists():
+        raise FileFormatError(f"{path}: expected a file; it is {'a folder' if path.is_dir() else 'something else'}")
+    return path
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON document in UTF-8.
+
+    Raises:
+        ValueError: it is none, names a key twice, or is nested too deeply.
+    """
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_each_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"the name {twice[:80]!r} comes twice in one object")
+    return made
+
+
+def check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """Check what the members of a zip file take before any of them is unpacked.
+
+    Raises:
+        FileFormatError: too much.
+    """
+    _check_size(sum(item.file_size for item in archive.infolist()), path.stat().st_size, str(path))
+
+
+def read_table(source: str | Path | IO[bytes], name: str, columns: Collection[str] | None = None) -> pa.Table:
+    """A Parquet table, decoded piece by piece so that no claim of its own decides how much memory it takes.
+
+    Args:
+        source: the file.
+        name: what messages call it.
+        columns: that are read; None: all.
+
+    Raises:
+        FileFormatError: it takes too much.
+        Exception: pyarrow's, where it is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as file:
+        stored = source.seek(0, 2) if hasattr(source, "seek") else Path(str(source)).stat().st_size
+        described = file.metadata
+        most = max(ROOM, TIMES * stored)
+        # a value is never longer than its column: rows at a time so that even a long text in all of them fits
+        longest = max(
+            (
+                described.row_group(group).column(place).total_uncompressed_size
+                for group in range(min(described.num_row_groups, 100))
+                for place in range(described.num_columns)
+                if described.row_group(group).column(place).physical_type.endswith("BYTE_ARRAY")
+            ),
+            default=0,
+        )
+        rows = max(1, min(ROWS, most // (max(longest, 1) * max(described.num_columns, 1))))
+        pieces, taken, count = [], 0, 0
+        for piece in file.iter_batches(rows, columns=columns, use_threads=False):
+            pieces.append(piece)
+            taken += piece.nbytes
+            count += piece.num_rows
+            _check_size(taken + count, stored, name)
+        return pa.Table.from_batches(pieces, schema=file.schema_arrow if columns is None else None)
+
+
+def _check_size(expanded: int, stored: int, name: str) -> None:
+    if expanded > max(ROOM, TIMES * stored):
+        raise FileFormatError(
+            f"{name} holds {stored:,} bytes that take more than {max(ROOM, TIMES * stored):,} when they are unpacked; "
+            "no real data is like that: make the file again, with less compression"
+        )
