@@ -225,7 +225,15 @@ def report(work: Path, seed: int, inputs: int, out: Path, names: list[str]) -> i
             counts = json.loads(state.read_text())
             found = counts["findings"]
             rows.append(
-                (name, counts["next"], counts["accepted"], counts["refused"], len(found), counts["seconds"], counts["peak_mib"])
+                (
+                    name,
+                    counts["next"],
+                    counts["accepted"],
+                    counts["refused"],
+                    len(found),
+                    counts["seconds"],
+                    counts["peak_mib"],
+                )
             )
             findings += [(name, *finding) for finding in found]
     rows.append(("all", *(round(sum(row[place] for row in rows), 1) for place in range(1, 6)), max(r[6] for r in rows)))

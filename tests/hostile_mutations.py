@@ -298,7 +298,16 @@ def _parquet(path: Path, rng: random.Random, canary: Path) -> str:
             "column_indexes": [], "pandas_version": "9.9",
         }  # fmt: skip
         container, key = rng.choice(_places(described))
-        evil = (_evil(rng), "object", "datetimetz", "categorical", "__index_level_0__", names[place], "bytes", "decimal")
+        evil = (
+            _evil(rng),
+            "object",
+            "datetimetz",
+            "categorical",
+            "__index_level_0__",
+            names[place],
+            "bytes",
+            "decimal",
+        )
         container[key] = rng.choice(evil)
         metadata[b"pandas"] = json.dumps(described).encode()
     elif kind == 8:
@@ -383,7 +392,10 @@ def _npz(path: Path, rng: random.Random, canary: Path) -> str:
         _zip_bomb(path, name, _npy(header, b""), count)
         return f"a bomb of {count} bytes"
     elif kind == 5:
-        members[place] = (rng.choice(("z.npy", "../x.npy", "/etc/x.npy", "x", "images.npy", "\0.npy", "y.npy")), content)
+        members[place] = (
+            rng.choice(("z.npy", "../x.npy", "/etc/x.npy", "x", "images.npy", "\0.npy", "y.npy")),
+            content,
+        )
     elif kind == 6:
         members.append(rng.choice((members[place], ("x.npy", b""), ("y.npy", b"junk"), ("x.npy", pickle.dumps(1)))))
     else:
@@ -415,8 +427,8 @@ def _zip_bomb(path: Path, name: str, head: bytes, zeros: int) -> None:
 
 _OPCODES = (
     b"cos\nsystem\n(S'touch {canary}'\ntR.",
-    b"cbuiltins\neval\n(S'open(\"{canary}\", \"w\")'\ntR.",
-    b"cbuiltins\nexec\n(S'open(\"{canary}\", \"w\")'\ntR.",
+    b'cbuiltins\neval\n(S\'open("{canary}", "w")\'\ntR.',
+    b'cbuiltins\nexec\n(S\'open("{canary}", "w")\'\ntR.',
     b"ctorch\nload\n(S'/etc/passwd'\ntR.",
     b"cnumpy\nload\n(S'/etc/passwd'\ntR.",
     b"ccollections\nOrderedDict\n(tR.",
@@ -446,7 +458,9 @@ def _pt(path: Path, rng: random.Random, canary: Path) -> str:
             if rng.random() < 0.5:
                 damaged[place] ^= 1 << rng.randrange(8)
             else:
-                damaged[place : place + rng.choice((0, 1, 4))] = rng.choice((b"\xff\xff\xff\x7f", b".", b"0", b"J\xff\xff\xff\x7f"))
+                damaged[place : place + rng.choice((0, 1, 4))] = rng.choice(
+                    (b"\xff\xff\xff\x7f", b".", b"0", b"J\xff\xff\xff\x7f")
+                )
         members[pickled] = (name, bytes(damaged))
     elif kind == 4:
         place = rng.randrange(len(members))
@@ -466,7 +480,9 @@ def _safetensors(path: Path, rng: random.Random, canary: Path) -> str:
     (length,) = struct.unpack("<Q", content[:8])
     header, body = json.loads(content[8 : 8 + length]), content[8 + length :]
     container, key = rng.choice(_places(header))
-    container[key] = rng.choice((_evil(rng), "F8_E5M2", "I64", "BOOL", "F4", [0, 2**63], [8, 0], [2**32, 2**32], [0], [4, 5]))
+    container[key] = rng.choice(
+        (_evil(rng), "F8_E5M2", "I64", "BOOL", "F4", [0, 2**63], [8, 0], [2**32, 2**32], [0], [4, 5])
+    )
     raw = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", rng.choice((len(raw), len(raw), len(raw), 2**63, 0, 10**8))) + raw + body)
     return f"{key!r} of the header replaced"

@@ -78,7 +78,7 @@ def _json(path: Path) -> Any:
     """The file as JSON; None where it is none or no file."""
     try:
         return json.loads(path.read_bytes()) if path.is_file() else None
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -194,7 +194,7 @@ def _make_corpus(folder: Path) -> None:
     first = whole.instances.groupby("target", sort=False).head(5)
     keys = first[first["target"].isin(first["target"].unique()[:2])][["target", "index"]]
     tables = {name: getattr(whole, name).merge(keys) for name in ("outcomes", "instances", "factors")}
-    tables["outcomes"] = tables["outcomes"][tables["outcomes"]["unlearner"].isin([*CONSENSUS, "scrub"])]
+    tables["outcomes"] = tables["outcomes"][tables["outcomes"]["unlearner"].isin(CONSENSUS[:2])]
     tables["outcomes"] = tables["outcomes"].drop_duplicates(["target", "index", "unlearner", "objective"])
     tables["factors"] = tables["factors"].iloc[:, :12]
     targets = [target for target in whole.manifest["targets"] if target["target"] in set(keys["target"])]
@@ -207,7 +207,7 @@ def _read_corpus(folder: Path) -> None:
     feature_columns(made)
     targets_table(made)
     unlearners_table(made)
-    training_table(Corpus.join([made]))
+    training_table(Corpus.join([made]), CONSENSUS[:2])
 
 
 def _repair_corpus(folder: Path) -> None:
@@ -215,8 +215,9 @@ def _repair_corpus(folder: Path) -> None:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         return
     for name in ("outcomes.parquet", "instances.parquet", "factors.parquet"):
-        if (folder / name).is_file():
-            manifest["files"][name] = _sha256(folder / name)
+        with suppress(OSError):
+            if (folder / name).is_file():
+                manifest["files"][name] = _sha256(folder / name)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -237,7 +238,8 @@ def _read_factors(folder: Path) -> None:
 def _repair_factors(folder: Path) -> None:
     manifest = _json(folder / "manifest.json")
     if isinstance(manifest, dict) and (folder / "values.parquet").is_file():
-        manifest["sha256"] = _sha256(folder / "values.parquet")
+        with suppress(OSError):
+            manifest["sha256"] = _sha256(folder / "values.parquet")
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -260,7 +262,11 @@ def _repair_record(folder: Path) -> None:
     if not path.is_file():
         return
     last, lines = record.BEGINNING, []
-    for raw in path.read_bytes().split(b"\n"):
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    for raw in content.split(b"\n"):
         try:
             line = json.loads(raw)
             line["previous"] = last

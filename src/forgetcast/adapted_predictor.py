@@ -17,6 +17,7 @@ from forgetcast.adaptation import Adaptation
 from forgetcast.agreement import spearman_interval
 from forgetcast.errors import (
     FileFormatError,
+    ForgetcastError,
     InputError,
     NotApplicableError,
     PathError,
@@ -27,8 +28,10 @@ from forgetcast.errors import (
 from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.familiarity import Familiarity
 from forgetcast.folders import locked_folder, nearest_existing, replaced_folder
+from forgetcast.foreign_files import file_in, parse_json, read_bytes, read_table
 from forgetcast.heads import from_log_scale
 from forgetcast.predictor import DifficultyPredictor, as_features
+from forgetcast.predictor_folder import read_folder
 from forgetcast.retrained import ANSWERS, GAP, RETRAINED, met_before, with_retrained
 from forgetcast.target import Target
 
@@ -271,10 +274,10 @@ class AdaptedPredictor(DifficultyPredictor):
     def _load(cls, folder: Path) -> AdaptedPredictor:
         path = folder / CALIBRATION
         try:
-            described = json.loads(path.read_text())
-        except OSError as error:
-            raise PathError(f"{path} cannot be read: {error.strerror or error}") from error
-        except (ValueError, RecursionError) as error:
+            described = parse_json(read_bytes(file_in(Path(folder), CALIBRATION), "predictor"))
+        except ForgetcastError:
+            raise
+        except ValueError as error:
             raise FileFormatError(f"{path} is corrupt or truncated: expected JSON; {error}") from error
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             raise FileFormatError(f"{path}: expected the calibration of a forgetcast predictor; it is something else")
@@ -283,9 +286,16 @@ class AdaptedPredictor(DifficultyPredictor):
                 f"{path}: expected format version {FORMAT_VERSION}; got {described.get('format_version')!r}. "
                 "Calibrate again"
             )
-        base = DifficultyPredictor.load(folder / "predictor")
+        below = folder / "predictor"
+        if below.is_symlink():
+            raise FileFormatError(f"{below} is a link, and is not followed: copy the folder itself (cp -rL)")
+        base = DifficultyPredictor(*read_folder(below))
         try:
-            tables = {name: _table(folder / name, digest) for name, digest in described["tables"].items()}
+            tables = {}
+            for name, digest in described["tables"].items():
+                if name not in TABLES:
+                    raise ValueError(f"it names a table {name!r}")
+                tables[name] = _table(folder / name, digest)
             made = cls(
                 base,
                 {name: Adaptation.from_json(entry) for name, entry in described["adaptations"].items()},
@@ -317,10 +327,8 @@ def _digest(table: pd.DataFrame) -> str:
 
 def _table(path: Path, digest: str) -> pd.DataFrame:
     """A table of the calibration, checked against its hash."""
-    if path.name not in TABLES:
-        raise FileFormatError(f"{path.parent / CALIBRATION} is corrupt: it names a table {path.name!r}")
     try:
-        frame = pq.read_table(path).to_pandas()
+        frame = read_table(read_bytes(file_in(path.parent, path.name), "predictor"), str(path)).to_pandas()
     except Exception as error:
         raise FileFormatError(
             f"{path} is missing or corrupt ({type(error).__name__}: {first_line(error)}); copy the folder again"

@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetcast import labels
-from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
+from forgetcast.corpus_check import check_tables
+from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, first_line
 from forgetcast.factors import quantile_column
 from forgetcast.folders import locked_folder, nearest_existing, shipped_folder
+from forgetcast.foreign_files import file_in, parse_json, read_bytes, read_table
 from forgetcast.parts import PARTS
 from forgetcast.registry import load_factors
 from forgetcast.storage import Place, kind_in_store, place, reached, write_atomically
@@ -105,12 +107,26 @@ def parquet_table(content: bytes, path: Place) -> pd.DataFrame:
         FileFormatError: they are not a readable Parquet file.
     """
     try:
-        return pq.read_table(io.BytesIO(content)).to_pandas()
+        table = read_table(content, str(path))
+        if len(set(table.column_names)) < table.num_columns:
+            raise ValueError("a column comes twice")
+        return table.to_pandas(ignore_metadata=True)
+    except FileFormatError:
+        raise
     except Exception as error:
         raise FileFormatError(
-            f"{path} is not a readable Parquet file ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"{path} is not a readable Parquet file ({type(error).__name__}: {first_line(error)}); "
             "it is corrupt or truncated: make it again"
         ) from error
+
+
+def _member(folder: Place, name: str) -> Place:
+    """A file of a corpus: in a folder on disk a regular one that lies in it."""
+    return file_in(folder, name) if isinstance(folder, Path) else folder / name
+
+
+def _content(file: Place) -> bytes:
+    return read_bytes(file, "corpus") if isinstance(file, Path) else file.read_bytes()
 
 
 @dataclass(frozen=True)
@@ -187,18 +203,20 @@ class Corpus:
         if not folder.is_dir():
             kind = "is a file" if folder.exists() else "does not exist"
             raise PathError(f"expected a corpus folder; {folder} {kind}")
+        if not isinstance(folder, Path):
+            return cls._checked(folder)
         with locked_folder(folder, shared=True):
-            return cls._read(folder)
+            return cls._checked(folder)
 
     @classmethod
-    def _read(cls, folder: Path) -> Corpus:
+    def _checked(cls, folder: Place) -> Corpus:
         path = folder / MANIFEST
         if not path.is_file():
             raise PathError(
                 f"expected a corpus with manifest.json in {folder}; there is none (see forgetcast generate)"
             )
         try:
-            manifest = json.loads(path.read_text())
+            manifest = parse_json(_content(_member(folder, path.name)))
             form, files, targets = manifest["format"], dict(manifest["files"]), list(manifest["targets"])
         except (ValueError, KeyError, TypeError) as error:
             raise FileFormatError(f"{path} is not a corpus manifest ({type(error).__name__}: {error})") from error
@@ -208,17 +226,17 @@ class Corpus:
             raise FileFormatError(f"{path}: every entry of 'targets' must be an object with a 'target' name")
         frames = {}
         for name, columns in TABLES.items():
-            file = folder / f"{name}.parquet"
-            if not file.is_file():
+            file = _member(folder, f"{name}.parquet")
+            if not file.exists():
                 raise PathError(f"expected a Parquet file at {file}; there is none")
-            content = file.read_bytes()
+            content = _content(file)
             frames[name] = parquet_table(content, file)
-            digest = hashlib.sha256(content).hexdigest()
-            if digest != files.get(file.name):
+            if hashlib.sha256(content).hexdigest() != files.get(file.name):
                 raise FileFormatError(f"{file} is not the file its manifest names (SHA-256 differs); make it again")
             missing = [column for column in columns if column not in frames[name]]
             if missing:
                 raise SchemaError(f"{file}: expected columns {', '.join(columns)}; missing {', '.join(missing)}")
+        check_tables(frames, targets, folder)
         return cls(**frames, manifest=manifest)
 
     @classmethod

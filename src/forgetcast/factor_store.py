@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetcast.errors import FileFormatError, PathError, first_line
-from forgetcast.factors import FactorTable, factor_table
+from forgetcast.factors import Factor, FactorTable, factor_table, quantile_column
 from forgetcast.folders import locked_folder, replaced_folder
+from forgetcast.foreign_files import file_in, parse_json, read_bytes, read_table
 from forgetcast.registry import FACTOR_GROUP, load_factors, third_party
 from forgetcast.target import Target
 
@@ -100,28 +101,52 @@ def read_factors(folder: str | Path) -> tuple[FactorTable, dict[str, Any]]:
 
 
 def _read(folder: Path) -> tuple[FactorTable, dict[str, Any]]:
-    path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(_content(Path(folder), MANIFEST))
         if manifest["format"] != FORMAT or manifest["format_version"] != FORMAT_VERSION:
             raise ValueError(f"expected {FORMAT} {FORMAT_VERSION}")
         known = load_factors()
         factors = {name: known[name] for name in manifest["factors"]}
-        content = (folder / VALUES).read_bytes()
+        content = _content(Path(folder), VALUES)
         if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
             raise ValueError(f"the SHA-256 of {VALUES} is not the one in {MANIFEST}")
-        values: pd.DataFrame = pq.read_table(io.BytesIO(content)).to_pandas()
-        table = FactorTable(values, dict(manifest["not_applicable"]), factors, dict(manifest["notes"]))
+        values: pd.DataFrame = read_table(content, VALUES).to_pandas()
+        _check_values(values, factors)
+        table = FactorTable(values, _texts(manifest["not_applicable"]), factors, _texts(manifest["notes"]))
         return table, dict(manifest["of"])
-    except FileNotFoundError as error:
-        raise PathError(
-            f"{error.filename} is missing: delete the folder {folder} to work the factors out anew"
-        ) from error
+    except PathError:
+        raise
     except Exception as error:
         raise FileFormatError(
             f"{folder} holds no usable factor table ({type(error).__name__}: {first_line(error)}): delete the folder "
             "to work the factors out anew"
         ) from error
+
+
+def _content(folder: Path, name: str) -> bytes:
+    path = file_in(folder, name)
+    if not path.exists():
+        raise PathError(f"{path} is missing: delete the folder {folder} to work the factors out anew")
+    return read_bytes(path, "factors")
+
+
+def _check_values(values: pd.DataFrame, factors: Mapping[str, Factor]) -> None:
+    """Raise ``ValueError`` where the values are not numbers of these factors, a row for every sample."""
+    columns = []
+    for name, factor in factors.items():
+        columns += [name] if factor.per_target else [name, quantile_column(name)]
+    if list(values.columns) != columns or not all(dtype == "float64" for dtype in values.dtypes):
+        raise ValueError("expected a column of numbers for every factor")
+    if values.index.name != "index" or list(values.index) != list(range(len(values))) or values.empty:
+        raise ValueError("expected a row for every sample")
+    if np.isinf(values.to_numpy()).any():
+        raise ValueError("expected finite numbers")
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("expected reasons and notes to be text")
+    return value
 
 
 def _described(target: Target, names: Sequence[str], seed: int) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Collection
+from collections import Counter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from forgetcast.errors import FileFormatError, PathError, first_line
 
@@ -100,8 +100,8 @@ def parse_json(content: bytes) -> Any:
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        names = Counter(name for name, _ in pairs)
+        twice = next(name for name in names if names[name] > 1)
         raise ValueError(f"the name {twice[:80]!r} comes twice in one object")
     return made
 
@@ -115,13 +115,14 @@ def check_archive(archive: zipfile.ZipFile, path: Path) -> None:
     _check_size(sum(item.file_size for item in archive.infolist()), path.stat().st_size, str(path))
 
 
-def read_table(source: str | Path | IO[bytes], name: str, columns: Collection[str] | None = None) -> pa.Table:
+def read_table(source: Path | bytes, name: str) -> pa.Table:
     """A Parquet table, decoded piece by piece so that no claim of its own decides how much memory it takes.
 
+    Columns of dictionaries come as their values.
+
     Args:
-        source: the file.
+        source: the file, or its content.
         name: what messages call it.
-        columns: that are read; None: all.
 
     Raises:
         FileFormatError: it takes too much.
@@ -130,28 +131,29 @@ def read_table(source: str | Path | IO[bytes], name: str, columns: Collection[st
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(source) as file:
-        stored = source.seek(0, 2) if hasattr(source, "seek") else Path(str(source)).stat().st_size
+    stored = len(source) if isinstance(source, bytes) else source.stat().st_size
+    with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
         described = file.metadata
-        most = max(ROOM, TIMES * stored)
-        # a value is never longer than its column: rows at a time so that even a long text in all of them fits
-        longest = max(
-            (
-                described.row_group(group).column(place).total_uncompressed_size
-                for group in range(min(described.num_row_groups, 100))
-                for place in range(described.num_columns)
-                if described.row_group(group).column(place).physical_type.endswith("BYTE_ARRAY")
-            ),
-            default=0,
-        )
-        rows = max(1, min(ROWS, most // (max(longest, 1) * max(described.num_columns, 1))))
-        pieces, taken, count = [], 0, 0
-        for piece in file.iter_batches(rows, columns=columns, use_threads=False):
+        sizes = [
+            described.row_group(group).column(place).total_uncompressed_size
+            for group in range(described.num_row_groups)
+            for place in range(described.num_columns)
+        ]
+        _check_size(sum(sizes), stored, name)
+        # no value is longer than its column: so few rows at a time that even a long text in all of them fits
+        width = max(sizes, default=0) + 8 * described.num_columns
+        rows = max(1, min(ROWS, max(ROOM, TIMES * stored) // max(width, 1)))
+        pieces, taken = [], 0
+        for piece in file.iter_batches(rows, use_threads=False):
+            for place, column in enumerate(piece.columns):
+                if pa.types.is_dictionary(column.type):
+                    piece = piece.set_column(place, piece.schema.names[place], column.dictionary_decode())
             pieces.append(piece)
-            taken += piece.nbytes
-            count += piece.num_rows
-            _check_size(taken + count, stored, name)
-        return pa.Table.from_batches(pieces, schema=file.schema_arrow if columns is None else None)
+            taken += max(piece.nbytes, 8 * piece.num_rows * max(piece.num_columns, 1))
+            _check_size(taken, stored, name)
+        if not pieces:
+            return file.schema_arrow.empty_table()
+        return pa.Table.from_batches(pieces).replace_schema_metadata(file.schema_arrow.metadata)
 
 
 def _check_size(expanded: int, stored: int, name: str) -> None:

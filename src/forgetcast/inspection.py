@@ -43,7 +43,9 @@ def unlearners_table(corpus: Corpus) -> pd.DataFrame:
         trivial, mean over targets; NaN where they cannot be compared.
     """
     records = []
-    for objective, everything in corpus.outcomes.groupby("objective", sort=False):
+    recorded = corpus.outcomes.columns
+    parts = [name for name in ("reached", "steps", "shift", "tv_neighbours") if name not in recorded]
+    for objective, everything in corpus.outcomes.reindex(columns=[*recorded, *parts]).groupby("objective", sort=False):
         moved = everything[~everything["trivial"]]
         for name, rows in everything.groupby("unlearner"):
             own = rows[~rows["trivial"]]

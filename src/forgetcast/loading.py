@@ -6,6 +6,8 @@ import importlib
 import os
 import re
 import sys
+import warnings
+import zipfile
 from collections.abc import Callable
 from glob import glob
 from pathlib import Path
@@ -93,12 +95,9 @@ def _file(path: str | Path, role: str) -> Path:
     Raises:
         PathError: missing, or a folder.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise PathError(f"{role}: expected a file; {path} is a folder")
-    if not path.is_file():
-        raise PathError(f"{role}: there is no file {path}")
-    return path
+    from forgetcast.foreign_files import regular_file
+
+    return regular_file(path, role)
 
 
 # -- models --------------------------------------------------------------------------------------------
@@ -193,14 +192,22 @@ def load_dataset(spec: str, *, heldout: bool = False) -> Any:
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
+    from forgetcast.foreign_files import check_archive
+
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                check_archive(packed, path)
+        with warnings.catch_warnings(), np.load(path, allow_pickle=False) as archive:
+            warnings.simplefilter("error")  # of headers that need repair
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array, without labels")
             names = next((pair for pair in ARRAY_NAMES if set(pair) <= set(archive.files)), None)
             if names is not None:
                 return archive[names[0]], archive[names[1]]
             found = ", ".join(archive.files) or "none"
+    except FileFormatError:
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise FileFormatError(f"{path} is not a readable .npz file: {first_line(error)}") from error
     wanted = " or ".join(f"{x} and {y}" for x, y in ARRAY_NAMES)
@@ -211,8 +218,17 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
     import pandas as pd
 
+    from forgetcast.foreign_files import read_table
+
     try:
-        frame: pd.DataFrame = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+        if path.suffix.lower() == ".csv":
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of rows that are longer than the header line
+                frame: pd.DataFrame = pd.read_csv(path, index_col=False, low_memory=False)
+        else:
+            frame = read_table(path, str(path)).to_pandas()
+    except FileFormatError:
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise FileFormatError(f"{path} is not a readable {path.suffix} table: {first_line(error)}") from error
     label = next((name for name in LABEL_COLUMNS if name in frame.columns), None)

@@ -13,6 +13,7 @@ from typing import Any
 
 from forgetcast.canonical_json import canonical_json
 from forgetcast.errors import FileFormatError, InputError, PathError, first_line
+from forgetcast.foreign_files import read_bytes
 from forgetcast.whole_files import whole_file
 
 __all__ = ["Policy"]
@@ -114,18 +115,12 @@ class Policy:
         """
         path = Path(path)
         try:
-            if path.is_dir():
-                raise PathError(f"policy: expected a file; {path} is a folder")
-            text = path.read_bytes().decode("utf-8-sig")
+            text = read_bytes(path, "policy").decode("utf-8-sig")
             settings = json.loads(text, object_pairs_hook=_each_once)
         except PathError:
             raise
         except InputError as error:
             raise InputError(f"{error} (in {path})") from error
-        except FileNotFoundError as error:
-            raise PathError(f"policy: there is no file {path}") from error
-        except OSError as error:
-            raise PathError(f"policy: {path} cannot be read: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
             raise FileFormatError(
                 f"policy {path}: expected a JSON object; this is not JSON: {first_line(error)}"

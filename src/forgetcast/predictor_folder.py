@@ -12,6 +12,7 @@ from typing import Any
 from forgetcast.errors import FileFormatError, PathError, SchemaError
 from forgetcast.familiarity import check_contexts
 from forgetcast.folders import nearest_existing, replaced_folder
+from forgetcast.foreign_files import file_in, parse_json, read_bytes
 from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, PART_HEADS, Head
 from forgetcast.lightgbm_text import read_booster
 from forgetcast.unlearner_heads import UNLEARNER, UNLEARNER_HEADS, residuals_under
@@ -114,11 +115,11 @@ def read_folder(folder: Path) -> tuple[Heads, Residuals, dict[str, Any]]:
         )
     if not holds_predictor(folder):
         raise PathError(f"{folder} holds no predictor: {MANIFEST} is missing")
-    manifest = _parse(_read(folder / MANIFEST), folder / MANIFEST)
+    manifest = _parse(_read(folder, MANIFEST), folder / MANIFEST)
     _check_manifest(manifest, folder / MANIFEST)
     contents = {}
     for name, expected in manifest["files"].items():
-        contents[name] = _read(folder / name)
+        contents[name] = _read(folder, name)
         if _sha256(contents[name]) != expected:
             raise FileFormatError(
                 f"{folder / name} is corrupt: its SHA-256 is not the one in {MANIFEST}; copy the folder again"
@@ -178,19 +179,17 @@ def _copy_others(folder: Path, fresh: Path) -> None:
             shutil.copy2(path, fresh / path.name, follow_symlinks=False)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise FileFormatError(f"{path} is missing: the predictor is incomplete; copy the folder again") from error
-    except OSError as error:
-        raise PathError(f"{path} cannot be read: {error.strerror or error}") from error
+def _read(folder: Path, name: str) -> bytes:
+    path = file_in(folder, name)
+    if not path.exists():
+        raise FileFormatError(f"{path} is missing: the predictor is incomplete; copy the folder again")
+    return read_bytes(path, "predictor")
 
 
 def _parse(content: bytes, path: Path) -> Any:
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise FileFormatError(f"{path} is corrupt or truncated: expected JSON; {error}") from error
 
 
@@ -224,6 +223,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         isinstance(features, list) and len(features) > 0 and all(isinstance(name, str) for name in features),
         "expected 'features' to be a list of names",
     )
+    need(all(map(str.isidentifier, features)) and len(set(features)) == len(features), "a feature has no proper name")
     need(isinstance(manifest["training"].get("rows"), dict), "expected 'training.rows' to be an object")
     need(set(manifest["typical"]) == set(features), "expected 'typical' to have one value per feature")
     need(

@@ -443,13 +443,14 @@ def _as_text(value: object) -> str:
 
 
 def _parquet_rows(content: bytes, path: Path, id_column: str | None) -> _Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from forgetcast.foreign_files import read_table
 
     if not content.startswith(b"PAR1"):
         raise FileFormatError(f"requests {path}: expected a Parquet file; it does not begin like one")
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        table = read_table(content, f"requests {path}")
+    except FileFormatError:
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise FileFormatError(f"requests {path}: not a readable Parquet file: {first_line(error)}") from error
     problems = [""] * table.num_rows

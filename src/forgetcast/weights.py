@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from forgetcast.errors import FileFormatError, ModelError, first_line, shortened
+from forgetcast.foreign_files import check_archive, regular_file
 
 __all__ = ["fit_weights", "read_weights"]
 
@@ -24,13 +27,21 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     Raises:
         FileFormatError: corrupt, truncated, or something else than named tensors.
     """
+    regular_file(path, "weights")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except Exception as error:  # a damaged file can raise nearly anything
             raise FileFormatError(f"{path} is not a readable safetensors file: {first_line(error)}") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_archive(archive, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of storages of another version of torch
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileFormatError:
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise FileFormatError(
             f"{path} is not a readable state dict: it is damaged, or holds more than weights (reading the "
@@ -40,7 +51,10 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         for key in ("state_dict", "model_state_dict"):
             if isinstance(state.get(key), Mapping):
                 state = state[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    tensors = isinstance(state, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not tensors or not state:
         raise FileFormatError(
             f"{path}: expected a state dict, as torch.save(model.state_dict(), path) writes it; "
             f"got {type(state).__name__}"
@@ -69,4 +83,7 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], what: str) -> Non
         wrong.append(f"of another shape: {shortened(shapes)}")
     if wrong:
         raise ModelError(f"{what} does not fit the model; {'; '.join(wrong)}")
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except Exception as error:  # tensors without values, or of a kind that cannot be copied
+        raise ModelError(f"{what} cannot be loaded into the model: {first_line(error)}") from error

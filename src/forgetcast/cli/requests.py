@@ -122,9 +122,9 @@ def seconds(value: float) -> str:
 
 def _lines(path: Path) -> Sequence[str]:
     """Lines of a text file, without the empty ones at its end."""
+    from forgetcast.foreign_files import read_bytes
+
     try:
-        return path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    except OSError as error:
-        raise PathError(f"--ids: {path} cannot be read: {error.strerror or error}") from error
+        return read_bytes(path, "--ids").decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         raise FileFormatError(f"--ids: expected a text file with one id a line; {path} is no text") from error

@@ -1,0 +1,78 @@
+"""Do the tables of a corpus hold what everything that reads them relies on?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from forgetcast.errors import FileFormatError
+
+__all__ = ["check_tables"]
+
+TEXT = ("target", "unlearner", "objective")
+WHOLE = ("index", "seed", "label")
+SHARES = ("forgetting", "tv_retain", "tv_test", "tv_neighbours", "p_out", "p_in")
+"""Columns of numbers from 0 to 1, with some slack for rounding."""
+LARGEST = 1e30
+"""Beyond what any column of numbers holds: its square is still a number."""
+
+
+def check_tables(frames: Mapping[str, pd.DataFrame], targets: Sequence[Mapping[str, Any]], folder: object) -> None:
+    """Check kinds and ranges of all columns, and that a sample has one row in instances and in factors.
+
+    Args:
+        frames: outcomes, instances and factors.
+        targets: entries of the manifest.
+        folder: of the corpus, for messages.
+
+    Raises:
+        FileFormatError: something does not hold.
+    """
+
+    def need(holds: object, file: str, what: str) -> None:
+        if not holds:
+            raise FileFormatError(f"{folder / file}: expected {what}; generate the corpus again, or get a sound copy")
+
+    names = [target["target"] for target in targets]
+    need(all(isinstance(name, str) for name in names), "manifest.json", "text as names of targets")
+    need(len(set(names)) == len(names), "manifest.json", "every target once")
+    for target in targets:
+        texts = all(isinstance(target.get(key, ""), str) for key in ("dataset", "architecture"))
+        need(texts, "manifest.json", "text as dataset and architecture of every target")
+        numbers = (target.get(key) for key in ("n", "classes", "parameters", "train_accuracy", "heldout_accuracy"))
+        good = all(v is None or (isinstance(v, (int, float)) and abs(v) <= LARGEST) for v in numbers)
+        need(good, "manifest.json", "numbers that describe the targets")
+    for name, frame in frames.items():
+        file = f"{name}.parquet"
+        for column in frame.columns:
+            values = frame[column]
+            if column in TEXT:
+                need(values.map(lambda value: isinstance(value, str)).all(), file, f"text in the column {column!r}")
+            elif column in WHOLE:
+                whole = pd.api.types.is_integer_dtype(values.dtype) and (values.abs() <= 2**53).all()
+                need(whole, file, f"whole numbers in the column {column!r}")
+            elif column == "trivial":
+                need(values.dtype == bool, file, "true or false in the column 'trivial'")
+            else:
+                need(_numbers(values), file, f"finite numbers, or none, in the column {column!r}")
+                if column in SHARES:
+                    need(not ((values < -1e-6) | (values > 1 + 1e-6)).any(), file, f"numbers from 0 to 1 in {column!r}")
+        if name != "outcomes":
+            once = not frame.duplicated(["target", "index"]).any()
+            need(once, file, "one row for every sample of a target")
+    weight = frames["instances"]["weight"]
+    need((weight > 0).all(), "instances.parquet", "weights above 0")
+    objectives = set(frames["outcomes"]["objective"].unique())
+    need(objectives <= {"retrain", "erase"}, "outcomes.parquet", "the objectives retrain and erase")
+
+
+def _numbers(values: pd.Series) -> bool:
+    """Whether a column holds numbers (or truth values) that can be reckoned with, or NaN."""
+    if values.dtype == object:  # of nulls alone
+        return bool(values.isna().all())
+    if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_complex_dtype(values.dtype):
+        return False
+    return not bool((np.abs(values.to_numpy(dtype=float, na_value=np.nan)) > LARGEST).any())
