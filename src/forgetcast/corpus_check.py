@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import FileFormatError
+from forgetcast.storage import Place
 
 __all__ = ["check_tables"]
 
@@ -20,7 +21,7 @@ LARGEST = 1e30
 """Beyond what any column of numbers holds: its square is still a number."""
 
 
-def check_tables(frames: Mapping[str, pd.DataFrame], targets: Sequence[Mapping[str, Any]], folder: object) -> None:
+def check_tables(frames: Mapping[str, pd.DataFrame], targets: Sequence[Mapping[str, Any]], folder: Place) -> None:
     """Check kinds and ranges of all columns, and that a sample has one row in instances and in factors.
 
     Args:
