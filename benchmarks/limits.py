@@ -117,7 +117,7 @@ def table(model: str, n: int, rows: int | None, width: int, classes: int) -> dic
         "parameters": sum(value.numel() for value in target.params.values()),
         "classes": target.num_classes,
         "width": None if head is None else head.weight.shape[1],
-        "input_bytes": target.data.nbytes // n,
+        "input_bytes": target.data.fetch([0])[0].nbytes,
     }
     before, began, cpu = peak(), time.perf_counter(), time.process_time()
     made = factor_table(target, indices=None if rows is None else np.arange(0, n, n // rows)[:rows])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -784,3 +785,21 @@ def _no_gradients_left_on() -> Iterator[None]:
     """No test or target leaves gradients switched off."""
     yield
     assert torch.is_grad_enabled()
+
+
+def test_a_sent_target_is_the_same_and_has_its_weights_once() -> None:
+    """Parameters and head of the copy are views of its module, as those of the original are."""
+    x, y = torch.randn(12, 300), torch.arange(12) % 3
+    made = Target(nn.Sequential(nn.Linear(300, 400), nn.ReLU(), nn.Linear(400, 3)), (x, y))
+    weights = sum(value.nbytes for value in made.params.values())
+    assert len(pickle.dumps(made)) < 1.1 * weights
+    sent = copy.deepcopy(made)
+    assert sent.model_hash == made.model_hash
+    assert torch.equal(sent.logits(), made.logits())
+    assert sent.head is not None
+    assert sent.head.name == "2"
+    for name, value in sent.module.named_parameters():
+        assert sent.params[name].data_ptr() == value.data_ptr() != made.params[name].data_ptr()
+    assert sent.head.weight.data_ptr() == sent.params["2.weight"].data_ptr()
+    convolution = nn.Sequential(nn.Conv1d(1, 3, 4), nn.Flatten())
+    assert copy.deepcopy(Target(convolution, (torch.randn(5, 1, 4), torch.arange(5) % 3))).head is None

@@ -358,12 +358,6 @@ class Data:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of inputs and labels in memory; of a dataset that is read again and again only those of the labels."""
-        held = 0 if self._x is None else sum(leaf.nbytes for leaf in leaves(self._x))
-        return held + self.labels.nbytes + sum(map(_nbytes, self._items or ()))
-
     def check_indices(self, indices: Any) -> Tensor:
         """Indices as an int64 tensor of shape (m,), in the order given.
 

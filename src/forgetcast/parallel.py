@@ -18,10 +18,6 @@ from forgetcast.errors import InputError, first_line
 
 __all__ = ["one_thread", "pool_of", "run_tasks"]
 
-DASK = "DaskDistributedBackend"
-"""joblib's backend for Dask keeps a large argument on one worker, for the others to fetch, and loses the whole run with
-that worker. Within a tuple arguments travel with their task, and a lost worker costs its tasks alone."""
-
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -34,7 +30,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     keep_freed_memory()
     with one_thread():
         return function(*arguments)
@@ -43,14 +39,9 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 _TURN = threading.RLock()
 
 
-def _call_in_turn(function: Callable[..., Any], *arguments: Any) -> Any:
+def _call_in_turn(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     with _TURN:
-        return _call(function, *arguments)
-
-
-def _unpacked(packed: tuple[Any, ...]) -> Any:
-    call, *arguments = packed
-    return call(*arguments)
+        return _call(function, arguments)
 
 
 class _Nowhere:
@@ -120,8 +111,7 @@ def run_tasks(
 
     Args:
         function: called once a task.
-        tasks: its arguments, by position. An argument that many share, such as a target, should be an argument of its
-            own: Ray then sends it once.
+        tasks: its arguments, by position.
         n_jobs: as in joblib.
         title: of the bar.
         progress: show a bar on stderr.
@@ -136,8 +126,8 @@ def run_tasks(
         _check_sendable(function, tasks[0])
     pool = pool_of(n_jobs)
     call = _call_in_turn if in_turn else _call
-    work = (delayed(call)(function, *task) for task in tasks)
-    if type(backend).__name__ == DASK:
-        work = (delayed(_unpacked)((call, function, *task)) for task in tasks)
+    # Arguments travel as one tuple: single ones of more than 1 kB joblib would leave on one Dask worker for the others
+    # to fetch, and the whole run would be lost with that worker.
+    work = (delayed(call)(function, task) for task in tasks)
     with one_thread():  # once for all tasks that run as threads of this process: the count is common to them
         return list(tqdm(pool(work), total=len(tasks), desc=title, disable=not progress, leave=False))

@@ -129,6 +129,9 @@ class Target:
     (10, 3, '2')
     """
 
+    head: Head | None
+    """The last linear layer, or None."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -267,12 +270,24 @@ class Target:
         other.module = copy.deepcopy(self.module)
         fit_weights(other.module, self.trajectory.state(point), what)
         _check_weights(other.module, what)
-        other.params = {k: v.detach() for k, v in other.module.named_parameters()}
-        other.buffers = {k: v.detach() for k, v in other.module.named_buffers()}
-        if self.head is not None:
-            other.head = Head.of(other.module, self.head.name)
+        other._name_weights(None if self.head is None else self.head.name)
         other.__dict__.pop("model_hash", None)
         return other
+
+    def _name_weights(self, head: str | None) -> None:
+        """Take parameters, buffers and the layer called ``head`` from the module; they share its memory."""
+        self.params = {k: v.detach() for k, v in self.module.named_parameters()}
+        self.buffers = {k: v.detach() for k, v in self.module.named_buffers()}
+        self.head = None if head is None else Head.of(self.module, head)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process: the module has all weights, so they are sent once."""
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("params", "buffers")}
+        return {**kept, "head": None if self.head is None else self.head.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._name_weights(state["head"])
 
     # -- retraining -------------------------------------------------------------------------------------------
 
@@ -338,11 +353,6 @@ class Target:
 
     def __len__(self) -> int:
         return len(self.data)
-
-    def __sizeof__(self) -> int:
-        """Bytes of the model and of data in memory. Ray asks, and stores what is large once instead of once a task."""
-        weights = sum(value.nbytes for value in (*self.params.values(), *self.buffers.values()))
-        return weights + self.data.nbytes + (0 if self.heldout is None else self.heldout.nbytes)
 
     @property
     def labels(self) -> Tensor:
@@ -437,7 +447,7 @@ class Target:
             for handle in handles:
                 handle.remove()
         self.num_classes = int(output.shape[1])
-        self.head: Head | None = None
+        self.head = None
         self.head_missing = ""
         matches = [name for name, (module, x) in seen.items() if _makes(module, x, output)]
         if matches:
