@@ -99,13 +99,18 @@ def test_readme_python_runs(
 
 
 def test_contributing_examples_register() -> None:
-    """The factor and the unlearner shown to contributors are real ones."""
+    """The contract, the factor, the unlearner and the report section shown to contributors are real ones."""
     import torch
 
-    factor, unlearner = blocks("CONTRIBUTING.md", "python")
+    from forgetcast.contract import DECLARATION
+    from forgetcast.testing import CONTRACT_VERSION, check_report_section
+    from sample_report import sample_report
+
     names: dict[str, object] = {"__name__": "examples"}
-    exec(compile(factor, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
-    exec(compile(unlearner, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    for example in blocks("CONTRIBUTING.md", "python"):
+        exec(compile(example, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    assert names[DECLARATION] == CONTRACT_VERSION
+    check_report_section(names["hardest_classes"], sample_report(12))  # type: ignore[arg-type]
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     assert names["runner_up"](logits).tolist() == pytest.approx([0.1142, 1 / 3], abs=1e-4)  # type: ignore[operator]
     made = names["MarginDescent"]()  # type: ignore[operator]

@@ -10,9 +10,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from forgetcast import generate
 from forgetcast._conformance import example_target
+from forgetcast.cli import main
 from forgetcast.corpus import Corpus
 from forgetcast.errors import PluginError, PluginWarning, UnlearnerFailedError
 from forgetcast.generate import generate_corpus, measure
@@ -133,6 +135,9 @@ def test_a_corpus_of_all_unlearners_notes_what_was_left_out(stumbling: Plugins, 
         "unlearner stumbling on example",
     ]
     assert corpus.factors["raises"].isna().all()
+    shown = CliRunner().invoke(main, ["inspect", "corpus", str(tmp_path)]).stdout
+    assert "Left out: unlearner stumbling on example: RuntimeError: over sample 3" in shown
+    assert "Partial: target 'example': unlearner plugin 'stumbling'" in shown
     with pytest.warns(PluginWarning, match="raises"):
         again = refresh_factors(tmp_path, [example_target()], progress=False)
     assert again.manifest["left_out"] == left_out

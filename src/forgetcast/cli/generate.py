@@ -80,7 +80,8 @@ def generate(
 
     Every target is retrained groups x seeds times for its oracle, and every chosen sample goes through
     every unlearner: minutes for a small model, hours for a large one. Ctrl-C loses at most the part under
-    way; the same command takes up the work where it stopped.
+    way; the same command takes up the work where it stopped. An unlearner of a plugin that fails is named
+    and left out; if --unlearners named it, the command fails once everything else is measured and written.
 
     \b
     EXAMPLES

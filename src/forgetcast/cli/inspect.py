@@ -46,6 +46,8 @@ def corpus(folder: str, agreement: bool) -> None:
     click.echo(f"{folder}: {len(found.instances)} samples, {len(found.outcomes)} outcomes")
     if partial:
         click.echo(f"Partial: {partial}")
+    for what, why in found.manifest.get("left_out", {}).items():
+        click.echo(f"Left out: {what}: {why}")
     _section("Targets (nontrivial: share of all samples that are not trivial)", inspection.targets_table(found))
     _section(
         "Unlearners (over samples that are not trivial; rho: agreement with the consensus of the others)",
