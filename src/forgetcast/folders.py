@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from forgetcast.errors import PathError
 from forgetcast.whole_files import PREVIOUS, draft_beside, naming, sweep
 
 __all__ = ["locked_folder", "nearest_existing", "replaced_folder", "shipped_folder"]
@@ -55,6 +56,8 @@ def replaced_folder(folder: Path, what: str, check: Callable[[Path], None]) -> I
             try:
                 yield scratch / "fresh"
                 _swap(scratch / "fresh", folder, scratch / PREVIOUS)
+            except PathError as error:  # of a part that was itself written whole or not at all
+                raise PathError(str(error).replace(str(scratch / "fresh"), str(folder))) from error
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 
