@@ -78,7 +78,7 @@ def drive(name: str, inputs: int, seed: int, work: Path, state: Path) -> None:
     fresh_state = {"next": 0, "accepted": 0, "refused": 0, "seconds": 0.0, "peak_mib": 0, "findings": []}
     counts: dict[str, Any] = json.loads(state.read_text()) if state.exists() else fresh_state
     while counts["next"] < inputs:
-        stop = min(inputs, counts["next"] + 500)
+        stop = min(inputs, counts["next"] + 3000)
         began = time.perf_counter()
         follow(name, counts, stop, seed, work)
         counts["seconds"] = round(counts["seconds"] + time.perf_counter() - began, 1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ROOM", "check_archive", "file_in", "parse_json", "read_bytes", "read_table", "regular_file"]
 
-ROOM = 1 << 28
+ROOM = 1 << 27
 """Bytes that the content of any file may take."""
 TIMES = 100
 """How many times its own size the content of a larger file may take."""

@@ -198,7 +198,7 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as packed:
                 check_archive(packed, path)
-        with warnings.catch_warnings(), np.load(path, allow_pickle=False) as archive:
+        with warnings.catch_warnings(), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             warnings.simplefilter("error")  # of headers that need repair
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array, without labels")
