@@ -57,16 +57,16 @@ def main() -> int:
         return 0
     if given.show:
         return show(*given.show, seed=given.seed)
-    from hostile_seeds import LOADERS
+    from hostile_seeds import LOADERS, SHARES
 
     names = given.loader or list(LOADERS)
-    shares = sum(loader.share for loader in LOADERS.values())
+    shares = sum(SHARES.values())
     given.work.mkdir(parents=True, exist_ok=True)
     for name in names:
         state = given.work / f"{name}-{given.seed}.json"
         if given.restart:
             state.unlink(missing_ok=True)
-        drive(name, -(-given.inputs * LOADERS[name].share // shares), given.seed, given.work, state)
+        drive(name, -(-given.inputs * SHARES[name] // shares), given.seed, given.work, state)
     return report(given.work, given.seed, given.inputs, given.out, list(LOADERS))
 
 

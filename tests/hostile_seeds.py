@@ -25,6 +25,7 @@ from forgetcast.adaptation import FORECAST, Adaptation
 from forgetcast.adapted_predictor import CALIBRATION, AdaptedPredictor, _digest
 from forgetcast.canonical_json import canonical_json
 from forgetcast.cli.options import parse_indices
+from forgetcast.cli.output import table_json
 from forgetcast.cli.requests import _lines
 from forgetcast.corpus import Corpus, feature_columns, training_table
 from forgetcast.errors import InputError
@@ -40,7 +41,7 @@ from forgetcast.weights import fit_weights, read_weights
 from synthetic import FEATURES
 from synthetic import training_table as synthetic_table
 
-__all__ = ["LOADERS", "Loader"]
+__all__ = ["LOADERS", "SHARES", "Loader"]
 
 SAMPLES = 24
 """Samples of the small dataset."""
@@ -56,8 +57,6 @@ class Loader:
     """Reads it and uses what was read as the commands do; raises a ``ForgetcastError`` or nothing."""
     repair: Callable[[Path], None] | None = None
     """Makes hashes fit what is there, so that more than the check of the hash is tested."""
-    share: int = 4
-    """How many inputs of all it gets: slow ones get fewer."""
 
 
 def _module() -> nn.Module:
@@ -309,7 +308,7 @@ def _read_requests(folder: Path) -> None:
     path = next(folder.glob("requests.*"), folder / "requests.csv")
     found = checked_requests(path, SAMPLES)
     found.table.to_csv(index=False)
-    found.table.to_json(orient="records")
+    table_json(found.table, {})
     found.problems.to_csv(index=False).encode()
     for problem in found.problems["problem"]:
         assert len(problem) < 2000
@@ -371,9 +370,9 @@ def _read_checkpoints(folder: Path) -> None:
 
 
 LOADERS: dict[str, Loader] = {
-    "predictor": Loader(_make_predictor, _read_predictor, _repair_predictor, share=1),
-    "calibrated": Loader(_make_calibrated, _read_calibrated, _repair_calibrated, share=1),
-    "corpus": Loader(_make_corpus, _read_corpus, _repair_corpus, share=1),
+    "predictor": Loader(_make_predictor, _read_predictor, _repair_predictor),
+    "calibrated": Loader(_make_calibrated, _read_calibrated, _repair_calibrated),
+    "corpus": Loader(_make_corpus, _read_corpus, _repair_corpus),
     "factors": Loader(_make_factors, _read_factors, _repair_factors),
     "record": Loader(_make_record, _read_record, _repair_record),
     "policy": Loader(_make_policy, _read_policy),
@@ -392,3 +391,10 @@ LOADERS: dict[str, Loader] = {
     "checkpoints": Loader(_make_checkpoints, _read_checkpoints),
 }
 """By name."""
+
+SHARES = {
+    "predictor": 3, "calibrated": 1, "corpus": 1, "factors": 2, "record": 8, "policy": 8, "requests-csv": 4,
+    "requests-jsonl": 4, "requests-parquet": 2, "ids": 6, "indices": 8, "dataset-npz": 2, "dataset-csv": 4,
+    "dataset-parquet": 2, "weights-safetensors": 8, "weights-pt": 4, "checkpoints": 3,
+}  # fmt: skip
+"""Inputs of each among all: what is read slowly gets fewer."""

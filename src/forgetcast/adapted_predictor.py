@@ -328,7 +328,14 @@ def _digest(table: pd.DataFrame) -> str:
 def _table(path: Path, digest: str) -> pd.DataFrame:
     """A table of the calibration, checked against its hash."""
     try:
-        frame = read_table(read_bytes(file_in(path.parent, path.name), "predictor"), str(path)).to_pandas()
+        content = read_bytes(file_in(path.parent, path.name), "predictor")
+        table = read_table(content, str(path))
+        if table.num_rows > max(1000, len(content)):
+            raise ValueError("more rows than bytes, which no measured numbers are")
+        frame = table.to_pandas(ignore_metadata=True)
+        odd = [name for name in TABLES[path.name] if not _sound(name, frame[name])]
+        if odd:
+            raise ValueError(f"the column {odd[0]!r} is of another kind")
     except Exception as error:
         raise FileFormatError(
             f"{path} is missing or corrupt ({type(error).__name__}: {first_line(error)}); copy the folder again"
@@ -336,3 +343,10 @@ def _table(path: Path, digest: str) -> pd.DataFrame:
     if _digest(frame) != digest or not set(TABLES[path.name]) <= set(frame.columns):
         raise FileFormatError(f"{path} is corrupt: its SHA-256 is not the one in {CALIBRATION}; copy the folder again")
     return frame
+
+
+def _sound(name: str, values: pd.Series) -> bool:
+    """Whether a column that every table of its kind has holds what it should."""
+    if name == "objective":
+        return all(isinstance(value, str) for value in values)
+    return values.dtype.kind in "iuf" and bool(np.isfinite(values.to_numpy()).all())

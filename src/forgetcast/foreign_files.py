@@ -115,7 +115,7 @@ def check_archive(archive: zipfile.ZipFile, path: Path) -> None:
     _check_size(sum(item.file_size for item in archive.infolist()), path.stat().st_size, str(path))
 
 
-def read_table(source: Path | bytes, name: str) -> pa.Table:
+def read_table(source: Path | bytes, name: str, *, utf8: bool = True) -> pa.Table:
     """A Parquet table, decoded piece by piece so that no claim of its own decides how much memory it takes.
 
     Columns of dictionaries come as their values.
@@ -123,6 +123,7 @@ def read_table(source: Path | bytes, name: str) -> pa.Table:
     Args:
         source: the file, or its content.
         name: what messages call it.
+        utf8: whether text must be UTF-8; pyarrow itself does not look.
 
     Raises:
         FileFormatError: it takes too much.
@@ -153,7 +154,10 @@ def read_table(source: Path | bytes, name: str) -> pa.Table:
             _check_size(taken, stored, name)
         if not pieces:
             return file.schema_arrow.empty_table()
-        return pa.Table.from_batches(pieces).replace_schema_metadata(file.schema_arrow.metadata)
+        table = pa.Table.from_batches(pieces).replace_schema_metadata(file.schema_arrow.metadata)
+        if utf8:
+            table.validate(full=True)
+        return table
 
 
 def _check_size(expanded: int, stored: int, name: str) -> None:

@@ -235,12 +235,16 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if label is None:
         columns = shortened([str(name) for name in frame.columns])
         raise DatasetError(f"{path}: expected labels in a column 'label' or 'y'; got {columns or 'none'}")
+    if frame.columns.duplicated().any():
+        raise DatasetError(f"{path}: expected every column once; {frame.columns[frame.columns.duplicated()][0]!r} is not")
     features = frame.drop(columns=label)
     text = [str(name) for name in features if not pd.api.types.is_numeric_dtype(features[name].dtype)]
     if text or features.shape[1] == 0:
         what = f"{shortened(text)} are not numbers: encode or drop them" if text else "there is no other column"
         raise DatasetError(f"{path}: expected numeric feature columns beside {label!r}; {what}")
-    return features.to_numpy(np.float32, copy=True), frame[label].to_numpy(copy=True)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        x = features.to_numpy(np.float32, copy=True)
+    return x, frame[label].to_numpy(copy=True)
 
 
 # -- targets -------------------------------------------------------------------------------------------

@@ -448,7 +448,7 @@ def _parquet_rows(content: bytes, path: Path, id_column: str | None) -> _Rows:
     if not content.startswith(b"PAR1"):
         raise FileFormatError(f"requests {path}: expected a Parquet file; it does not begin like one")
     try:
-        table = read_table(content, f"requests {path}")
+        table = read_table(content, f"requests {path}", utf8=False)
     except FileFormatError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything

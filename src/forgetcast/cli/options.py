@@ -193,6 +193,14 @@ def forecast_inputs(
     return inputs | {"predictor": fitted, "seed": seed, "progress": not quiet}
 
 
+def _names_file(text: str) -> bool:
+    """Whether text names a file; a long list of numbers is no name that could."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def parse_indices(text: str) -> list[int]:
     """Sample indices from ``3,17,100-120``, or from a file of such text (commas or white space between).
 
@@ -203,11 +211,13 @@ def parse_indices(text: str) -> list[int]:
     >>> parse_indices("3,17,100-102")
     [3, 17, 100, 101, 102]
     """
+    from forgetcast.foreign_files import read_bytes
+
     source = repr(text)
-    if Path(text).is_file():
+    if _names_file(text):
         source = text
         try:
-            text = Path(text).read_text(encoding="utf-8")
+            text = read_bytes(Path(text), "indices").decode("utf-8")
         except UnicodeDecodeError as error:
             raise FileFormatError(f"{source}: expected a text file of sample indices") from error
     indices: list[int] = []

@@ -52,7 +52,7 @@ def check_distinct(written: Mapping[str, Path | None], read: Mapping[str, Path |
 
 def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
     """``{"provenance": {...}, "samples": [...]}`` one object per row; NaN becomes null."""
-    samples = json.loads(frame.to_json(orient="records", double_precision=15))
+    samples = json.loads(frame.to_json(orient="records", double_precision=15, date_format="iso"))
     return json.dumps({"provenance": dict(provenance), "samples": samples}, indent=2, default=str)
 
 

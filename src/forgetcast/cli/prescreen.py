@@ -123,4 +123,4 @@ def readable(queue: Triage) -> list[str]:
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values."""
-    return list(json.loads(frame.to_json(orient="records", double_precision=15)))
+    return list(json.loads(frame.to_json(orient="records", double_precision=15, date_format="iso")))
