@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from forgetcast.data import Data, channels_last, leaves, map_leaves
+from forgetcast.data import AGAIN, Data, channels_last, leaves, map_leaves
 from forgetcast.errors import DatasetError, IndexRangeError
 
 N = 1100  # more than two of the pieces that a dataset is read in
@@ -113,13 +113,18 @@ def test_equal_content_has_an_equal_digest(name: str, monkeypatch: pytest.Monkey
     assert Data(SOURCES[name]()).digest() == data.digest()
 
 
+def once_but_a_few(reads: Counter[int]) -> bool:
+    """Whether every item was asked for once, but for the few that are compared with themselves."""
+    return sorted(reads.values()) == [1] * (N - AGAIN) + [2] * AGAIN
+
+
 def test_a_cached_dataset_is_read_once_and_a_large_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below the limit each item is asked for once; beyond it, again for every pass."""
+    """Below the limit each item is asked for once; beyond it, again for every pass. A few are compared at once."""
     small = of_arrays()
     data = Data(small)
     list(data.batches())
     data.digest()
-    assert set(small.reads.values()) == {1}
+    assert once_but_a_few(small.reads)
     monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 3 * 4 * N - 1)
     large = of_arrays()
     data = Data(large)
@@ -134,7 +139,7 @@ def test_a_dataset_of_exactly_the_limit_is_kept(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 3 * 4 * N)
     source = of_arrays()
     list(Data(source).batches())
-    assert set(source.reads.values()) == {1}
+    assert once_but_a_few(source.reads)
 
 
 @pytest.mark.parametrize("cache", [1 << 30, 0])
@@ -203,7 +208,7 @@ def test_reading_leaves_the_random_state_alone(monkeypatch: pytest.MonkeyPatch) 
     """A dataset that draws random numbers draws none of the caller's."""
     monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 0)
     before = torch.random.get_rng_state()
-    data = Data(Counted(lambda i: (torch.randn(2), i % 2), 20))
+    data = Data(Counted(lambda i: (torch.randn(2) * 0 + i, i % 2), 20))
     list(data.batches())
     data.digest()
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -333,6 +338,26 @@ def raising(at: int, error: Exception) -> Counted:
     return Counted(item)
 
 
+def sharing() -> Counted:
+    """A dataset that fills the same tensor anew for every item."""
+    shared = torch.zeros(3)
+
+    def item(index: int) -> Any:
+        return shared.fill_(index), 0
+
+    return Counted(item)
+
+
+class Growing(Counted):
+    """Somebody adds an item while it is read."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda i: (torch.zeros(3), 0))
+
+    def __len__(self) -> int:
+        return N + (self.reads[5] > 0)
+
+
 def with_nan(value: float = float("nan")) -> tuple[Tensor, Tensor]:
     """One bad number in item 1031."""
     x, y = samples()
@@ -371,6 +396,29 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "raising item": (lambda: raising(700, RuntimeError("disk\ngone")), "RuntimeError at item 700: disk$"),
     "raising key": (lambda: raising(3, KeyError("x")), "KeyError at item 3: 'x'"),
     "unequal shapes": (lambda: Counted(lambda i: (torch.zeros(3 + i % 2), 0)), "items 0-511 cannot be made into a"),
+    "one of another shape": (
+        lambda: Counted(lambda i: (torch.zeros(3 + (i == 700)), 0)),
+        r"Item 700 is \(\(4,\) of float32, int\), item 512 is \(\(3,\) of float32, int\)\. Items must be",
+    ),
+    "one of another type": (
+        lambda: Counted(lambda i: (torch.zeros(3, dtype=torch.float32 if i == 700 else torch.uint8), 0)),
+        r"items 512-1023 have inputs of real numbers, item 0 of integers\. Item 700 is \(\(3,\) of float32, int\)",
+    ),
+    "one without a label": (lambda: Counted(lambda i: (torch.zeros(3), None if i == 9 else 0)), "Item 9 is .*NoneType"),
+    "augmented": (
+        lambda: Counted(lambda i: (torch.rand(3), 0)),
+        "other inputs when item 0 is read again: a transform draws at random .augmentation.*without augmentation",
+    ),
+    "flipped half of the time": (
+        lambda: Counted(lambda i: (torch.arange(3.0) * (1 if torch.rand(()) < 0.5 else -1), 0)),
+        "gives other inputs when item",
+    ),
+    "labels at random": (
+        lambda: Counted(lambda i: (torch.zeros(3), int(torch.randint(99, ())))),
+        "other labels .first",
+    ),
+    "one array for all items": (sharing, "other inputs when item 0 is read again"),
+    "growing": (Growing, "a fixed number of items; its length went from 1100 to 1101 while it was read"),
     "unequal shapes, far apart": (lambda: Counted(lambda i: (torch.zeros(3 + i // 512), 0)), r"item.* 512.*\(4,\)"),
     "images not yet tensors": (lambda: Counted(lambda i: (object(), 0)), "ToTensor, or give a collate_fn"),
     "text": (lambda: Counted(text), "numeric"),

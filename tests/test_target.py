@@ -179,7 +179,7 @@ def test_no_hook_stays_on_the_targets_own_copy() -> None:
         return m.head(h)
 
     target = Target(seeded(lambda: Custom(moody)), samples(4, n=6), batch_size=4)
-    with pytest.raises(RuntimeError, match="too few"):
+    with pytest.raises(ModelError, match="RuntimeError for samples 4 to 5 of the dataset: too few"):
         target.features()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in target.module.modules())
 

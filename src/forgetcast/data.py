@@ -26,6 +26,8 @@ PIECE = 512
 """Items of a dataset that are read and checked at a time, at most; fewer of more than 64 kB each."""
 PIECE_BYTES = 1 << 25
 """Bytes of a dataset that are read and checked at a time."""
+AGAIN = 8
+"""Items of a dataset, spread over all of it, that are read a second time to see that they come out the same."""
 
 
 def leaves(x: Inputs) -> list[Tensor]:
@@ -118,6 +120,48 @@ def _nbytes(item: Any) -> int:
     return int(getattr(item, "nbytes", 0))
 
 
+def _described(item: Any) -> str:
+    """Shapes and types in an item of a dataset, for comparing items and for messages.
+
+    >>> _described((torch.zeros(2, 3), 1))
+    '((2, 3) of float32, int)'
+    """
+    if isinstance(item, Mapping):
+        return "{" + ", ".join(f"{name}: {_described(part)}" for name, part in item.items()) + "}"
+    if isinstance(item, (tuple, list)):
+        return "(" + ", ".join(map(_described, item)) + ")"
+    if hasattr(item, "shape") and hasattr(item, "dtype"):
+        return f"{tuple(item.shape)} of {str(item.dtype).removeprefix('torch.')}"
+    return type(item).__name__
+
+
+def _odd_one(items: Sequence[Any], indices: Sequence[int]) -> str:
+    """The first item that is unlike the first of all, in words; empty if all are alike."""
+    expected = _described(items[0])
+    for item, index in zip(items, indices, strict=True):
+        if _described(item) != expected:
+            return f" Item {index} is {_described(item)}, item {indices[0]} is {expected}."
+    return ""
+
+
+def _kind(leaf: Tensor) -> str:
+    """Whether a tensor holds real numbers, complex ones, truth values or integers."""
+    if leaf.is_floating_point():
+        return "real numbers"
+    return "complex numbers" if leaf.is_complex() else "truth values" if leaf.dtype == torch.bool else "integers"
+
+
+def _alike(one: Inputs, other: Inputs) -> bool:
+    """Whether two batches hold the same, but for the rounding of another thread or kernel."""
+    pairs = list(zip(_named(one), _named(other), strict=False))
+    return len(list(_named(one))) == len(list(_named(other))) and all(
+        a == b
+        and x.shape == y.shape
+        and (torch.allclose(x.double(), y.double(), rtol=1e-5, atol=1e-6) if not x.is_complex() else torch.equal(x, y))
+        for (a, x), (b, y) in pairs
+    )
+
+
 def _listed(shapes: list[tuple[int, ...]]) -> str:
     return " and ".join(str(shape) for shape in shapes)
 
@@ -128,8 +172,9 @@ class Data:
     Accepts a pair of tensors or arrays, a map-style ``torch.utils.data.Dataset`` of (x, y), or a ``DataLoader``
     (its dataset and collate function are used, its sampling is not). An item or a batch may also be one dict that
     holds the label under ``labels`` or ``label``, as those of Hugging Face do; the rest is x. Items of a dataset are
-    read once and kept while they take at most 1 GiB; beyond that they are read again whenever they are needed.
-    Reading leaves the random state of torch as it was.
+    read once and kept while they take at most 1 GiB; beyond that they are read again whenever they are needed. A few
+    are read a second time at once: a dataset that draws its items at random (augmentation) is refused, since what was
+    measured on one draw says nothing about the next. Reading leaves the random state of torch as it was.
 
     Args:
         source: the samples.
@@ -137,7 +182,8 @@ class Data:
         role: what messages call it, such as "dataset" or "held-out dataset".
 
     Raises:
-        DatasetError: empty, of unequal lengths, not finite, or with labels that are not integers >= 0.
+        DatasetError: empty, of unequal lengths, not finite, with labels that are not integers >= 0, with items that
+            differ when they are read again, or of a length that changes.
     """
 
     labels: Tensor
@@ -198,13 +244,7 @@ class Data:
                 f"the {self.role}: expected a map-style dataset (with __len__ and __getitem__), a pair of tensors or "
                 f"a DataLoader over one; got {type(source).__name__}. Materialise an iterable dataset first."
             )
-        try:
-            n = len(source)
-        except Exception as error:
-            raise DatasetError(
-                f"the {self.role}: expected a dataset of known length; its __len__ raised {type(error).__name__}: "
-                f"{first_line(error)}"
-            ) from error
+        n = self._length_of(source)
         self._dataset = source
         # Batches of the default collate function can be joined. Any other may pad to the longest of its batch, so
         # its items are what is kept.
@@ -212,13 +252,25 @@ class Data:
         kept: list[Any] | None = []
         size = 0
         labels = [torch.empty(0, dtype=torch.long)]
+        twice = {round(k * (n - 1) / (AGAIN - 1)) for k in range(AGAIN)} if n else set()
+        first: dict[int, tuple[Inputs, Tensor]] = {}
         with torch.random.fork_rng(devices=[]):
             for indices, items in self._pieces(n):
                 start = indices[0]
                 x, y = self._batch(items, indices)
                 shapes = [tuple(leaf.shape[1:]) for leaf in leaves(x)]
+                kinds = [_kind(leaf) for leaf in leaves(x)]
                 if start == 0:
-                    expected = shapes
+                    expected, one = shapes, self._batch(items[:1], indices[:1])[0]
+                    expected_kinds, leader = [_kind(leaf) for leaf in leaves(one)], items[0]
+                for index in twice.intersection(indices):
+                    first[index] = self._batch([items[index - start]], [index])
+                if kinds != expected_kinds:
+                    raise DatasetError(
+                        f"the {self.role}: expected items of one type; items {start}-{indices[-1]} have inputs of "
+                        f"{' and '.join(kinds)}, item 0 of {' and '.join(expected_kinds)}."
+                        f"{_odd_one([leader, *items], [0, *indices])} Convert them to one type."
+                    )
                 if joinable and shapes != expected:
                     raise DatasetError(
                         f"the {self.role}: expected items of one shape; items from {start} on have inputs of "
@@ -231,13 +283,40 @@ class Data:
                     kept = None
                 elif kept is not None:
                     kept += [x] if joinable else items
-        self.labels = torch.cat(labels)
-        self._check_not_empty()
+            self.labels = torch.cat(labels)
+            self._check_not_empty()
+            self._check_steady(source, n, first)
         if kept is not None:
             if joinable:
                 self._x = _join(kept)
             else:
                 self._items = kept
+
+    def _length_of(self, source: Any) -> int:
+        try:
+            return len(source)
+        except Exception as error:
+            raise DatasetError(
+                f"the {self.role}: expected a dataset of known length; its __len__ raised {type(error).__name__}: "
+                f"{first_line(error)}"
+            ) from error
+
+    def _check_steady(self, source: Any, n: int, first: Mapping[int, tuple[Inputs, Tensor]]) -> None:
+        """Refuse a dataset that gave some items ``first`` and gives others now, or changed its length."""
+        if (now := self._length_of(source)) != n:
+            raise DatasetError(
+                f"the {self.role}: expected a fixed number of items; its length went from {n} to {now} while it was "
+                "read. Hand over a copy that nobody adds to or takes from."
+            )
+        for index, (x, y) in sorted(first.items()):
+            x_now, y_now = self._batch(self._items_at([index]), [index])
+            if not (torch.equal(y, y_now) and _alike(x, x_now)):
+                what = "inputs" if torch.equal(y, y_now) else f"labels (first {int(y)}, then {int(y_now)})"
+                raise DatasetError(
+                    f"the {self.role} gives other {what} when item {index} is read again: a transform draws at random "
+                    "(augmentation), or the data changes as it is read. Hand over the data without augmentation, as "
+                    "the model is evaluated on it; a train callable may augment for itself."
+                )
 
     def _check_not_empty(self) -> None:
         if len(self.labels) == 0:
@@ -274,8 +353,8 @@ class Data:
         except Exception as error:
             raise DatasetError(
                 f"the {self.role}: items {indices[0]}-{indices[-1]} cannot be made into a batch "
-                f"({type(error).__name__}: {first_line(error)}). Items must be tensors or arrays of one shape: add a "
-                "transform such as ToTensor, or give a collate_fn."
+                f"({type(error).__name__}: {first_line(error)}).{_odd_one(items, indices)} Items must be tensors or "
+                "arrays of one shape: add a transform such as ToTensor, or give a collate_fn."
             ) from error
         name = next((name for name in LABEL_NAMES if name in batch), None) if isinstance(batch, Mapping) else None
         if name is not None:
@@ -392,7 +471,14 @@ class Data:
             return map_leaves(lambda leaf: leaf[index], self._x), self.labels[index]
         where = index.tolist()
         with torch.random.fork_rng(devices=[]):
-            x, _ = self._batch(self._items_at(where), where)
+            x, y = self._batch(self._items_at(where), where)
+        if bool((y != self.labels[index]).any()):
+            k = int((y != self.labels[index]).nonzero()[0])
+            raise DatasetError(
+                f"the {self.role} gives another label when item {where[k]} is read again: first "
+                f"{int(self.labels[where[k]])}, now {int(y[k])}. The order or the labels change as it is read: hand "
+                "over the data without shuffling."
+            )
         return x, self.labels[index]
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Inputs, Tensor]]:

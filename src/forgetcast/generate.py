@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from forgetcast import registry
 from forgetcast.corpus import FORMAT, Corpus, corpus_folder, parquet_bytes, parquet_table
 from forgetcast.errors import (
+    ForgetcastError,
     InputError,
     NotApplicableError,
     PathError,
@@ -597,54 +599,71 @@ def generate_corpus(
         left_out |= {str(plugin): plugin.reason for plugin in unusable}
     not_served: list[str] = []
     failed: dict[str, str]
-    for source in targets:
-        target = built(source)
-        _check_names([*(known["target"] for known in described), target.name])
-        _ready(target, names, objectives)
-        shards = folder / "shards" / target.name
-        suspicion = _suspicion(target, screen_models, seed, shards, n_jobs, progress) if screen_models else None
-        chosen = draw_instances(target, min(instances, len(target)), seed, suspicion=suspicion)
-        outcomes, labelled, described_factors = _label(
-            target,
-            chosen,
-            names,
-            seeds=seeds,
-            objectives=objectives,
-            oracle_groups=oracle_groups,
-            oracle_seeds=oracle_seeds,
-            retraining_instances=retraining_instances,
-            n_jobs=n_jobs,
-            progress=progress,
-            seed=seed,
-            folder=shards,
-            failed=(failed := {}),
-            with_factors=True,
-        )
-        if failed:
-            not_served.append(f"target {target.name!r}: {_left_out(failed)}")
-            warnings.warn(f"{not_served[-1]}; it is left out", PluginWarning, stacklevel=2)
-            left_out |= {f"unlearner {name} on {target.name}": reason for name, reason in failed.items()}
-        factors, failed_factors = described_factors
-        left_out |= failed_factors
-        for name, frame in (("outcomes", outcomes), ("instances", labelled), ("factors", factors)):
-            tables[name].append(frame)
-        described.append(_describe(target))
-        corpus = Corpus(
-            **{name: _rows(parts) for name, parts in tables.items()},
-            manifest=manifest | {"targets": list(described), "files": {}},
-        )
-        unfinished = [f"{len(described)} of {len(targets)} targets"] if len(described) < len(targets) else []
-        if unfinished or not_served:
-            corpus.manifest["partial"] = "; ".join([*unfinished, *not_served])
-        if left_out:
-            corpus.manifest["left_out"] = dict(left_out)
-        corpus.write(folder)
+    for number, source in enumerate(targets, start=1):
+        with _told_of(number, len(targets), source, folder):
+            target = built(source)
+            _check_names([*(known["target"] for known in described), target.name])
+            _ready(target, names, objectives)
+            shards = folder / "shards" / target.name
+            suspicion = _suspicion(target, screen_models, seed, shards, n_jobs, progress) if screen_models else None
+            chosen = draw_instances(target, min(instances, len(target)), seed, suspicion=suspicion)
+            outcomes, labelled, described_factors = _label(
+                target,
+                chosen,
+                names,
+                seeds=seeds,
+                objectives=objectives,
+                oracle_groups=oracle_groups,
+                oracle_seeds=oracle_seeds,
+                retraining_instances=retraining_instances,
+                n_jobs=n_jobs,
+                progress=progress,
+                seed=seed,
+                folder=shards,
+                failed=(failed := {}),
+                with_factors=True,
+            )
+            if failed:
+                not_served.append(f"target {target.name!r}: {_left_out(failed)}")
+                warnings.warn(f"{not_served[-1]}; it is left out", PluginWarning, stacklevel=2)
+                left_out |= {f"unlearner {name} on {target.name}": reason for name, reason in failed.items()}
+            factors, failed_factors = described_factors
+            left_out |= failed_factors
+            for name, frame in (("outcomes", outcomes), ("instances", labelled), ("factors", factors)):
+                tables[name].append(frame)
+            described.append(_describe(target))
+            corpus = Corpus(
+                **{name: _rows(parts) for name, parts in tables.items()},
+                manifest=manifest | {"targets": list(described), "files": {}},
+            )
+            unfinished = [f"{len(described)} of {len(targets)} targets"] if len(described) < len(targets) else []
+            if unfinished or not_served:
+                corpus.manifest["partial"] = "; ".join([*unfinished, *not_served])
+            if left_out:
+                corpus.manifest["left_out"] = dict(left_out)
+            corpus.write(folder)
     if not_served and not everything:
         raise UnlearnerFailedError(
             f"{'; '.join(not_served)}. The corpus {folder} has everything else: mend the plugin and run the same "
             "again, what is finished is not done again"
         )
     return corpus
+
+
+@contextmanager
+def _told_of(number: int, total: int, source: Any, folder: Place) -> Iterator[None]:
+    """Say in an error which target it is about, and that what was done before it is kept."""
+    try:
+        yield
+    except PathError:
+        raise
+    except ForgetcastError as error:
+        name = getattr(source, "name", None)
+        which = f"target {number} of {total}" + (f", {name!r}" if isinstance(name, str) else "")
+        told = f"{which}: {error}"
+        if (folder / "shards").exists():
+            told = f"{told.rstrip('.')}. What is finished stays in {folder}: run the same again when this is mended"
+        raise type(error)(told) from error
 
 
 def _rows(parts: list[pd.DataFrame]) -> pd.DataFrame:

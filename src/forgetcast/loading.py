@@ -236,7 +236,9 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
         columns = shortened([str(name) for name in frame.columns])
         raise DatasetError(f"{path}: expected labels in a column 'label' or 'y'; got {columns or 'none'}")
     if frame.columns.duplicated().any():
-        raise DatasetError(f"{path}: expected every column once; {frame.columns[frame.columns.duplicated()][0]!r} is not")
+        raise DatasetError(
+            f"{path}: expected every column once; {frame.columns[frame.columns.duplicated()][0]!r} is not"
+        )
     features = frame.drop(columns=label)
     text = [str(name) for name in features if not pd.api.types.is_numeric_dtype(features[name].dtype)]
     if text or features.shape[1] == 0:

@@ -609,9 +609,13 @@ class Probes:
         target = self.target
         recorder = self._recorder(data, hidden)
         with reproducible(target, self.seed), recorder:
-            for _, x, _y in recorder.watched(self._batches(data, target.batch_size, what)):
-                target.forward(target.to_device(x))
-        return recorder.result()
+            for index, x, _y in recorder.watched(self._batches(data, target.batch_size, what)):
+                with target.running(data, index):
+                    target.forward(target.to_device(x))
+        found = recorder.result()
+        with reproducible(target, self.seed):
+            target.check_steady(data, found.logits)
+        return found
 
     def _from_gradients(self, name: str) -> Any:
         """The quantity of ``FROM_GRADIENTS`` called ``name``, measured along with all others that are expected."""
@@ -648,6 +652,8 @@ class Probes:
             self._gradients |= measure(recorder=recorder)
         if recorder.complete:
             self._kept["_forward"] = recorder.result()
+            with reproducible(self.target, self.seed):
+                self.target.check_steady(self.target.data, self._kept["_forward"].logits)
             if "stein" in self.expected:
                 with suppress(NotApplicableError):
                     _ = self.stein  # now, for the score is as wide as the inputs and kept no longer than this

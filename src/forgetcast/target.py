@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -19,11 +19,28 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
-from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
+from forgetcast.errors import DatasetError, ForgetcastError, InputError, ModelError, NotApplicableError, first_line
 from forgetcast.trajectory import Trajectory
 from forgetcast.weights import fit_weights
 
 __all__ = ["Head", "Target", "TrainFunction", "as_logits", "check_finite", "frozen_copy"]
+
+FEW = 4
+"""Samples that a model is looked at with."""
+RESTLESS = (
+    "the model gives other logits when it is asked again: it draws at random (dropout that is on in evaluation mode, "
+    "such as F.dropout without training=self.training) or keeps a state between calls. Make it a function of its "
+    "inputs in evaluation mode"
+)
+FORGETFUL = (
+    "the model gives other logits for the first samples of the {role} after it has run on all of them: it keeps a "
+    "state between calls. Make it a function of its inputs in evaluation mode"
+)
+SOCIABLE = (
+    "the model's logits of a sample depend on the other samples of its batch: it normalises by batch statistics in "
+    "evaluation mode (such as BatchNorm with track_running_stats=False, or F.batch_norm with training=True) or mixes "
+    "samples. Use running statistics, or normalise each sample by itself"
+)
 
 TrainFunction = Callable[[np.ndarray, int], nn.Module]
 """``train(indices, seed)``: trains a fresh model on those samples (int64, shape (m,)) and returns it."""
@@ -117,8 +134,8 @@ class Target:
         info: descriptors kept with results (for instance ``{"dataset": "digits", "architecture": "mlp"}``).
 
     Raises:
-        ModelError: the model is not a classifier with finite weights and finite logits of shape (n, classes), or a
-            checkpoint does not fit it.
+        ModelError: the model is not a classifier with finite weights and finite logits of shape (n, classes); its
+            logits of a sample are not the same at every call and in every batch; or a checkpoint does not fit it.
         InputError: a trajectory of other samples or classes.
         FileFormatError: a checkpoint's file is damaged.
         DatasetError: the data is empty, malformed, not finite or of another shape than the model takes.
@@ -163,6 +180,7 @@ class Target:
         self._ties = _has_ties(self.module)
         with self._random_state_kept():
             self._inspect_model()
+            self._check_function()
             if self.heldout is not None:
                 self._first_logits(self.heldout, self.module)
             self._channels_last = self._takes_channels_last()
@@ -199,6 +217,42 @@ class Target:
         args, kwargs = model_arguments(x)
         return as_logits(self.module(*args, **kwargs))
 
+    @contextmanager
+    def running(self, data: Data, index: Tensor) -> Iterator[None]:
+        """A block that runs the model on the samples ``index`` of ``data``; what the model raises there names them.
+
+        Raises:
+            ModelError: in place of whatever is none of our own errors.
+        """
+        try:
+            yield
+        except ForgetcastError:
+            raise
+        except Exception as error:
+            memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(
+                error
+            )
+            remedy = (
+                f"give Target(..., batch_size=...) less than {self.batch_size}"
+                if memory
+                else "look at these samples; the model must take every batch of the data"
+            )
+            raise ModelError(
+                f"the model raised {type(error).__name__} for samples {int(index[0])} to {int(index[-1])} of the "
+                f"{data.role}: {first_line(error)}: {remedy}"
+            ) from error
+
+    @torch.no_grad()
+    def check_steady(self, data: Data, logits: Tensor) -> None:
+        """Ask again for the first samples and refuse a model that answers otherwise than in ``logits`` (n, classes).
+
+        Raises:
+            ModelError: the model has changed in between, or is one that says something else each time.
+        """
+        x, _ = data.fetch(torch.arange(min(FEW, len(data))))
+        again = self.forward(self.to_device(x)).float().cpu()
+        _check_same(logits[: len(again)].float().cpu(), again, FORGETFUL.format(role=data.role))
+
     @torch.no_grad()
     def logits(self, data: Data | None = None, module: nn.Module | None = None) -> Tensor:
         """Logits (n, classes) of all samples of ``data`` (default: training data), on the CPU.
@@ -214,10 +268,14 @@ class Target:
         with self._random_state_kept():
             for index, x, _ in data.batches(self.batch_size):
                 args, kwargs = model_arguments(self.to_device(x))
-                parts.append(as_logits(own(*args, **kwargs)).float().cpu())
+                with self.running(data, index):
+                    parts.append(as_logits(own(*args, **kwargs)).float().cpu())
                 if module is None:
                     check_finite(parts[-1], data, int(index[0]))
-        return torch.cat(parts)
+            found = torch.cat(parts)
+            if module is None:
+                self.check_steady(data, found)
+        return found
 
     @torch.no_grad()
     def features(self, data: Data | None = None) -> Tensor:
@@ -234,8 +292,9 @@ class Target:
         handle = self.watch_head(lambda features: latest.append(features.float().cpu()))
         try:
             with self._random_state_kept():
-                for _, x, _ in data.batches(self.batch_size):
-                    self.forward(self.to_device(x))
+                for index, x, _ in data.batches(self.batch_size):
+                    with self.running(data, index):
+                        self.forward(self.to_device(x))
                     if not latest:
                         raise NotApplicableError("the last linear layer was not called when the whole data ran")
                     parts.append(latest[-1])
@@ -398,7 +457,7 @@ class Target:
             ModelError: they are no finite logits of shape (n, classes).
             DatasetError: the model raised.
         """
-        x = self.to_device(data.fetch(torch.arange(min(4, len(data))))[0])
+        x = self.to_device(data.fetch(torch.arange(min(FEW, len(data))))[0])
         args, kwargs = model_arguments(x)
         try:
             output = as_logits(module(*args, **kwargs))
@@ -461,11 +520,39 @@ class Target:
             self.head_missing = "the model calls no torch.nn.Linear layer; factors of the last layer do not apply"
 
     @torch.no_grad()
+    def _check_function(self) -> None:
+        """Refuse a model whose logits of a sample depend on anything but the sample, seen at the first few samples.
+
+        Raises:
+            ModelError: they differ from call to call, or with the other samples of the batch, or a buffer changes.
+        """
+        x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
+        self.forward(x)  # what is filled in at the first call, such as a table of positions, is no state
+        before = {name: value.clone() for name, value in self.module.named_buffers()}
+        together = self.forward(x)
+        for name, value in self.module.named_buffers():
+            old = before.get(name)
+            if old is None or old.shape != value.shape or not torch.equal(old.nan_to_num(), value.nan_to_num()):
+                raise ModelError(
+                    f"the model changes as it is used: its buffer {name} is another after a call in evaluation mode. "
+                    "Batch statistics and counters must stay as they are unless self.training is set"
+                )
+        _check_same(together, self.forward(x), RESTLESS)
+        half = len(together) // 2
+        if half == 0:
+            return
+        try:
+            alone = self.forward(map_leaves(lambda leaf: leaf[:half], x))
+        except Exception:  # a model that takes no batch so small says so where it gets one
+            return
+        _check_same(together[:half], alone, SOCIABLE)
+
+    @torch.no_grad()
     def _takes_channels_last(self) -> bool:
         """Whether the model gives the same logits for images laid out channels last (some call ``view`` on them)."""
         if not any(isinstance(layer, nn.Conv2d) for layer in self.module.modules()):
             return False
-        x = self.to_device(self.data.fetch(torch.arange(min(4, len(self.data))))[0])
+        x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
         try:
             return torch.allclose(self.forward(channels_last(x)), self.forward(x), rtol=1e-4, atol=1e-5)
         except RuntimeError:
@@ -528,6 +615,21 @@ def check_finite(logits: Tensor, data: Data, first: int = 0) -> None:
         raise ModelError(
             f"the model returned NaN or infinite logits for sample {first + int(bad.nonzero()[0])} of the {data.role}"
         )
+
+
+def _check_same(one: Tensor, other: Tensor, message: str) -> None:
+    """Refuse logits (b, classes) that differ by more than the rounding of another batch size or thread.
+
+    Raises:
+        ModelError: they do; the message names the first sample and the difference.
+    """
+    tolerance = max(1e-3, 8 * torch.finfo(one.dtype).eps)
+    finite = torch.isfinite(one).all(1) & torch.isfinite(other).all(1)  # what is not finite is told by check_finite
+    gap = (one - other).abs().amax(1).double()
+    bad = finite & (gap > tolerance * one.abs().amax(1).double().clamp(min=1.0))
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ModelError(f"{message} (sample {row}: logits differ by up to {float(gap[row]):.3g})")
 
 
 def _layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
