@@ -291,6 +291,9 @@ class AdaptedPredictor(DifficultyPredictor):
             raise FileFormatError(f"{below} is a link, and is not followed: copy the folder itself (cp -rL)")
         base = DifficultyPredictor(*read_folder(below))
         try:
+            named = [described["target"][name] for name in ("name", "model", "data")]
+            if not all(isinstance(text, str) for text in named):
+                raise ValueError("expected text as name, model and data of the target")
             tables = {}
             for name, digest in described["tables"].items():
                 if name not in TABLES:

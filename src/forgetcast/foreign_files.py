@@ -143,7 +143,7 @@ def read_table(source: Path | bytes, name: str, *, utf8: bool = True) -> pa.Tabl
         _check_size(sum(sizes), stored, name)
         # no value is longer than its column: so few rows at a time that even a long text in all of them fits
         width = max(sizes, default=0) + 8 * described.num_columns
-        rows = max(1, min(ROWS, max(ROOM, TIMES * stored) // max(width, 1)))
+        rows = max(1, min(ROWS, max(ROOM, TIMES * stored) // (4 * max(width, 1))))
         pieces, taken = [], 0
         for piece in file.iter_batches(rows, use_threads=False):
             for place, column in enumerate(piece.columns):
