@@ -33,7 +33,7 @@ for _ in range(60):
 report = predict_difficulty(model, (x, y), heldout=heldout, objective="both")
 assert len(report.table) == 2 * len(y) and np.isfinite(report.table["percentile"]).all()
 assert report.table.groupby("objective")["percentile"].std().min() > 0.02
-assert not {{m for m in sys.modules if m.startswith(("forgetcast.unlearn", "forgetcast.corpus", "torchvision"))}}
+assert not {{m for m in sys.modules if m.startswith(("forgetcast.unlearn.", "forgetcast.corpus", "torchvision"))}}
 print(report.to_html("report.html"), len(DifficultyPredictor.published().features))
 print(len(forgetcast.Corpus.published().targets))
 """
