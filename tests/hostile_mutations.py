@@ -382,7 +382,7 @@ def _npz(path: Path, rng: random.Random, canary: Path) -> str:
     arrays: tuple[Any, ...] = (
         np.array([Canary(canary)] * 24, dtype=object), np.array(["a"] * 24), np.zeros(24, "M8[ns]"), np.zeros((0, 4)),
         np.full(24, np.nan), np.full(24, -1), np.full(24, 2**62), np.zeros(24, np.complex128), np.zeros((24, 4), bool),
-        np.zeros(24, [("a", "i4"), ("b", "f8")]), np.zeros((2,) * 30, np.int8), np.array(3), np.zeros((24, 1)),
+        np.zeros(24, [("a", "i4"), ("b", "f8")]), np.zeros((2,) * 20, np.int8), np.array(3), np.zeros((24, 1)),
         np.arange(24, dtype=np.uint64) + 2**63, np.full((24, 4), np.inf), np.zeros((24, 4), np.float16), np.zeros(24, "V3"),
     )  # fmt: skip
     if kind < 3:

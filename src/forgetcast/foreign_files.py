@@ -153,7 +153,11 @@ def read_table(source: Path | bytes, name: str, *, utf8: bool = True) -> pa.Tabl
             taken += max(piece.nbytes, 8 * piece.num_rows * max(piece.num_columns, 1))
             _check_size(taken, stored, name)
         if not pieces:
-            return file.schema_arrow.empty_table()
+            fields = [
+                field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+                for field in file.schema_arrow
+            ]
+            return pa.schema(fields, file.schema_arrow.metadata).empty_table()
         table = pa.Table.from_batches(pieces).replace_schema_metadata(file.schema_arrow.metadata)
         if utf8:
             table.validate(full=True)

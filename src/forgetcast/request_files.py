@@ -328,7 +328,7 @@ def _csv_records(lines: Sequence[str], start: int, delimiter: str) -> Iterator[t
                 yield first, start, fields, ""
         except csv.Error as error:
             reason = "a quote is never closed, or text follows the closing one" if '"' in lines[start] else str(error)
-            yield start, start + 1, next(csv.reader([lines[start].replace('"', "")], delimiter=delimiter), []), reason
+            yield start, start + 1, lines[start].replace('"', "").rstrip("\r\n").split(delimiter), reason
             start += 1
 
 
