@@ -269,11 +269,11 @@ def page(found: pd.DataFrame) -> str:
         lines += [
             "- **Memory of a whole table**, beside model and data: about n "
             f"({each:,.0f} + {by_width:.0f} d + {by_class:.0f} C) bytes, with n",
-            "  samples, d inputs of the last layer (here the middle layer's output as well) and C classes. By width and by",
+            "  samples, d inputs of the last layer (here the middle layer's output too) and C classes. By width and by",
             "  class: differences at 100,000 samples to `-d256` and `-c100`, over 192 and 90; the rest from",
-            f"  `{million}`, {added(million):,.0f} bytes a sample. Small tables take more a sample, for blocks have a size",
-            f"  of their own: `mlp-100000` {added('mlp-100000'):,.0f}, `mlp-50000` {added('mlp-50000'):,.0f}. Runs of one",
-            "  case differed by 7 % in what they added, and one of `mlp-100000-d256` had 3597 MB at its peak.",
+            f"  `{million}`, {added(million):,.0f} bytes a sample. Small tables take more, for blocks have a size",
+            f"  of their own: `mlp-100000` {added('mlp-100000'):,.0f}, `mlp-50000` {added('mlp-50000'):,.0f}. Runs",
+            "  of one case differed by 7 % in what they added, and one of `mlp-100000-d256` had 3597 MB at its peak.",
             f"- **n = 1.28 million, d = 2048, C = 1000** by that formula: {imagenet:,.0f} bytes a sample,",
             f"  {imagenet * 1.28e6 / 1e9:,.0f} GB. Extrapolated: neither such a width nor so many classes were run.",
         ]
@@ -317,6 +317,7 @@ def page(found: pd.DataFrame) -> str:
             "",
             f"Measuring 320 samples of `digits-mlp` for `erase`, {known.loc['generate-1', 'outcomes']:.0f} outcomes: "
             f"{one:.1f} s with one worker, {two:.1f} s with two, {one / two:.2f} times as fast.",
+            "Tasks of 0.1 to 0.3 s each on two virtual cores; why two workers gained nothing there was not found.",
         ]
     return "\n".join(lines) + "\n"
 
