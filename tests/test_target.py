@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from forgetcast._torchvision import torchvision
 from forgetcast.data import Data
 from forgetcast.errors import DatasetError, IndexRangeError, ModelError, NotApplicableError
+from forgetcast.factors import factor_table
 from forgetcast.target import Target, frozen_copy
 
 CLASSES = 5
@@ -691,6 +692,111 @@ def test_infinite_logits_of_a_later_sample_are_found_when_it_is_asked() -> None:
     target = Target(seeded(lambda: Overflow(50.0)), (x, y), batch_size=5)
     with pytest.raises(ModelError, match="NaN or infinite logits for sample 9 of the dataset"):
         target.logits()
+
+
+class Counting(nn.Module):
+    """A model with a state: a buffer or an attribute that grows, from some call on, and may shift its logits."""
+
+    def __init__(self, *, buffer: bool, shifts: bool, after: int = 0) -> None:
+        super().__init__()
+        self.head, self.shifts, self.after, self.called = nn.Linear(4, CLASSES), shifts, after, 0
+        if buffer:
+            self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.called += 1
+        if hasattr(self, "calls"):
+            self.calls += 1
+        late = max(self.called - self.after, 0)
+        return self.head(x) + late * self.shifts * torch.arange(CLASSES)
+
+
+UNSTEADY: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "dropout left on": (
+        lambda: Custom(lambda m, h: m.head(F.dropout(h, 0.5, training=True))),
+        r"other logits when it is asked again: .*F\.dropout without training=self\.training.*\(sample \d: logits",
+    ),
+    "noise": (lambda: Custom(lambda m, h: m.head(h + torch.randn_like(h))), "other logits when it is asked again"),
+    "counter in a buffer": (lambda: Counting(buffer=True, shifts=False), "its buffer calls is another after a call"),
+    "logits of a counter": (lambda: Counting(buffer=False, shifts=True), "keeps a state between calls"),
+    "batch statistics": (
+        lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, CLASSES)),
+        "depend on the other samples of its batch: .*BatchNorm with track_running_stats=False",
+    ),
+    "batch norm in training": (
+        lambda: Custom(lambda m, h: m.head(F.batch_norm(h, torch.zeros(8), torch.ones(8), training=True))),
+        "depend on the other samples of its batch",
+    ),
+    "running statistics that run on": (lambda: Running(), "its buffer norm.running_mean is another after a call"),
+    "centred on the batch": (lambda: Custom(lambda m, h: m.head(h - h.mean(0))), "depend on the other samples"),
+}
+
+
+class Running(nn.Module):
+    """Batch normalisation that is always in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.training = True
+        return self.head(self.norm(x))
+
+
+@pytest.mark.parametrize("name", UNSTEADY)
+def test_a_model_that_is_no_function_of_the_sample_is_refused(name: str) -> None:
+    """Chance, state and company in the batch: each is named with what to do, before anything is measured."""
+    make, message = UNSTEADY[name]
+    model = seeded(make)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ModelError, match=message) as caught:
+        Target(model, samples(4))
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_a_model_that_changes_later_is_found_by_the_pass_that_it_changes_in() -> None:
+    """A state that shows only after some calls: the first samples are asked again at the end of every pass."""
+    for used in (
+        lambda target: [target.logits() for _ in range(3)],
+        lambda target: [factor_table(target, names=["margin"]) for _ in range(3)],
+    ):
+        target = Target(seeded(lambda: Counting(buffer=False, shifts=True, after=6)), samples(4), batch_size=3)
+        with pytest.raises(ModelError, match="first samples of the dataset after it has run on all of them"):
+            used(target)
+
+
+def test_what_is_filled_in_at_the_first_call_is_no_state() -> None:
+    """Tables of positions are often made when they are first needed."""
+
+    def lazy(m: Custom, h: Tensor) -> Tensor:
+        if not hasattr(m, "table"):
+            m.register_buffer("table", torch.ones(8))
+        return m.head(h * m.table)
+
+    assert Target(seeded(lambda: Custom(lazy)), samples(4)).num_classes == CLASSES
+
+
+@pytest.mark.parametrize("error", [ValueError("odd\nvalue"), MemoryError("too much")])
+def test_a_batch_that_the_model_fails_on_is_named(error: Exception) -> None:
+    """Also where factors are worked out; memory has a remedy of its own."""
+
+    def picky(m: Custom, h: Tensor) -> Tensor:
+        if bool((h > 90).any()):
+            raise error
+        return m.head(h)
+
+    x, y = samples(4)
+    x[9] = 999.0
+    for used in (lambda t: t.logits(), lambda t: t.features(), lambda t: factor_table(t, names=["margin"])):
+        target = Target(seeded(lambda: Custom(picky)), (x, y), batch_size=5)
+        with pytest.raises(
+            ModelError, match=f"raised {type(error).__name__} for samples 5 to 9 of the dataset"
+        ) as caught:
+            used(target)
+        assert ("batch_size" in str(caught.value)) == isinstance(error, MemoryError)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,8 @@ def _unlearner(target: Target, unlearner: Any, samples: Samples, seed: int) -> t
         while taken < STEPS and walk.step() is not None:
             taken += 1
         steps.append((time.perf_counter() - first) / max(taken, 1))
-    return prepared - began, max(min(starts) - min(steps), 0.0), min(steps)
+    step = max(min(steps), 0.0)  # whatever the clock does
+    return max(prepared - began, 0.0), max(min(starts) - step, 0.0), step
 
 
 def _epoch(target: Target) -> float:
@@ -129,4 +130,4 @@ def _epoch(target: Target) -> float:
             F.cross_entropy(as_logits(copy(*args, **kwargs)), y.to(target.device)).backward()
             optimiser.step()
             spent.append(time.perf_counter() - began)
-    return min(spent) * len(target) / size
+    return max(min(spent), 0.0) * len(target) / size
