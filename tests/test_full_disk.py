@@ -230,3 +230,23 @@ def test_the_command_line_tells_a_full_disk_in_one_line(
     assert [path for path in disk.folder.iterdir() if path.name != "t.jsonl"] == []
     assert CliRunner().invoke(main, command).exit_code == 0
     shutil.rmtree(disk.folder / place) if (disk.folder / place).is_dir() else (disk.folder / place).unlink()
+
+
+def test_a_result_that_finds_no_room_does_not_cost_the_others(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page goes to the full disk, the table elsewhere: the table is written, the page is told, the code is 2."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    command = ["predict", "--target", "small_targets:clouds", "--objective", "erase", "-q", "--indices", "3,4"]
+    command += ["--html", str(disk.folder / "t.html"), "--out", "t.csv"]
+    if disk.mounted:
+        with disk.full():
+            result = CliRunner().invoke(main, command)
+    else:
+        (disk.folder / "t.html").mkdir()
+        result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert str(disk.folder / "t.html") in result.stderr.splitlines()[-1]
+    if disk.mounted:
+        assert len(pd.read_csv("t.csv")) == 2

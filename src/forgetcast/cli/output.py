@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from forgetcast.whole_files import whole_file
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE_SUFFIXES", "check_distinct", "check_output", "table_json", "write_table"]
+__all__ = ["TABLE_SUFFIXES", "check_distinct", "check_output", "table_json", "write_each", "write_table"]
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -48,6 +48,22 @@ def check_distinct(written: Mapping[str, Path | None], read: Mapping[str, Path |
     for name, path in written.items():
         if path is not None and owner.setdefault(path.resolve(), name) != name:
             raise InputError(f"{owner[path.resolve()]} and {name} both name {path}: give another file")
+
+
+def write_each(*writes: Callable[[], None]) -> None:
+    """Write several results: one that cannot be written does not cost the others.
+
+    Raises:
+        PathError: the first error, when all others are written.
+    """
+    failed: list[PathError] = []
+    for write in writes:
+        try:
+            write()
+        except PathError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast.cli.options import FILE, FOLDER, forecast, forecast_options, parse_indices
-from forgetcast.cli.output import TABLE_SUFFIXES, check_output, table_json, write_table
+from forgetcast.cli.output import TABLE_SUFFIXES, check_output, table_json, write_each, write_table
 from forgetcast.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,19 +77,27 @@ def predict(
         click.echo(f"warning: {report.familiarity}; intervals may not hold", err=True)
     for gain in report.calibrated.values():
         click.echo(gain, err=True)
-    if save_predictor is not None:
-        report.predictor.save(save_predictor)
-        click.echo(f"wrote {save_predictor}", err=True)
-    table = report.table
-    if top is not None:
-        table = hardest(table, top)
-    if html is not None:
-        report.to_html(html)
-        click.echo(f"wrote {html}", err=True)
+    table = report.table if top is None else hardest(report.table, top)
+
+    def keep_predictor() -> None:
+        if save_predictor is not None:
+            report.predictor.save(save_predictor)
+            click.echo(f"wrote {save_predictor}", err=True)
+
+    def write_page() -> None:
+        if html is not None:
+            report.to_html(html)
+            click.echo(f"wrote {html}", err=True)
+
+    def write_out() -> None:
+        if out is not None:
+            write_table(table, out, report.provenance)
+            click.echo(f"wrote {out} ({len(table)} rows)", err=True)
+
+    write_each(keep_predictor, write_page, write_out)
     if out is not None:
-        write_table(table, out, report.provenance)
-        click.echo(f"wrote {out} ({len(table)} rows)", err=True)
-    elif form == "json":
+        return
+    if form == "json":
         click.echo(table_json(table, report.provenance))
     elif form == "csv":
         click.echo(table.to_csv(index=False), nl=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast.cli.options import FILE, forecast_options
-from forgetcast.cli.output import TABLE_SUFFIXES, check_distinct, check_output, table_json, write_table
+from forgetcast.cli.output import TABLE_SUFFIXES, check_distinct, check_output, table_json, write_each, write_table
 from forgetcast.cli.requests import COLOURS, request_options, screened, seconds, shown_id, summary
 from forgetcast.errors import InputError
 
@@ -80,12 +80,18 @@ def prescreen(
 
         last = append(record, decisions(queue))
         click.echo(f"recorded {queue.batch['requests']} decisions in {record}; last hash {last}", err=True)
-    if html is not None:
-        queue.to_html(html)
-        click.echo(f"wrote {html}", err=True)
-    if out is not None:
-        write_table(queue.table, out, queue.provenance)
-        click.echo(f"wrote {out} ({len(queue.table)} rows)", err=True)
+
+    def write_page() -> None:
+        if html is not None:
+            queue.to_html(html)
+            click.echo(f"wrote {html}", err=True)
+
+    def write_out() -> None:
+        if out is not None:
+            write_table(queue.table, out, queue.provenance)
+            click.echo(f"wrote {out} ({len(queue.table)} rows)", err=True)
+
+    write_each(write_page, write_out)
     if form == "table":
         click.echo("\n".join([*(readable(queue) if out is None else []), *summary(queue)]))
     elif out is None and form == "json":
