@@ -146,7 +146,7 @@ def test_parquet_of_a_few_kilobytes_takes_no_gigabytes(tmp_path: Path, value: pa
     _bomb(path, "x", value, rows)
     assert path.stat().st_size < 200_000
     before = pa.total_allocated_bytes()
-    with pytest.raises(FileFormatError, match=r"bomb\.parquet holds .* bytes that take more than 134,217,728"):
+    with pytest.raises(FileFormatError, match="no real data is like that"):
         read_table(path, str(path))
     assert pa.total_allocated_bytes() - before < ROOM
 

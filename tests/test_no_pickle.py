@@ -64,7 +64,9 @@ def test_nothing_in_the_source_unpickles_or_evaluates() -> None:
     modules = sorted(SOURCE.rglob("*.py"))
     assert len(modules) > 100
     found = [
-        f"{path.relative_to(SOURCE)}, {what}" for path in modules for what in offences(ast.parse(path.read_text("utf-8")))
+        f"{path.relative_to(SOURCE)}, {what}"
+        for path in modules
+        for what in offences(ast.parse(path.read_text("utf-8")))
     ]
     assert found == []
 

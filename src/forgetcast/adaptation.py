@@ -286,6 +286,11 @@ class Adaptation:
         sizes = {len(made.weights), *map(len, made.errors.values())}
         if len(made.scale[0]) != len(made.scale[1]) or not made.scale[0] or len(sizes) > 1 or 0 in sizes:
             raise ValueError("expected lists of equal lengths")
+        numbers = [*made.start.values(), *made.change.values(), *made.centre.values(), made.constant, *made.weights]
+        numbers += [number for values in (*made.scale, *made.errors.values()) for number in values]
+        numbers += [] if made.above is None else [made.above[1]]
+        if not all(abs(number) < 1e30 for number in numbers) or min(made.weights) <= 0:
+            raise ValueError("expected finite numbers, and weights above 0")
         return made
 
     def _column(self, name: str, shipped: Any, features: pd.DataFrame) -> np.ndarray:

@@ -108,7 +108,11 @@ def check_contexts(known: Any, features: Sequence[str], need: Callable[[bool, st
     """Call ``need(holds, what)`` for what has to hold of the ``contexts`` of a manifest that was read."""
     need(isinstance(known, dict), "expected 'contexts' to be an object")
     columns, targets = known.get("columns", []), known.get("targets", {})
-    need(isinstance(columns, list) and set(columns) <= set(features), "expected 'contexts.columns' among the features")
+    named = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+    need(
+        named and set(columns) <= set(features) and len(set(columns)) == len(columns),
+        "expected 'contexts.columns' among the features",
+    )
     rows = targets.values() if isinstance(targets, dict) else [None]
     need(
         all(

@@ -24,6 +24,8 @@ ROOM = 1 << 27
 """Bytes that the content of any file may take."""
 TIMES = 100
 """How many times its own size the content of a larger file may take."""
+FEW = 100_000
+"""Rows that a table of any size may have; a larger one has at most ten for each of its bytes."""
 ROWS = 4096
 """Rows of a table that are decoded at a time, so that its size is known before all of it is there."""
 
@@ -141,6 +143,11 @@ def read_table(source: Path | bytes, name: str, *, utf8: bool = True) -> pa.Tabl
             for place in range(described.num_columns)
         ]
         _check_size(sum(sizes), stored, name)
+        if described.num_rows > max(FEW, 10 * stored):
+            raise FileFormatError(
+                f"{name} claims {described.num_rows:,} rows in {stored:,} bytes; no real data is like that: make the file "
+                "again"
+            )
         # no value is longer than its column: so few rows at a time that even a long text in all of them fits
         width = max(sizes, default=0) + 8 * described.num_columns
         rows = max(1, min(ROWS, max(ROOM, TIMES * stored) // (4 * max(width, 1))))
