@@ -21,8 +21,8 @@ from forgetcast._public_api import PUBLIC
 DOCS = Path(__file__).parent
 HEADER = """# The public API
 
-Made from the docstrings by `python docs/write_api.py`; do not edit. [Versioning](versioning.md) says what is promised of
-these names. `make docs` builds the reference, with arguments, shapes, units and errors, in `build/api`.
+Made from the docstrings by `python docs/write_api.py`; do not edit. [Versioning](versioning.md) says what is promised
+of these names. `make docs` builds the reference, with arguments, shapes, units and errors, in `build/api`.
 """
 
 

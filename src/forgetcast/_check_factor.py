@@ -33,6 +33,12 @@ def check_factor(
     Values are compared up to ``rtol`` and ``atol`` times their standard deviation over the samples; at most 1 in 50
     may differ by more, for two neighbours at almost the same distance may change places with rounding.
 
+    Args:
+        factor: as :func:`forgetcast.factors.factor` makes it.
+        target: the model and data that it is checked on; stays as it is.
+        seed: of the probes and of the permutation.
+        rtol, atol: how far values may differ, as above.
+
     Raises:
         AssertionError: a law is broken; the message names the factor, the law and the first sample.
 

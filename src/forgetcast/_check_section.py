@@ -23,6 +23,10 @@ def check_report_section(
     2. The same report gives the same section.
     3. It leaves the report's table and factors as they were.
 
+    Args:
+        function: as it is registered.
+        report: what it is called with.
+
     Raises:
         AssertionError: a law is broken; the message names the section and the law.
 

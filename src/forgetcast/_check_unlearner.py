@@ -44,6 +44,11 @@ def check_unlearner(unlearner: Unlearner, target: Target | None = None, *, seed:
     Laws 7 and 8 hold up to rounding. A step of given length along a gradient that is almost zero makes rounding errors
     grow, so law 8 is checked only as far as half the length of the target's parameters.
 
+    Args:
+        unlearner: with the settings that it is checked with.
+        target: the model and data that it is checked on.
+        seed: of the paths.
+
     Raises:
         AssertionError: a law is broken; the message names the unlearner, the law and the point.
         NotApplicableError: the target lacks what the unlearner needs, such as a ``train`` callable.

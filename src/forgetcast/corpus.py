@@ -292,12 +292,21 @@ def feature_columns(corpus: Corpus, *, training_run: bool = False) -> list[str]:
 
 
 def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS) -> pd.DataFrame:
-    """One row per (target, index): descriptors, weight, memorization, p_out, labels of both objectives, factors.
+    """What a predictor is fitted to: the samples of a corpus with their factors and labels.
 
-    Label columns are difficulty_<objective>, percentile_<objective>, trivial_<objective>, those of ``parts.PARTS``
-    that were recorded, such as steps_<objective>, under_<unlearner>_<objective>: difficulty under each unlearner
-    that served most samples, and with the part before it the parts of ``UNLEARNER_HEADS``, such as
-    steps_under_<unlearner>_<objective>.
+    Args:
+        corpus: whose samples.
+        unlearners: whose difficulty is averaged into the labels.
+
+    Returns:
+        One row per (target, index): descriptors, weight, memorization, p_out, labels of both objectives, factors.
+        Label columns are difficulty_<objective>, percentile_<objective>, trivial_<objective>, those of ``parts.PARTS``
+        that were recorded, such as steps_<objective>, under_<unlearner>_<objective>: difficulty under each unlearner
+        that served most samples, and with the part before it the parts of ``UNLEARNER_HEADS``, such as
+        steps_under_<unlearner>_<objective>.
+
+    Raises:
+        UnknownNameError: an unlearner that the corpus has no outcomes of.
     """
     keys = ["target", "index"]
     table = corpus.instances[[*keys, "weight", "memorization", "p_out"]]

@@ -18,7 +18,13 @@ NOT_DECIDED = ("row", "id", "index", "reasons")
 
 
 def decisions(triage: Triage) -> list[dict[str, Any]]:
-    """One entry per request, for ``record.append``: JSON values only.
+    """What is to be kept of a screened queue, for ``record.append``.
+
+    Args:
+        triage: the queue.
+
+    Returns:
+        One entry per request, of JSON values only.
 
     Every entry names the software, the fingerprint of the predictor, the hashes of model and data, the policy with its
     fingerprint, the time and the settings; then the request as it came, and what was decided. A request that could not

@@ -64,7 +64,7 @@ class UnknownNameError(ForgetcastError, LookupError):
 
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-        """Build the message: the name that came, the nearest known one, and the whole list.
+        """Build the message: the kind of name, the name that came, the nearest known one, and the whole list.
 
         >>> str(UnknownNameError.of("unlearner", "gradient_ascend", ["gradient_ascent", "influence"]))
         "unknown unlearner 'gradient_ascend': did you mean 'gradient_ascent'? Known: gradient_ascent, influence"

@@ -44,7 +44,14 @@ def harmonic_score(forgetting: np.ndarray, tv_retain: np.ndarray, tv_test: np.nd
 
 
 def difficulty(outcomes: pd.DataFrame) -> pd.Series:
-    """Difficulty = 1 - H of every outcome row, in [0, 1]; 0 for trivial ones (nothing had to change)."""
+    """Difficulty = 1 - H of every outcome row; see :func:`harmonic_score`.
+
+    Args:
+        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+
+    Returns:
+        One value per row, in [0, 1]; 0 for trivial ones (nothing had to change).
+    """
     values = 1 - harmonic_score(
         outcomes["forgetting"].to_numpy(float),
         outcomes["tv_retain"].to_numpy(float),
@@ -69,7 +76,21 @@ def weighted_percentile(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def per_unlearner(
     outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str], part: str = "difficulty"
 ) -> pd.DataFrame:
-    """Difficulty, or a part of ``PARTS``, averaged over seeds: rows (target, index), one column per unlearner."""
+    """Difficulty, or a part of the outcome, under every unlearner, averaged over seeds.
+
+    Args:
+        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        objective: "retrain" or "erase".
+        unlearners: which.
+        part: "difficulty", or a name of ``forgetcast.parts.PARTS``.
+
+    Returns:
+        Rows (target, index), one column per unlearner; NaN where one did not serve a sample.
+
+    Raises:
+        UnknownNameError: one of ``unlearners`` has no outcomes.
+        InputError: there are no outcomes for the objective.
+    """
     known = sorted(outcomes["unlearner"].unique())
     missing = [name for name in unlearners if name not in known]
     if missing:
@@ -150,6 +171,11 @@ def consensus(
 def outcome_parts(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str] = CONSENSUS) -> pd.DataFrame:
     """What it took to meet the goal: mean over unlearners, seeds averaged first, of every part that was recorded.
 
+    Args:
+        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        objective: "retrain" or "erase".
+        unlearners: which are averaged.
+
     Returns:
         Columns target, index and those of ``PARTS``: total variation on held-out data and on the sample's neighbours
         (in [0, 1]), steps, and the distance of the parameters from their control's.
@@ -163,9 +189,21 @@ def outcome_parts(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[s
 
 
 def agreement(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str] = CONSENSUS) -> pd.DataFrame:
-    """Spearman correlation of difficulty between unlearners, averaged over targets; a square table.
+    """Spearman correlation of difficulty between unlearners, averaged over targets.
 
     A target on which an unlearner says the same of all samples has no correlation and does not enter the average.
+
+    Args:
+        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        objective: "retrain" or "erase".
+        unlearners: which are compared.
+
+    Returns:
+        A square table, rows and columns by unlearner.
+
+    Raises:
+        UnknownNameError: one of ``unlearners`` has no outcomes.
+        InputError: there are no outcomes for the objective.
     """
     table = per_unlearner(outcomes, objective, unlearners)
     parts = [part.corr(method="spearman") for _, part in table.groupby(level="target")]
@@ -199,6 +237,12 @@ def reliability(
     Kinds: "unlearners" (all splits into two disjoint halves, averaged), "seeds" (even against odd seeds; unlearners
     without randomness enter both halves, as they have no seed noise), "oracle" (halves of the oracle's seeds). A
     correlation with the truth cannot exceed the root of the reliability.
+
+    Args:
+        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        instances: target, index and weight (inverse sampling probability), and the answers of the oracle's seeds.
+        objective: "retrain" or "erase".
+        unlearners: whose consensus is the label.
 
     Returns:
         Columns target, objective, kind, reliability; NaN where it cannot be computed.

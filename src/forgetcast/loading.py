@@ -253,7 +253,7 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_target(spec: str) -> Target:
-    """The target that ``module:factory`` makes, or is.
+    """The target that ``spec``, a ``module:factory``, makes or is.
 
     Raises:
         InputError: the module or the factory cannot be found, raised, or gave something else.

@@ -91,7 +91,7 @@ class Policy:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Policy:
-        """From a mapping such as that of :meth:`to_dict`; what it does not name has its default.
+        """From a mapping ``settings`` such as that of :meth:`to_dict`; what it does not name has its default.
 
         Raises:
             InputError: a key that there is none of, or a value as above.
@@ -106,7 +106,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
-        """From a JSON file that holds one object, such as ``{"quick_to": 0.01}``.
+        """From a JSON file ``path`` that holds one object, such as ``{"quick_to": 0.01}``.
 
         Raises:
             PathError: missing, a folder, or not readable.
@@ -134,7 +134,7 @@ class Policy:
             raise InputError(f"{error} (in {path})") from error
 
     def save(self, path: str | Path) -> None:
-        """Write all settings as JSON, for :meth:`load`; the file is replaced whole or not at all.
+        """Write all settings as JSON to ``path``, for :meth:`load`; the file is replaced whole or not at all.
 
         Raises:
             PathError: it cannot be written.

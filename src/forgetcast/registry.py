@@ -151,7 +151,11 @@ def load_report_sections() -> dict[str, Any]:
 
 
 def unlearner(name: str, **settings: Any) -> Any:
-    """Make the unlearner registered under ``name``.
+    """Make an unlearner.
+
+    Args:
+        name: what it is registered under.
+        settings: its fields, such as ``steps=40``; the others have their defaults.
 
     Raises:
         UnknownNameError: nothing is registered under ``name``, or it has no such setting.

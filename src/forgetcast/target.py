@@ -195,7 +195,8 @@ class Target:
     # -- calling the model ------------------------------------------------------------------------------------
 
     def to_device(self, x: Inputs) -> Inputs:
-        """Inputs on the model's device; floating inputs take the model's floating type, images the faster layout."""
+        """Inputs ``x`` on the model's device; floating ones take the model's floating type, images the faster
+        layout."""
 
         def move(leaf: Tensor) -> Tensor:
             return leaf.to(self.device, self.dtype if leaf.is_floating_point() else leaf.dtype)
@@ -279,7 +280,8 @@ class Target:
 
     @torch.no_grad()
     def features(self, data: Data | None = None) -> Tensor:
-        """Penultimate features (n, d): the inputs of the last linear layer, on the CPU.
+        """Penultimate features (n, d) of all samples of ``data`` (default: training data): the inputs of the last linear
+        layer, on the CPU.
 
         Raises:
             NotApplicableError: no last linear layer was found.
@@ -317,7 +319,7 @@ class Target:
         return self.module.get_submodule(self.head.name).register_forward_hook(hook, with_kwargs=True)
 
     def at(self, point: int) -> Target:
-        """The same target with the weights of a checkpoint of its trajectory; it shares the data.
+        """The same target with the weights of checkpoint ``point`` of its trajectory (0 the first); data is shared.
 
         Raises:
             ModelError: the checkpoint does not fit the model, or is not finite.

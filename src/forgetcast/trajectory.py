@@ -119,12 +119,12 @@ class Trajectory:
         return len(self.states) if self.outputs is None else len(self.outputs)
 
     def name_of(self, point: int) -> str:
-        """What messages call a checkpoint: its number and its file."""
+        """What messages call checkpoint ``point`` (0 the first): its number and its file."""
         state = self.states[point]
         return f"checkpoint {point}" + (f" ({state})" if isinstance(state, Path) else "")
 
     def state(self, point: int) -> Mapping[str, Tensor]:
-        """The weights at a checkpoint.
+        """The weights at checkpoint ``point`` (0 the first).
 
         Raises:
             FileFormatError: its file is damaged or holds something else.

@@ -78,12 +78,13 @@ class DifficultyRegressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Forecasts, (m,), for factors (m, F)."""
+        """Forecasts, (m,), for factors ``X`` (m, F)."""
         check_is_fitted(self)
         return self.head_.raw(_validated(self, X, reset=False))
 
     def predict_interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds, each (m,), that would cover ``level`` of the rows of a group that was not fitted to.
+        """Bounds, each (m,), for factors ``X`` (m, F), that would cover ``level`` of the rows of a group that was not
+        fitted to.
 
         Raises:
             NotApplicableError: it was fitted without groups.

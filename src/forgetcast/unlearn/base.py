@@ -44,12 +44,12 @@ class Samples:
         return len(self.index)
 
     def take(self, keep: Tensor) -> Samples:
-        """Some of the samples."""
+        """Some of the samples: positions ``keep``, or a mask."""
         return Samples(self.index[keep], map_leaves(lambda leaf: leaf[keep], self.x), self.y[keep], self.logits[keep])
 
     @classmethod
     def of(cls, target: Target, indices: Tensor) -> Samples:
-        """Fetch samples of a target by index."""
+        """Fetch the samples ``indices`` of a target."""
         x, y = target.data.fetch(indices)
         x = target.to_device(x)
         with torch.no_grad():
@@ -73,7 +73,7 @@ class Walk(ABC):
 
     @abstractmethod
     def keep(self, chosen: Tensor) -> None:
-        """Go on with some of the samples only (positions among the present ones)."""
+        """Go on with the ``chosen`` samples only (positions among the present ones)."""
 
 
 class Unlearner(ABC):
@@ -105,7 +105,12 @@ class Unlearner(ABC):
         """
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
-        """Walk the paths of many samples; default: one generator each."""
+        """Walk the paths of many samples; default: one generator each.
+
+        Args:
+            target, state, seed: as for ``path``.
+            samples: any number of them.
+        """
         return PathWalk([self.path(target, state, samples.take(torch.tensor([k])), seed) for k in range(len(samples))])
 
 
@@ -166,17 +171,31 @@ class IterativeUnlearner(Unlearner):
         return _stable_rate(target, self.retain_lr, self.steps, self.batch_size) if self.retains else None
 
     def draw(self, target: Target, state: Any, samples: Samples, seed: int) -> dict[str, Tensor]:
-        """Constants of the forget loss per sample (wrong labels, a teacher's logits); tensors of shape (m, ...)."""
+        """Constants of the forget loss per sample, such as wrong labels or a teacher's logits. Default: none.
+
+        Args:
+            target, state, seed: as for ``path``.
+            samples: m of them.
+
+        Returns:
+            Tensors of shape (m, ...) by name.
+        """
         return {}
 
     def redraw(
         self, target: Target, drawn: dict[str, Tensor], samples: Samples, seed: int, t: int
     ) -> dict[str, Tensor]:
-        """The constants for forget step t = 1, 2, ...; default: always the same."""
+        """The constants for forget step t = 1, 2, ...; default: always the same.
+
+        Args:
+            target, samples, seed: as for ``draw``.
+            drawn: what ``draw`` returned.
+            t: number of the step.
+        """
         return drawn
 
     def forget_loss(self, logits: Tensor, label: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        """Loss to be minimised on the sample to forget; logits (classes,), label (), result ()."""
+        """Loss to be minimised on the sample to forget; logits (classes,), label (), constants ``drawn``, result ()."""
         raise NotImplementedError(f"{type(self).__name__} defines neither forget_loss nor forget_gradient")
 
     def forget_gradient(
@@ -185,6 +204,12 @@ class IterativeUnlearner(Unlearner):
         """Direction that the forget step descends, one per model; its length does not matter. None: no forget step.
 
         Default: the gradient of ``forget_loss``.
+
+        Args:
+            target: never changed.
+            params: of m models, one for each sample.
+            samples: m of them.
+            drawn: their constants, tensors of shape (m, ...).
         """
 
         def loss(params: Params, x: Inputs, y: Tensor, drawn: dict[str, Tensor]) -> tuple[Tensor, tuple[()]]:
@@ -194,7 +219,7 @@ class IterativeUnlearner(Unlearner):
         return gradients(loss, params, samples.x, samples.y, drawn, stacked=stackable(target.module))[0]
 
     def retain_loss(self, logits: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
-        """Losses of a retain batch, (b,); ``reference`` are the target's own logits (b, classes)."""
+        """Losses of a retain batch, (b,); ``labels`` (b,), ``reference`` the target's own logits (b, classes)."""
         return F.cross_entropy(logits, labels, reduction="none")
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
@@ -333,7 +358,12 @@ class GridUnlearner(Unlearner):
 
     @abstractmethod
     def displacement(self, target: Target, state: Any, samples: Samples, seed: int) -> Stack:
-        """Direction in which the parameters move, one per sample; its length does not matter."""
+        """Direction in which the parameters move, one per sample; its length does not matter.
+
+        Args:
+            target, state, seed: as for ``path``.
+            samples: m of them.
+        """
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
         return _GridWalk(self, target, self.displacement(target, state, samples, seed))
