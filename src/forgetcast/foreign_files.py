@@ -26,8 +26,9 @@ TIMES = 100
 """How many times its own size the content of a larger file may take."""
 FEW = 100_000
 """Rows that a table of any size may have; a larger one has at most ten for each of its bytes."""
-ROWS = 4096
-"""Rows of a table that are decoded at a time, so that its size is known before all of it is there."""
+ROWS, FEW_ROWS = 16_384, 64
+"""Rows of a table that are decoded at a time, so that its size is known before all of it is there; few of nested values,
+whose size cannot be told beforehand."""
 
 
 def regular_file(path: str | Path, role: str) -> Path:
@@ -132,43 +133,46 @@ def read_table(source: Path | bytes, name: str, *, utf8: bool = True) -> pa.Tabl
         Exception: pyarrow's, where it is damaged.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     stored = len(source) if isinstance(source, bytes) else source.stat().st_size
-    with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
-        described = file.metadata
-        sizes = [
-            described.row_group(group).column(place).total_uncompressed_size
-            for group in range(described.num_row_groups)
-            for place in range(described.num_columns)
-        ]
-        _check_size(sum(sizes), stored, name)
+
+    def opened(repeated: list[str]) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            pa.BufferReader(source) if isinstance(source, bytes) else source, read_dictionary=repeated
+        )
+
+    with opened([]) as file:
+        described, schema = file.metadata, file.schema_arrow
+        _check_size(
+            sum(described.row_group(group).total_byte_size for group in range(described.num_row_groups)), stored, name
+        )
         if described.num_rows > max(FEW, 10 * stored):
             raise FileFormatError(
                 f"{name} claims {described.num_rows:,} rows in {stored:,} bytes; no real data is like that: make the file "
                 "again"
             )
-        # no value is longer than its column: so few rows at a time that even a long text in all of them fits
-        width = max(sizes, default=0) + 8 * described.num_columns
-        rows = max(1, min(ROWS, max(ROOM, TIMES * stored) // (4 * max(width, 1))))
-        pieces, taken = [], 0
-        for piece in file.iter_batches(rows, use_threads=False):
+    kinds = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
+    texts = [field.name for field, kind in zip(schema, kinds, strict=True) if kind in (pa.string(), pa.binary())]
+    simple = all(kind in (pa.string(), pa.binary()) or pa.types.is_primitive(kind) for kind in kinds)
+    pieces, taken = [], 0
+    with opened(texts) as file:  # a long text in many rows comes as one text and numbers
+        for piece in file.iter_batches(ROWS if simple else FEW_ROWS, use_threads=False):
             for place, column in enumerate(piece.columns):
                 if pa.types.is_dictionary(column.type):
+                    if column.dictionary.type in (pa.string(), pa.binary()):
+                        lengths = pc.binary_length(column.dictionary).take(column.indices)
+                        _check_size(taken + (pc.sum(lengths.cast(pa.int64())).as_py() or 0), stored, name)
                     piece = piece.set_column(place, piece.schema.names[place], column.dictionary_decode())
             pieces.append(piece)
             taken += max(piece.nbytes, 8 * piece.num_rows * max(piece.num_columns, 1))
             _check_size(taken, stored, name)
-        if not pieces:
-            fields = [
-                field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-                for field in file.schema_arrow
-            ]
-            return pa.schema(fields, file.schema_arrow.metadata).empty_table()
-        table = pa.Table.from_batches(pieces).replace_schema_metadata(file.schema_arrow.metadata)
-        if utf8:
-            table.validate(full=True)
-        return table
+    fields = [field.with_type(kind) for field, kind in zip(schema, kinds, strict=True)]
+    table = pa.Table.from_batches(pieces) if pieces else pa.schema(fields).empty_table()
+    if utf8:
+        table.validate(full=True)
+    return table.replace_schema_metadata(schema.metadata)
 
 
 def _check_size(expanded: int, stored: int, name: str) -> None:

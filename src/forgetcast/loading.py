@@ -226,7 +226,9 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 warnings.simplefilter("error")  # of rows that are longer than the header line
                 frame: pd.DataFrame = pd.read_csv(path, index_col=False, low_memory=False)
         else:
-            frame = read_table(path, str(path)).to_pandas()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of kinds that pandas wrote long ago
+                frame = read_table(path, str(path)).to_pandas()
     except FileFormatError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
