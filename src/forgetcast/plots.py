@@ -30,6 +30,7 @@ from forgetcast._drawing import ink as _ink
 from forgetcast._drawing import nothing as _nothing
 from forgetcast._drawing import plain as _plain
 from forgetcast._drawing import require as _require
+from forgetcast._harmless import harmless
 from forgetcast.agreement import spearman_interval
 from forgetcast.errors import InputError, UnknownNameError
 
@@ -583,7 +584,7 @@ def _readable(name: str) -> str:
 
 def _safe(text: str) -> str:
     """Dollar signs are dollar signs, not the start of a formula."""
-    return text.replace("$", r"\$")
+    return harmless(text).replace("$", r"\$")
 
 
 def first_sentence(title: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,15 @@ from forgetcast.whole_files import whole_file
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE_SUFFIXES", "check_distinct", "check_output", "table_json", "write_each", "write_table"]
+__all__ = [
+    "TABLE_SUFFIXES",
+    "check_distinct",
+    "check_output",
+    "table_json",
+    "without_formulas",
+    "write_each",
+    "write_table",
+]
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -72,6 +81,27 @@ def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
     return json.dumps({"provenance": dict(provenance), "samples": samples}, indent=2, default=str)
 
 
+def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before every text that a spreadsheet would run as a formula, names of columns too.
+
+    Requests come from strangers, and queues in CSV are opened in spreadsheets: text that begins with ``=``, ``+``,
+    ``-``, ``@``, tab or carriage return is taken for a formula there (OWASP, CSV Injection). Numbers stay, also
+    those written as text and of telephones. Parquet and JSON have the text as it came.
+    """
+
+    from pandas.api.types import is_numeric_dtype
+
+    def plain(value: Any) -> Any:
+        risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        return f"'{value}" if risky and not re.fullmatch(r"[-+]?[\d\s.,()/-]+", value, re.ASCII) else value
+
+    safe = frame.copy()
+    for place in range(safe.shape[1]):
+        if not is_numeric_dtype(safe.dtypes.iloc[place]):
+            safe.isetitem(place, safe.iloc[:, place].astype(object).map(plain))
+    return safe.set_axis([plain(name) for name in safe.columns], axis=1)
+
+
 def write_table(frame: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
     """Write a table as CSV, Parquet or JSON, by the suffix of ``path``."""
     with whole_file(path, "table") as draft:
@@ -80,4 +110,4 @@ def write_table(frame: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) 
         elif path.suffix.lower() == ".json":
             draft.write_text(table_json(frame, provenance), encoding="utf-8")
         else:
-            frame.to_csv(draft, index=False)
+            without_formulas(frame).to_csv(draft, index=False)

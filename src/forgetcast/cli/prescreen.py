@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast.cli.options import FILE, forecast_options
-from forgetcast.cli.output import TABLE_SUFFIXES, check_distinct, check_output, table_json, write_each, write_table
+from forgetcast.cli.output import (
+    TABLE_SUFFIXES,
+    check_distinct,
+    check_output,
+    table_json,
+    without_formulas,
+    write_each,
+    write_table,
+)
 from forgetcast.cli.requests import COLOURS, request_options, screened, seconds, shown_id, summary
 from forgetcast.errors import InputError
 
@@ -99,7 +107,7 @@ def prescreen(
         policy = queue.policy.to_dict()
         click.echo(table_json(queue.table, queue.provenance | {"batch": queue.batch, "rules": policy, **lists}))
     elif out is None:
-        click.echo(queue.table.to_csv(index=False), nl=False)
+        click.echo(without_formulas(queue.table).to_csv(index=False), nl=False)
 
 
 def readable(queue: Triage) -> list[str]:
