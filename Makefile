@@ -1,5 +1,6 @@
 # make demo: set up and run the quick self-check.   make test: set up and run every check.
-# Both do everything on a fresh machine with Python >= 3.10; the environment lives in .venv and is made once.
+# make docs: set up and build the API reference in build/api.
+# All do everything on a fresh machine with Python >= 3.10; the environment lives in .venv and is made once.
 PYTHON ?= python3
 VENV ?= .venv
 PIP := $(VENV)/bin/pip install --quiet -c constraints.txt
@@ -8,7 +9,7 @@ DEBIAN_PACKAGES := chromium chromium-driver dataset-fashion-mnist libgomp1 r-cra
 # One thread per process: the tests run side by side, and small models gain nothing from more.
 test: export OMP_NUM_THREADS := 1
 
-.PHONY: demo test debian clean
+.PHONY: demo test docs debian clean
 
 demo: DEBIAN_PACKAGES := libgomp1
 demo: debian $(VENV)/.ready
@@ -20,6 +21,11 @@ test: debian $(VENV)/.ready-for-tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pytest src tests -n auto --dist loadfile --durations=10
+
+docs: DEBIAN_PACKAGES := libgomp1
+docs: debian $(VENV)/.ready
+	$(PIP) -e '.[docs]'
+	$(VENV)/bin/python docs/write_api.py --reference build/api
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "forgetcast needs Python 3.10 or newer"'

@@ -137,13 +137,11 @@ def write_reference(folder: Path) -> None:
     import pdoc
     import pdoc.render
 
-    # pdoc shows an annotation as it is written where it cannot look it up.
-    warnings.filterwarnings("ignore", message="Error parsing type annotation", module="pdoc")
-
-    for module, name, _ in public_objects():  # what the package loads on first use is there before pdoc looks
-        import_module(module).__dict__[name]
+    list(public_objects())  # what is loaded on first use is there before pdoc looks
     for module, names in PUBLIC.items():
         import_module(module).__all__ = list(names)  # type: ignore[attr-defined]
+    # An annotation that pdoc cannot look up is shown as it is written. Libraries set filters when they are imported.
+    warnings.filterwarnings("ignore", message="Error parsing type annotation")
     pdoc.render.configure(docformat="google", show_source=False, search=False)
     pdoc.pdoc(*PUBLIC, output_directory=folder)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
+CONSUMER = Path(__file__).parent / "typed_consumer.py"
 
 PROGRAM = """
 import sys, pathlib
@@ -38,6 +44,75 @@ print(report.to_html("report.html"), len(DifficultyPredictor.published().feature
 print(len(forgetcast.Corpus.published().targets))
 """
 
+# Each command in one process: what is installed once is imported once.
+COMMANDS = """
+import sys
+import numpy as np, torch
+from forgetcast.cli import main
+from forgetcast.datasets import load
+
+open("mymodels.py", "w").write('''
+from torch import nn
+
+def mlp():
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+''')
+sys.path.insert(0, "")
+from mymodels import mlp
+(x, y), (held_x, held_y) = load("digits")
+x, held_x = x.reshape(len(x), -1)[:300], held_x.reshape(len(held_x), -1)[:100]
+y, held_y = y[:300], held_y[:100]
+torch.manual_seed(0)
+model = mlp()
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+for _ in range(60):
+    optimizer.zero_grad()
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+torch.save(model.state_dict(), "mlp.pt")
+np.savez("train.npz", x=x, y=y)
+np.savez("test.npz", x=held_x, y=held_y)
+open("requests.csv", "w").write("index\\n3\\n17\\n999\\n")
+about = "--model mymodels:mlp --weights mlp.pt --dataset train.npz --heldout test.npz --factors factors -q"
+
+def run(line):
+    main(line.split(), standalone_mode=False)
+
+run(f"predict {about} --indices 0-9 --out difficulty.csv --html report.html")
+run(f"explain {about} --index 3 --plot waterfall.png")
+run(f"prescreen {about} --requests requests.csv --out queue.csv --html queue.html --record decisions.jsonl")
+run("prescreen --verify-record decisions.jsonl")
+run("plugins --format json")
+"""
+
+STRICT = """
+[mypy]
+strict = true
+ignore_missing_imports = true
+
+[mypy-matplotlib.*,numpy.*,pandas.*,sklearn.*,torch.*,transformers.*,pytorch_lightning.*,skorch.*]
+follow_imports = skip
+"""
+
+
+def clean() -> dict[str, str]:
+    """The variables of this process without those that lead to the checkout."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment with the wheel, seen from an empty folder outside the checkout."""
+
+    python: Path
+    folder: Path
+
+    def run(self, *command: str | Path) -> str:
+        """What a command prints; it has to succeed."""
+        done = subprocess.run(command, cwd=self.folder, env=clean(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,6 +123,26 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (path,) = folder.glob("*.whl")
     return path
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Installed:
+    """An environment whose only copy of forgetcast is the wheel.
+
+    The environment borrows the dependencies of this one through a path file, so that they need not be installed
+    twice; path files in a borrowed folder are not read, so the editable install there stays out of reach.
+    """
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    installing = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(installing, check=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    found = Installed(python, elsewhere)
+    own = Path(found.run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
+    (own / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return found
 
 
 def test_wheel_holds_package_predictor_and_template(wheel: Path) -> None:
@@ -65,32 +160,39 @@ def test_wheel_holds_package_predictor_and_template(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_installed_wheel_forecasts_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
-    """Import, forecast and report work in an environment whose only copy of forgetcast is the wheel.
+def test_installed_wheel_forecasts_outside_the_checkout(installed: Installed) -> None:
+    """Import, forecast and report work in an environment whose only copy of forgetcast is the wheel."""
+    installed.run(installed.python, "-c", PROGRAM.format(root=ROOT))
+    assert (installed.folder / "report.html").stat().st_size > 10_000
+    assert installed.run(installed.python.with_name("forgetcast"), "--version") == "forgetcast 0.1.0\n"
 
-    The environment borrows the dependencies of this one through a path file, so that they need not be installed
-    twice; path files in a borrowed folder are not read, so the editable install there stays out of reach.
+
+def test_commands_of_the_installed_wheel(installed: Installed) -> None:
+    """Forecast, explanation, screened queue with its record, plugins and both pages, by the command line's own code."""
+    printed = installed.run(installed.python, "-c", COMMANDS)
+    folder = installed.folder
+    assert len(pd.read_csv(folder / "difficulty.csv")) == 10
+    assert set(pd.read_csv(folder / "queue.csv")["index"]) >= {3, 17}
+    assert len((folder / "decisions.jsonl").read_text().splitlines()) == 3
+    for page in ("report.html", "queue.html"):
+        assert "<html" in (folder / page).read_text(encoding="utf-8")
+        assert (folder / page).stat().st_size > 10_000
+    assert (folder / "waterfall.png").read_bytes().startswith(b"\x89PNG")
+    plugins = json.loads(printed[printed.index("[\n") if "[\n" in printed else printed.index("[") :])
+    assert len([plugin for plugin in plugins if plugin["kind"] == "unlearner"]) == 16
+
+
+def test_strict_user_is_served_the_types(installed: Installed) -> None:
+    """mypy --strict accepts a user's program against the wheel, and refuses the lines that are wrong in it.
+
+    The types of other packages are left out, which makes it quick and changes nothing about those of forgetcast.
     """
-    environment = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
-    python = environment / "bin" / "python"
-    installing = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
-    subprocess.run(installing, check=True)
-    own = Path(
-        subprocess.run(
-            [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
-            capture_output=True, text=True, check=True,
-        ).stdout.strip()
-    )  # fmt: skip
-    (own / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    program = [python, "-c", PROGRAM.format(root=ROOT)]
-    done = subprocess.run(program, cwd=elsewhere, env=clean, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (elsewhere / "report.html").stat().st_size > 10_000
-    version = [environment / "bin" / "forgetcast", "--version"]
-    assert subprocess.run(version, cwd=elsewhere, env=clean, capture_output=True, text=True).stdout == (
-        "forgetcast 0.1.0\n"
-    )
+    (installed.folder / "mypy.ini").write_text(STRICT)
+    shutil.copy(CONSUMER, installed.folder)
+    command = [sys.executable, "-m", "mypy", "--python-executable", str(installed.python), "--cache-dir", os.devnull]
+    done = subprocess.run([*command, CONSUMER.name], cwd=installed.folder, env=clean(), capture_output=True, text=True)
+    errors = re.findall(r"^typed_consumer\.py:(\d+): error: .*\[([a-z-]+)\]$", done.stdout, flags=re.MULTILINE)
+    lines = CONSUMER.read_text(encoding="utf-8").splitlines()
+    wrong = [(str(at), line.split("# WRONG ")[1]) for at, line in enumerate(lines, 1) if "# WRONG " in line]
+    assert wrong
+    assert errors == wrong, done.stdout + done.stderr

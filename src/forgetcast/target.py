@@ -280,8 +280,9 @@ class Target:
 
     @torch.no_grad()
     def features(self, data: Data | None = None) -> Tensor:
-        """Penultimate features (n, d) of all samples of ``data`` (default: training data): the inputs of the last linear
-        layer, on the CPU.
+        """Penultimate features (n, d) of all samples of ``data`` (default: training data), on the CPU.
+
+        They are the inputs of the last linear layer.
 
         Raises:
             NotApplicableError: no last linear layer was found.

@@ -184,7 +184,7 @@ class Trainer:
         return train_classifier(model, self.x, self.y, indices=indices, seed=seed, record=record, **self._settings())
 
     def many(self, indices: Sequence[np.ndarray], seeds: Sequence[int]) -> list[nn.Module]:
-        """One model for each set of samples in ``indices`` with its seed in ``seeds``; side by side if that is faster."""
+        """One model per set of samples in ``indices`` with its seed in ``seeds``; side by side if that is faster."""
         models = [self.make(seed) for seed in seeds]
         if len(models) >= STACK and trains_stacked(models[0]) and not self.augment:
             settings = self._settings()
