@@ -82,6 +82,7 @@ run(f"predict {about} --indices 0-9 --out difficulty.csv --html report.html")
 run(f"explain {about} --index 3 --plot waterfall.png")
 run(f"prescreen {about} --requests requests.csv --out queue.csv --html queue.html --record decisions.jsonl")
 run("prescreen --verify-record decisions.jsonl")
+print("PLUGINS")
 run("plugins --format json")
 """
 
@@ -125,24 +126,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def installed(wheel: Path, tmp_path: Path) -> Installed:
-    """An environment whose only copy of forgetcast is the wheel.
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment whose only copy of forgetcast is the wheel.
 
     The environment borrows the dependencies of this one through a path file, so that they need not be installed
     twice; path files in a borrowed folder are not read, so the editable install there stays out of reach.
     """
-    environment = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
-    python = environment / "bin" / "python"
+    folder = tmp_path_factory.mktemp("environment") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
     installing = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
     subprocess.run(installing, check=True)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    found = Installed(python, elsewhere)
-    own = Path(found.run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
+    asking = [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+    own = Path(subprocess.run(asking, capture_output=True, text=True, check=True).stdout.strip())
     (own / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    return found
+    return python
+
+
+@pytest.fixture
+def installed(environment: Path, tmp_path: Path) -> Installed:
+    """The environment, with a folder of the test's own."""
+    return Installed(environment, tmp_path)
 
 
 def test_wheel_holds_package_predictor_and_template(wheel: Path) -> None:
@@ -178,7 +183,7 @@ def test_commands_of_the_installed_wheel(installed: Installed) -> None:
         assert "<html" in (folder / page).read_text(encoding="utf-8")
         assert (folder / page).stat().st_size > 10_000
     assert (folder / "waterfall.png").read_bytes().startswith(b"\x89PNG")
-    plugins = json.loads(printed[printed.index("[\n") if "[\n" in printed else printed.index("[") :])
+    plugins = json.loads(printed[printed.index("PLUGINS") + len("PLUGINS") :])
     assert len([plugin for plugin in plugins if plugin["kind"] == "unlearner"]) == 16
 
 
