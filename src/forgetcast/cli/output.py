@@ -98,7 +98,7 @@ def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     safe = frame.copy()
     for place in range(safe.shape[1]):
         if not is_numeric_dtype(safe.dtypes.iloc[place]):
-            safe.isetitem(place, safe.iloc[:, place].astype(object).map(plain))
+            safe.isetitem(place, safe.iloc[:, place].astype(object).map(plain).to_numpy())
     return safe.set_axis([plain(name) for name in safe.columns], axis=1)
 
 
