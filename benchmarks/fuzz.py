@@ -10,7 +10,8 @@ cases with hashes made right again where there are any, and read in worker proce
 that an input is read and used, or refused by a ``ForgetcastError`` whose message is one printable line of at most 2000
 characters. Findings are other exceptions, the death of the process, more than 10 s, more than 1 GiB of memory,
 warnings, output, and code that ran. Every input follows from seed, loader and number alone. Counters are kept in the
-folder ``--work``; a run that was stopped goes on where it was. Writes ``fuzz.csv`` and ``fuzz.md``; exits with 1 on findings.
+folder ``--work``; a run that was stopped goes on where it was. Writes ``fuzz.csv`` and ``fuzz.md``; exits with 1 on
+findings.
 """
 
 from __future__ import annotations
