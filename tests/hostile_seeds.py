@@ -176,7 +176,7 @@ def _repair_calibrated(folder: Path) -> None:
     described["predictor"] = base.get("fingerprint") if isinstance(base, dict) else None
     for name in described["tables"]:
         try:
-            described["tables"][name] = _digest(pq.read_table(folder / name).slice(0, 1000).to_pandas())
+            described["tables"][name] = _digest(next(pq.ParquetFile(folder / name).iter_batches(1000)).to_pandas())
         except Exception:
             continue
     signed = {name: described.get(name) for name in ("target", "predictor", "adaptations", "tables")}
