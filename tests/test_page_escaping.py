@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from forgetcast.report import write_html
@@ -62,8 +62,13 @@ def _report_page(texts: list[str], path: Path) -> str:
 
 
 @settings(
-    max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=2,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
+@example(texts=[f"t{place}\ud800</script>\0\u202e<img src=x>'\"t" for place in range(6)])
 @given(texts=st.lists(HOSTILE, min_size=6, max_size=6, unique_by=lambda text: _shown(text).lower()))
 def test_texts_of_a_queue_stay_text(tmp_path: Path, texts: list[str]) -> None:
     """The page has just the elements and attributes that it has with plain words."""
@@ -71,13 +76,18 @@ def test_texts_of_a_queue_stay_text(tmp_path: Path, texts: list[str]) -> None:
     plain = Page(_triage_page([f"t{'x' * place}t" for place in range(1, 7)], tmp_path / "plain.html"))
     assert page.stack == []
     assert _shape(page) == _shape(plain)
-    for text in texts[:5]:
+    for text in texts[:3]:
         assert _shown(text) in page.text()
 
 
 @settings(
-    max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=2,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
+@example(texts=[f"t{place}\ud800</script>\0\u202e<img src=x>'\"t" for place in range(6)])
 @given(texts=st.lists(HOSTILE, min_size=6, max_size=6, unique=True))
 def test_texts_of_a_report_stay_text(tmp_path: Path, texts: list[str]) -> None:
     """Likewise."""

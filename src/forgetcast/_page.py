@@ -87,7 +87,7 @@ def write_whole(path: str | os.PathLike[str], draw: Callable[[], str], kind: str
         raise PathError(f"expected a file for the {kind}; {path} is a folder: try {path / f'{kind}.html'}")
     with whole_file(path, kind) as draft:
         draft.touch()  # an unwritable place is told before the work, not after it
-        draft.write_text(draw(), encoding="utf-8")
+        draft.write_text(harmless(draw()), encoding="utf-8")
     return path
 
 

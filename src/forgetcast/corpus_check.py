@@ -38,10 +38,10 @@ def check_tables(frames: Mapping[str, pd.DataFrame], targets: Sequence[Mapping[s
             raise FileFormatError(f"{folder / file}: expected {what}; generate the corpus again, or get a sound copy")
 
     names = [target["target"] for target in targets]
-    need(all(isinstance(name, str) for name in names), "manifest.json", "text as names of targets")
+    need(all(map(_text, names)), "manifest.json", "text as names of targets")
     need(len(set(names)) == len(names), "manifest.json", "every target once")
     for target in targets:
-        texts = all(isinstance(target.get(key, ""), str) for key in ("dataset", "architecture"))
+        texts = all(_text(target.get(key, "")) for key in ("dataset", "architecture"))
         need(texts, "manifest.json", "text as dataset and architecture of every target")
         numbers = (target.get(key) for key in ("n", "classes", "parameters", "train_accuracy", "heldout_accuracy"))
         good = all(v is None or (isinstance(v, (int, float)) and abs(v) <= LARGEST) for v in numbers)
@@ -68,6 +68,11 @@ def check_tables(frames: Mapping[str, pd.DataFrame], targets: Sequence[Mapping[s
     need((weight > 0).all(), "instances.parquet", "weights above 0")
     objectives = set(frames["outcomes"]["objective"].unique())
     need(objectives <= {"retrain", "erase"}, "outcomes.parquet", "the objectives retrain and erase")
+
+
+def _text(value: object) -> bool:
+    """Whether a value is text that a file can hold: without halves of surrogate pairs."""
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode()
 
 
 def _numbers(values: pd.Series) -> bool:
