@@ -76,8 +76,8 @@ def test_texts_of_a_queue_stay_text(tmp_path: Path, texts: list[str]) -> None:
     plain = Page(_triage_page([f"t{'x' * place}t" for place in range(1, 7)], tmp_path / "plain.html"))
     assert page.stack == []
     assert _shape(page) == _shape(plain)
-    for text in texts[:3]:
-        assert _shown(text) in page.text()
+    for text in texts[:3]:  # a sentence begins with a capital
+        assert _shown(text).lower() in page.text().lower()
 
 
 @settings(

@@ -18,7 +18,16 @@ from forgetcast.errors import FileFormatError, PathError, first_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ROOM", "check_archive", "file_in", "parse_json", "read_bytes", "read_table", "regular_file"]
+__all__ = [
+    "ROOM",
+    "check_archive",
+    "file_in",
+    "parse_json",
+    "read_bytes",
+    "read_table",
+    "regular_file",
+    "without_index",
+]
 
 ROOM = 1 << 27
 """Bytes that the content of any file may take."""
@@ -173,6 +182,16 @@ def read_table(source: Path | bytes, name: str, *, utf8: bool = True) -> pa.Tabl
     if utf8:
         table.validate(full=True)
     return table.replace_schema_metadata(schema.metadata)
+
+
+def without_index(table: pa.Table) -> pa.Table:
+    """The table without the columns that pandas kept an index in; nothing else of what pandas wrote is believed."""
+    try:
+        kept = parse_json((table.schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+        index = {name for name in kept if isinstance(name, str)}
+    except (KeyError, TypeError, ValueError):
+        index = set()
+    return table.select([name for name in table.column_names if name not in index]) if index else table
 
 
 def _check_size(expanded: int, stored: int, name: str) -> None:

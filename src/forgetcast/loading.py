@@ -218,7 +218,7 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
     import pandas as pd
 
-    from forgetcast.foreign_files import read_table
+    from forgetcast.foreign_files import read_table, without_index
 
     try:
         if path.suffix.lower() == ".csv":
@@ -226,9 +226,7 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 warnings.simplefilter("error")  # of rows that are longer than the header line
                 frame: pd.DataFrame = pd.read_csv(path, index_col=False, low_memory=False)
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of kinds that pandas wrote long ago
-                frame = read_table(path, str(path)).to_pandas()
+            frame = without_index(read_table(path, str(path))).to_pandas(ignore_metadata=True)
     except FileFormatError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
