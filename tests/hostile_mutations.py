@@ -340,7 +340,12 @@ def _bomb(path: Path, name: str, value: Any, rows: int) -> None:
     codes = pa.array(np.zeros(step, dtype=np.int32))
     part = pa.table({name: pa.DictionaryArray.from_arrays(codes, value)})
     with pq.ParquetWriter(
-        path, part.schema, compression="zstd", store_schema=False, dictionary_pagesize_limit=1 << 30, write_statistics=False
+        path,
+        part.schema,
+        compression="zstd",
+        store_schema=False,
+        dictionary_pagesize_limit=1 << 30,
+        write_statistics=False,
     ) as writer:
         writer.write_table(part)
     if rows > step:  # the same row group over and over: only the footer grows
