@@ -245,7 +245,11 @@ class Target:
 
     @torch.no_grad()
     def check_steady(self, data: Data, logits: Tensor) -> None:
-        """Ask again for the first samples and refuse a model that answers otherwise than in ``logits`` (n, classes).
+        """Ask again for the first samples of ``data`` and refuse a model that answers otherwise than before.
+
+        Args:
+            data: what the model was asked about.
+            logits: what it answered, (n, classes).
 
         Raises:
             ModelError: the model has changed in between, or is one that says something else each time.
