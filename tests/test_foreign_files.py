@@ -124,6 +124,9 @@ def test_json_names_every_key_once() -> None:
         parse_json(b'{"b": {"a": 1, "a": 2}}')
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json(b"[" * 100_000)
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        parse_json(b'["\\ud800"]')
+    assert parse_json(b'["\\ud83c\\udfb2"]') == ["\U0001f3b2"]
     assert parse_json(b'{"a": [{"a": 1}]}') == {"a": [{"a": 1}]}
 
 

@@ -101,10 +101,15 @@ def parse_json(content: bytes) -> Any:
     """The value of a JSON document in UTF-8.
 
     Raises:
-        ValueError: it is none, names a key twice, or is nested too deeply.
+        ValueError: it is none, names a key twice, is nested too deeply, or has text that no file can hold.
     """
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=_each_once)
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_each_once)
+        if b"\\ud" in content.lower():
+            json.dumps(value, ensure_ascii=False).encode(
+                "utf-8"
+            )  # a ValueError where half a surrogate pair stands alone
+        return value
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
