@@ -176,7 +176,7 @@ def _repair_calibrated(folder: Path) -> None:
     described["predictor"] = base.get("fingerprint") if isinstance(base, dict) else None
     for name in described["tables"]:
         try:
-            if pq.read_metadata(folder / name).num_rows < 500:  # no bomb
+            if (folder / name).is_file() and pq.read_metadata(folder / name).num_rows < 500:  # no pipe, no bomb
                 described["tables"][name] = _digest(pq.read_table(folder / name).to_pandas())
         except Exception:
             continue
