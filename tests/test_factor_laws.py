@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from forgetcast.errors import NotApplicableError
+from forgetcast.errors import ModelError, NotApplicableError
 from forgetcast.factors import Factor, factor
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
@@ -176,14 +176,14 @@ def test_values_that_depend_on_the_run_are_caught() -> None:
         check_factor(broken(counting))
 
 
-def test_values_that_depend_on_the_batch_are_caught() -> None:
-    """A model that mixes the samples of a batch gives values that hang on the batch size."""
+def test_a_model_that_mixes_the_samples_of_a_batch_is_refused() -> None:
+    """Its values would hang on the batch size."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 2))
     x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(AssertionError, match="the batch size does not matter"):
-        check_factor(FACTORS["margin"], Target(model, (x, torch.arange(30) % 2)))
+    with pytest.raises(ModelError, match="logits of a sample depend on the other samples of its batch"):
+        Target(model, (x, torch.arange(30) % 2))
 
 
 def test_values_that_depend_on_the_order_are_caught() -> None:

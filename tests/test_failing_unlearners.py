@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from joblib.externals.loky import get_reusable_executor
 
 from forgetcast import generate
 from forgetcast._conformance import example_target
@@ -160,6 +161,7 @@ def test_processes_tell_of_a_failure_too(fresh_registry: None, tmp_path: Path, m
     (tmp_path / "plug.py").write_text(PLUGIN)
     Plugins().add_installed(tmp_path, UNLEARNER_GROUP, "acme-plugin", "1.2", stumbling="plug:Stumbling")
     monkeypatch.syspath_prepend(tmp_path)
+    get_reusable_executor().shutdown(wait=True)  # workers that are there already do not know the path
     with pytest.raises(UnlearnerFailedError, match=r"of package acme-plugin 1\.2 raised RuntimeError: over") as caught:
         measure(example_target(), SAMPLES[2:4], unlearners=BOTH, **QUICK, n_jobs=2)
     assert caught.value.outcomes["unlearner"].tolist() == ["gradient_ascent"] * 2

@@ -170,14 +170,14 @@ def test_a_shard_killed_at_any_step_is_made_again_and_others_stay(tmp_path: Path
     frame = pd.DataFrame({"a": np.arange(9)})
     path = tmp_path / "shards" / "one-0.parquet"
     step = 0
-    while killed_before(step, lambda: generate._shard(path, lambda: frame, ())):
-        if generate._whole(path):
+    while killed_before(step, lambda: generate._shard(path, lambda: frame)):
+        if generate._kept(path):
             assert pd.read_parquet(path).equals(frame)
         for file in path.parent.glob("one*"):
             file.unlink()
         step += 1
     assert step >= 3
-    assert generate._whole(path)
+    assert generate._kept(path)
 
 
 def test_a_record_killed_at_any_step_verifies(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import forgetcast
-from forgetcast.corpus import read_parquet
+from forgetcast.corpus import parquet_table
 from forgetcast.errors import FileFormatError, ForgetcastError
 from forgetcast.loading import load_dataset
 from forgetcast.requests import checked_requests
@@ -146,6 +146,10 @@ def test_pickles_in_parquet_run_nothing(tmp_path: Path, canary: Canary) -> None:
     pd.DataFrame({"index": [0, 1], "a": [b"x", b"y"]}).to_pickle(tmp_path / "p.parquet")
     for name in ("t", "e", "p"):
         path = tmp_path / f"{name}.parquet"
-        for read in (read_parquet, lambda place: checked_requests(place, 9), lambda place: load_dataset(str(place))):
+        for read in (
+            lambda place: parquet_table(place.read_bytes(), place),
+            lambda place: checked_requests(place, 9),
+            lambda place: load_dataset(str(place)),
+        ):
             with suppress(ForgetcastError):
                 read(path)

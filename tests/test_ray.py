@@ -96,7 +96,7 @@ def test_a_run_that_lost_a_ray_worker_for_good_is_taken_up(alone: Path, tmp_path
 
 def test_what_cannot_be_sent_is_named(tmp_path: Path, ray_backend: Backend) -> None:
     """Before any work, and in one line: Ray itself says it in forty."""
-    message = r"^Target.train \(a CloudTrainer\) cannot be sent to other processes \(TypeError: .*lock.*: keep locks"
+    message = r"Target.train \(a CloudTrainer\) cannot be sent to other processes \(TypeError: .*lock.*: keep locks"
     with ray_backend(), pytest.raises(InputError, match=message) as caught:
         make(tmp_path / "corpus", target(lock=threading.Lock()))
     assert "\n" not in str(caught.value)
