@@ -26,6 +26,8 @@ from hostile_mutations import Canary
 SOURCE = Path(forgetcast.__file__).parent
 MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "jsonpickle", "yaml"}
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
+WRITES_ONLY = {"parallel.py": ("cloudpickle", "cloudpickle.Pickler(_Nowhere()).dump(value)")}
+"""A module that asks whether a task can be sent, by pickling it into nothing; the one line that it may."""
 METHODS = {"read_pickle", "to_pickle", "unpickle", "literal_eval", "fromfile_pickle", "unsafe_load", "full_load"}
 
 
@@ -69,7 +71,13 @@ def test_nothing_in_the_source_unpickles_or_evaluates() -> None:
         for path in modules
         for what in offences(ast.parse(path.read_text("utf-8")))
     ]
-    assert found == []
+    allowed = [f"{name}, line" for name in WRITES_ONLY]
+    assert [what for what in found if not what.startswith(tuple(allowed))] == []
+    assert len(found) == len(WRITES_ONLY)
+    for name, (module, line) in WRITES_ONLY.items():
+        text = (SOURCE / name).read_text("utf-8")
+        assert text.count(module) == 2
+        assert line in text
 
 
 @pytest.mark.parametrize(
