@@ -88,7 +88,7 @@ def summary(found: Triage) -> list[str]:
         lines.append(
             f"unlearning one after another takes about {seconds(batch['unlearning_seconds'])}, one retraining about "
             f"{seconds(batch['retraining_seconds'])} ({share:.0%})"
-            + (f"; break-even at {even:,.0f} requests" if even is not None else "")
+            + (f"; break-even at {even:,.{0 if even >= 10 else 1}f} requests" if even is not None else "")
         )
     if batch["groups"]:
         lines.append(f"{batch['groups']} groups of requests interact, the largest has {batch['largest_group']}")
