@@ -10,7 +10,6 @@ import base64
 import hashlib
 import io
 import os
-import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from matplotlib.figure import Figure
 from forgetcast import plots
 from forgetcast._harmless import harmless
 from forgetcast.errors import PathError
+from forgetcast.explain import split_reasons
 from forgetcast.factors import quantile_column
 from forgetcast.whole_files import whole_file
 
@@ -60,7 +60,7 @@ def template(name: str, **filters: Callable[..., Any]) -> Template:
     environment.filters |= {
         "number": number,
         "signed": signed,
-        "sentences": sentences,
+        "sentences": split_reasons,
         "sha256": sha256,
         "count": count,
         **filters,
@@ -89,11 +89,6 @@ def write_whole(path: str | os.PathLike[str], draw: Callable[[], str], kind: str
         draft.touch()  # an unwritable place is told before the work, not after it
         draft.write_text(harmless(draw()), encoding="utf-8")
     return path
-
-
-def sentences(reasons: str) -> list[str]:
-    """The sentences that a row's reasons were joined from; a sentence may hold a "; " of its own."""
-    return re.split(r"; (?=harder: |easier: )", reasons) if reasons else []
 
 
 def signed(value: float) -> str:

@@ -355,6 +355,15 @@ def _direction(shift: float) -> Literal["harder", "easier"]:
     return "harder" if shift > 0 else "easier"
 
 
+def split_reasons(reasons: str) -> list[str]:
+    """The sentences that ``Explainer.sentences`` joined; a sentence may hold a "; " of its own.
+
+    >>> split_reasons("harder: its loss is high (2.1 nats; typical: 0.1); easier: it is far from others")
+    ['harder: its loss is high (2.1 nats; typical: 0.1)', 'easier: it is far from others']
+    """
+    return re.split(r"; (?=harder: |easier: )", reasons) if reasons else []
+
+
 class _Plain(float):
     """A number that formats to three significant digits where a clause asks for nothing else, and never to -0."""
 

@@ -175,6 +175,14 @@ def _digest(requests: Any, queue: Requests) -> str:
     return hashlib.sha256(queue.table.to_csv(index=False).encode()).hexdigest()
 
 
+def run_forecast(
+    predictor: DifficultyPredictor, features: pd.DataFrame, objective: str, unlearners: Sequence[str], level: float
+) -> pd.DataFrame:
+    """What each sample's own unlearner will take and do, as ``predict_under`` says it, in the columns of a queue."""
+    run = predictor.predict_under(features, objective, unlearners, level=level)
+    return run.rename(columns={"difficulty": "harm", "lower": "harm_lower", "upper": "harm_upper"})
+
+
 def _recommended(
     target: Target,
     report: DifficultyReport,
@@ -206,8 +214,7 @@ def _recommended(
         )
         failed |= costs.failed
         if not costs.failed:
-            run = predictor.predict_under(features, objective, list(named), level=policy.level)
-            run = run.rename(columns={"difficulty": "harm", "lower": "harm_lower", "upper": "harm_upper"})
+            run = run_forecast(predictor, features, objective, list(named), policy.level)
             run.insert(0, "unlearner", named)
             return run.reindex(columns=["unlearner", *RUN]).reset_index(drop=True), costs, failed
         allowed = [name for name in allowed if name not in costs.failed]

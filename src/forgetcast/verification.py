@@ -13,7 +13,7 @@ from forgetcast.errors import InputError
 from forgetcast.generate import measure
 from forgetcast.labels import difficulty
 from forgetcast.routes import ROUTES
-from forgetcast.screening import Triage
+from forgetcast.screening import Triage, run_forecast
 from forgetcast.target import Target
 
 __all__ = ["Verified", "verify_triage"]
@@ -172,10 +172,8 @@ def _as_forecast(triage: Triage, rows: pd.DataFrame) -> pd.DataFrame:
     if not unnamed.any() or not len(predictor.predict_unlearners(_features(triage, rows), triage.objective).columns):
         return rows
     part = rows[unnamed]
-    run = predictor.predict_under(
-        _features(triage, part), triage.objective, part["unlearner"].tolist(), level=triage.policy.level
-    )
-    run = run.rename(columns={"difficulty": "harm", "lower": "harm_lower", "upper": "harm_upper"})
+    named = part["unlearner"].tolist()
+    run = run_forecast(predictor, _features(triage, part), triage.objective, named, triage.policy.level)
     rows.loc[unnamed, run.columns] = run.to_numpy()
     return rows
 

@@ -18,6 +18,7 @@ __all__ = [
     "TABLE_SUFFIXES",
     "check_distinct",
     "check_output",
+    "first_reason",
     "table_json",
     "without_formulas",
     "write_each",
@@ -79,6 +80,13 @@ def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
     """``{"provenance": {...}, "samples": [...]}`` one object per row; NaN becomes null."""
     samples = json.loads(frame.to_json(orient="records", double_precision=15, date_format="iso"))
     return json.dumps({"provenance": dict(provenance), "samples": samples}, indent=2, default=str)
+
+
+def first_reason(reasons: str) -> str:
+    """The strongest of the sentences that a row's reasons were joined from."""
+    from forgetcast.explain import split_reasons
+
+    return next(iter(split_reasons(reasons)), "")
 
 
 def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:

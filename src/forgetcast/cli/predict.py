@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from forgetcast.cli.options import FILE, FOLDER, forecast, forecast_options, parse_indices
-from forgetcast.cli.output import TABLE_SUFFIXES, check_output, table_json, write_each, write_table
+from forgetcast.cli.output import TABLE_SUFFIXES, check_output, first_reason, table_json, write_each, write_table
 from forgetcast.errors import InputError
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def readable(table: pd.DataFrame) -> str:
         for row in rows.to_dict("records"):
             percentile = "{percentile:.2f} [{percentile_lower:.2f}, {percentile_upper:.2f}]".format_map(row)
             difficulty = "{difficulty:.2f} [{lower:.2f}, {upper:.2f}]".format_map(row)
-            why = re.split("; (?=harder: |easier: )", row["reasons"])[0]
+            why = first_reason(row["reasons"])
             lines.append(
                 f"{row['index']:>7}  {row['label']:>5}  {percentile:<19}  {difficulty:<19}  "
                 f"{row['p_trivial']:>6.0%}   {row['tier']:<7}  {row.get('best_unlearner', '-'):<18}  {why}"

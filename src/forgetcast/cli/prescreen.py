@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from forgetcast.cli.output import (
     TABLE_SUFFIXES,
     check_distinct,
     check_output,
+    first_reason,
     table_json,
     without_formulas,
     write_each,
@@ -124,7 +124,7 @@ def readable(queue: Triage) -> list[str]:
         steps = "-" if row["steps"] != row["steps"] else f"{row['steps']:.1f}"
         cost = "-" if row["seconds"] != row["seconds"] else seconds(row["seconds"])
         share = "-" if row["share_of_retraining"] != row["share_of_retraining"] else f"{row['share_of_retraining']:.1%}"
-        reason = re.split("; (?=harder: |easier: )", row["reasons"])[0]
+        reason = first_reason(row["reasons"])
         collateral = "-" if row["collateral_test"] != row["collateral_test"] else f"{row['collateral_test']:.3f}"
         lines.append(
             f"{row['order']:>5}  {shown_id(row['id']):<{wide}}  {route}  {row['unlearner'] or '-':<17}  {steps:>5}  "
