@@ -18,6 +18,7 @@ from forgetcast._layer_gradients import Entries, Measured, measured_layers
 from forgetcast._layers import Layout
 from forgetcast._logits import loss_slope
 from forgetcast._plain_gradients import broadcast_parameters, plain_parameters, plain_terms
+from forgetcast._precision import exact_convolutions
 from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.errors import NotApplicableError
 from forgetcast.target import Target
@@ -133,7 +134,7 @@ def gradient_pass(
     with (
         tap,
         torch.enable_grad(),
-        torch.backends.cudnn.flags(enabled=not recurrent),  # cuDNN has no backward pass in evaluation mode
+        exact_convolutions(cudnn=not recurrent),  # cuDNN has no backward pass of these in evaluation mode
     ):
         for _, x, y in batches:
             if not left:

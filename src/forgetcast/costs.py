@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from forgetcast import registry
+from forgetcast._random import seeded
 from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError
 from forgetcast.target import Target, as_logits, model_arguments
 from forgetcast.unlearn.base import Samples
@@ -120,7 +121,7 @@ def _epoch(target: Target) -> float:
     size = min(BATCH, len(target))
     generator = torch.Generator().manual_seed(0)
     spent = []
-    with torch.random.fork_rng(devices=[]):  # dropout draws
+    with seeded(0, target.device):  # dropout draws
         for _ in range(BATCHES):
             chosen = torch.randperm(len(target), generator=generator)[:size]
             began = time.perf_counter()

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from forgetcast import registry
+from forgetcast._precision import exact_convolutions
 from forgetcast.corpus import FORMAT, Corpus, corpus_folder, parquet_bytes, parquet_table
 from forgetcast.errors import (
     ForgetcastError,
@@ -92,7 +93,7 @@ class _Prepared:
     @classmethod
     def bench(cls, target: Target) -> Workbench:
         """The workbench."""
-        latest = (target.model_hash, target.data_hash, target.heldout_hash, repr(Protocol()))
+        latest = (target.model_hash, target.data_hash, target.heldout_hash, str(target.device), repr(Protocol()))
         if cls.latest != latest:
             cls.workbench, cls.states, cls.latest = Workbench(target, Protocol()), {}, latest
         return cls.workbench
@@ -115,6 +116,7 @@ class _Failure:
     reason: str
 
 
+@exact_convolutions()
 def outcome_block(
     target: Target, name: str, indices: np.ndarray, p_out: np.ndarray, seed: int, objectives: Sequence[str]
 ) -> pd.DataFrame | _Failure:

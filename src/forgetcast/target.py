@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from forgetcast._precision import exact_convolutions
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
 from forgetcast.errors import DatasetError, ForgetcastError, InputError, ModelError, NotApplicableError, first_line
 from forgetcast.trajectory import Trajectory
@@ -178,7 +179,7 @@ class Target:
         self._train = train
         self._channels_last = False
         self._ties = _has_ties(self.module)
-        with self._random_state_kept():
+        with self._asking():
             self._inspect_model()
             self._check_function()
             if self.heldout is not None:
@@ -270,7 +271,7 @@ class Target:
         data = self.data if data is None else data
         own = self.module if module is None else frozen_copy(module)
         parts = []
-        with self._random_state_kept():
+        with self._asking():
             for index, x, _ in data.batches(self.batch_size):
                 args, kwargs = model_arguments(self.to_device(x))
                 with self.running(data, index):
@@ -298,7 +299,7 @@ class Target:
         parts: list[Tensor] = []
         handle = self.watch_head(lambda features: latest.append(features.float().cpu()))
         try:
-            with self._random_state_kept():
+            with self._asking():
                 for index, x, _ in data.batches(self.batch_size):
                     with self.running(data, index):
                         self.forward(self.to_device(x))
@@ -406,8 +407,8 @@ class Target:
     def _trained(self, made: nn.Module) -> nn.Module:
         who = f"the train callable of target {self.name!r} returned an unusable model"
         try:
-            module = frozen_copy(made)
-            with self._random_state_kept():
+            module = frozen_copy(made).to(self.device)
+            with self._asking():
                 classes = self._first_logits(self.data, module).shape[1]
         except InputError as error:
             raise ModelError(f"{who}: {error}") from error
@@ -452,9 +453,12 @@ class Target:
 
     # -- inspection -------------------------------------------------------------------------------------------
 
-    def _random_state_kept(self) -> AbstractContextManager[None]:
-        """A block in which the model may draw random numbers without a trace."""
-        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """A block in which the model may draw random numbers without a trace, and answers the same every time."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), exact_convolutions():
+            yield
 
     @torch.no_grad()
     def _first_logits(self, data: Data, module: nn.Module) -> Tensor:

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from forgetcast._precision import exact_convolutions
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
@@ -34,6 +35,7 @@ STACKS = 12
 two points around the crossing and the best one."""
 
 
+@exact_convolutions()
 def run_unlearner(
     target: Target,
     unlearner: Unlearner,

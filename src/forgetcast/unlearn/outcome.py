@@ -222,4 +222,4 @@ def _one(stack: Stack, k: int) -> Stack:
 
 
 def _numbers(values: Tensor) -> np.ndarray:
-    return values.double().numpy()
+    return values.double().cpu().numpy()
