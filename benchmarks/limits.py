@@ -1,6 +1,6 @@
 """What large data costs: seconds and memory of factor tables, bytes of a task, and generation on one and two workers.
 
-    python benchmarks/limits.py                       # every case that limits.csv lacks; the largest takes half an hour
+    python benchmarks/limits.py                       # every case that limits.csv lacks; the largest takes 8 minutes
     python benchmarks/limits.py --case cnn-60000      # one case; its old row is replaced
     python benchmarks/limits.py --page                # only write limits.md anew
 
@@ -289,6 +289,14 @@ def page(found: pd.DataFrame) -> str:
             f"- **The small CNN**: {slope('cnn-10000', 'cnn-60000') * 1000:.2f} ms a sample from 10,000 to 60,000; "
             "growth is linear."
         )
+    if {"mlp-100000", "mlp-1000000"} <= set(known.index):
+        hundred, whole = (
+            known.loc[case, "cpu_s"] / known.loc[case, "n"] * 1000 for case in ("mlp-100000", "mlp-1000000")
+        )
+        lines += [
+            f"- **The perceptron**: {hundred:.2f} ms a sample at 100,000, {whole:.2f} at a million: the three searches",
+            "  for neighbours, two thirds of the time there, compare every sample with n / 256 centres of cells.",
+        ]
     if "mlp-1000000-rows" in known.index:
         row = known.loc["mlp-1000000-rows"]
         lines.append(

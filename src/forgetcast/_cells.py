@@ -1,4 +1,4 @@
-"""Nearest neighbours in time linear in n: every sample is compared with those of the nearest cells only.
+"""Nearest neighbours in time nearly linear in n: every sample is compared with those of the nearest cells only.
 
 The cells are those of an inverted file (Sivic & Zisserman 2003; Jégou, Douze & Schmid 2011): faiss finds them by
 k-means and keeps the best matches in heaps. Comparing is ours, cell by cell in matrix products: the scan of faiss

@@ -48,7 +48,7 @@ def nearest_neighbours(
     """Search for the neighbours of every row of ``z`` (n, d); a sample is never its own neighbour.
 
     Exact up to :data:`EXACT` samples and on a GPU: n² d multiplications, a chunk of rows in memory. Beyond, samples are
-    compared within the nearest cells only (see ``forgetcast._cells``), in time linear in n. A row of zeros has
+    compared within the nearest cells only (see ``forgetcast._cells``), in time nearly linear in n. A row of zeros has
     similarity 0 to everything.
 
     Args:
