@@ -166,10 +166,12 @@ class _Scan:
         ):
             labels = self._labels[self._wanted]
             missing = ((best == -1) & exists[labels]).nonzero()[:, 0]
-            for samples in missing.split(BATCH):
+            cells = torch.empty(len(missing), 1, dtype=torch.long)
+            for samples, nearest in zip(missing.split(BATCH), cells.split(BATCH), strict=True):
                 near = self._z[self._wanted[samples]] @ centres
                 near.masked_fill_(~holds.T[labels[samples]], -torch.inf)
-                self.compare(samples, near.argmax(1, keepdim=True))
+                torch.argmax(near, 1, keepdim=True, out=nearest)
+            self.compare(missing, cells)
 
 
 def _starts(cells: Tensor, count: int) -> list[int]:
