@@ -130,6 +130,7 @@ def gradient_pass(
         give_up(PARAMETRIC, f"no layer's gradients can be measured sample by sample ({listed})")
     recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
     rows = width = 0
+    check = weights is None  # else the pass that the weights come from has looked
     tap = LayerTap(parameters.layers, fisher is not None or weights is not None)
     with (
         tap,
@@ -143,13 +144,14 @@ def gradient_pass(
             if real_tensor(x) is None:
                 give_up(("margin", "score"), "the inputs are not one tensor of real numbers per sample")
             try:
-                found = _sample_gradients(target, parameters, tap, x, y, left, fisher, weights, check=rows == 0)
+                found = _sample_gradients(target, parameters, tap, x, y, left, fisher, weights, check)
             except (RuntimeError, NotImplementedError) as error:
                 give_up(wanted, f"the model cannot be differentiated: {str(error).splitlines()[0]}")
                 break
-            first = rows == 0 and "squares" in found
-            if first and (difference := _difference(target, parameters.names(), x, y, found["squares"])):
-                give_up(PARAMETRIC, difference)
+            if check and "squares" in found:
+                if difference := _difference(target, parameters.names(), x, y, found["squares"]):
+                    give_up(PARAMETRIC, difference)
+                check = False
             rows += len(y)
             for name in ("squares", "influence"):
                 if name in found:

@@ -48,14 +48,18 @@ class Entries:
     gradient: Tensor
     """Shape (b, ...)."""
 
+    @cached_property
+    def _squared(self) -> Tensor:
+        return self.gradient.square()
+
     def norms(self) -> Tensor:
         return torch.linalg.vector_norm(self.gradient.flatten(1), dim=1).square()
 
     def total(self) -> Tensor:
-        return self.gradient.square().sum(0)
+        return self._squared.sum(0)
 
     def weighted(self, weight: Tensor) -> Tensor:
-        return self.gradient.square().flatten(1) @ weight.flatten()
+        return self._squared.flatten(1) @ weight.flatten()
 
 
 @dataclass(frozen=True)
