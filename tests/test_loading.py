@@ -106,6 +106,25 @@ def test_weights_file_with_code_is_refused(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "strange",
+    [
+        torch.sparse_coo_tensor(torch.tensor([[9**9], [0]]), torch.ones(1), (2, 4), check_invariants=False),
+        torch.sparse_csr_tensor(
+            torch.tensor([0, 1 << 20, 1 << 20]), torch.tensor([0]), torch.ones(1), (2, 4), check_invariants=False
+        ),
+        torch.quantize_per_tensor(torch.ones(2, 4), 0.1, 0, torch.qint8),
+    ],
+    ids=["coo", "csr", "quantized"],
+)
+def test_weights_whose_sizes_nobody_checked_are_refused(here: Path, strange: torch.Tensor) -> None:
+    """Sparse tensors come unchecked out of torch.load, and products with them read beyond their end."""
+    path = here.parent / "sparse.pt"
+    torch.save({"weight": strange, "bias": torch.zeros(2)}, path)
+    with pytest.raises(FileFormatError, match=r"sparse or quantized ones \(weight\): save them dense"):
+        load_model(f"{here.name}:model", path)
+
+
+@pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
         ("plain", InputError, "expected module:factory"),

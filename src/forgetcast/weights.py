@@ -59,6 +59,11 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
             f"{path}: expected a state dict, as torch.save(model.state_dict(), path) writes it; "
             f"got {type(state).__name__}"
         )
+    if strange := [name for name, value in state.items() if value.layout != torch.strided or value.is_quantized]:
+        raise FileFormatError(
+            f"{path}: expected plain tensors, whose sizes are checked as they are read; got sparse or quantized ones "
+            f"({shortened(strange)}): save them dense"
+        )
     return state
 
 
