@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,25 @@ def test_targets_of_a_manifest_have_names(folder: Path, targets: list[object]) -
     """They are what rows are joined to."""
     edit_manifest(folder, targets=targets)
     with pytest.raises(FileFormatError, match="every entry of 'targets' must be an object with a 'target' name"):
+        Corpus.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (lambda table: table.assign(index=table["index"] + 100), "outcomes of samples in instances.parquet alone"),
+        (lambda table: table.assign(target=table["target"] + "?"), "outcomes of samples in instances.parquet alone"),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "one row for every sample, objective and run"),
+    ],
+    ids=["another sample", "another target", "a row twice"],
+)
+def test_outcomes_are_those_of_the_instances(
+    folder: Path, forge: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    """Else labels would come from rows that belong to nothing, or count twice."""
+    sound = Corpus.read(folder)
+    replace(sound, outcomes=forge(sound.outcomes)).write(folder)
+    with pytest.raises(FileFormatError, match=message):
         Corpus.read(folder)
 
 

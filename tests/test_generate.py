@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from forgetcast import generate
-from forgetcast.corpus import Corpus
+from forgetcast.corpus import Corpus, parquet_bytes
 from forgetcast.errors import (
     ForgetcastError,
     IndexRangeError,
@@ -309,6 +310,45 @@ def test_a_damaged_shard_is_made_again_and_no_other(
     generate_corpus([clouds()], tmp_path, **QUICK)
     assert calls == {"oracle" if kind == "oracle" else "outcome": 1}
     assert contents(tmp_path) == whole
+
+
+def other_samples(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(index=table["index"] + 100)
+
+
+def text_for_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**{"p" if "p" in table else "forgetting": "much"})
+
+
+def without_a_column(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns="p" if "p" in table else "forgetting")
+
+
+def one_row_twice(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([table.iloc[1:], table.iloc[-1:]], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [other_samples, text_for_numbers, without_a_column, one_row_twice, lambda table: table.iloc[:-1], None],
+    ids=["other samples", "text", "no column", "one row twice", "a row less", "no table"],
+)
+@pytest.mark.parametrize("kind", ["oracle", "gradient_ascent", "screen"])
+def test_a_shard_with_something_else_in_it_is_made_again(
+    tmp_path: Path, calls: Counter[str], forge: Callable[[pd.DataFrame], pd.DataFrame] | None, kind: str
+) -> None:
+    """Though its checksum is right: a table of other samples, models or columns never gets into a corpus."""
+    settings = {**QUICK, "unlearners": ["gradient_ascent"], "screen_models": 8}
+    generate_corpus([clouds()], tmp_path, **settings)
+    whole = contents(tmp_path)
+    path = next((tmp_path / "shards" / "clouds").glob(f"{kind}-*.parquet"))
+    content = b"no table" if forge is None else parquet_bytes(forge(pd.read_parquet(path)))
+    path.write_bytes(content)
+    path.with_suffix(".sha256").write_text(hashlib.sha256(content).hexdigest())
+    calls.clear()
+    generate_corpus([clouds()], tmp_path, **settings)
+    assert contents(tmp_path) == whole
+    assert calls.total() == (kind != "screen")
 
 
 def test_shards_belong_to_a_model_and_to_settings(tmp_path: Path, calls: Counter[str]) -> None:

@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from forgetcast import generate
 from forgetcast._page import write_whole
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
@@ -28,6 +27,7 @@ from forgetcast.labels import CONSENSUS
 from forgetcast.policy import Policy
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.record import append, verify
+from forgetcast.shards import Rows, make_shard, read_shard
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 
@@ -168,16 +168,17 @@ def test_a_corpus_killed_at_any_step_is_whole_or_made_so_by_the_next_write(tmp_p
 def test_a_shard_killed_at_any_step_is_made_again_and_others_stay(tmp_path: Path) -> None:
     """A shard counts as done only when it and its checksum are whole."""
     frame = pd.DataFrame({"a": np.arange(9)})
+    rows = Rows({"a": range(9)}, ("a",))
     path = tmp_path / "shards" / "one-0.parquet"
     step = 0
-    while killed_before(step, lambda: generate._shard(path, lambda: frame)):
-        if generate._kept(path):
-            assert pd.read_parquet(path).equals(frame)
+    while killed_before(step, lambda: make_shard(path, rows, lambda: frame)):
+        found = read_shard(path, rows)
+        assert found is None or found.equals(frame)
         for file in path.parent.glob("one*"):
             file.unlink()
         step += 1
     assert step >= 3
-    assert generate._kept(path)
+    assert read_shard(path, rows) is not None
 
 
 def test_a_record_killed_at_any_step_verifies(tmp_path: Path) -> None:

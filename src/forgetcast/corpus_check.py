@@ -11,11 +11,11 @@ import pandas as pd
 from forgetcast.errors import FileFormatError
 from forgetcast.storage import Place
 
-__all__ = ["check_tables"]
+__all__ = ["check_tables", "unsound"]
 
 TEXT = ("target", "unlearner", "objective")
 WHOLE = ("index", "seed", "label")
-SHARES = ("forgetting", "tv_retain", "tv_test", "tv_neighbours", "p_out", "p_in")
+SHARES = ("forgetting", "tv_retain", "tv_test", "tv_neighbours", "p_out", "p_in", "p")
 """Columns of numbers from 0 to 1, with some slack for rounding."""
 LARGEST = 1e30
 """Beyond what any column of numbers holds: its square is still a number."""
@@ -49,25 +49,41 @@ def check_tables(frames: Mapping[str, pd.DataFrame], targets: Sequence[Mapping[s
     for name, frame in frames.items():
         file = f"{name}.parquet"
         for column in frame.columns:
-            values = frame[column]
-            if column in TEXT:
-                need(values.map(lambda value: isinstance(value, str)).all(), file, f"text in the column {column!r}")
-            elif column in WHOLE:
-                whole = pd.api.types.is_integer_dtype(values.dtype) and (values.abs() <= 2**53).all()
-                need(whole, file, f"whole numbers in the column {column!r}")
-            elif column == "trivial":
-                need(values.dtype == bool, file, "true or false in the column 'trivial'")
-            else:
-                need(_numbers(values), file, f"finite numbers, or none, in the column {column!r}")
-                if column in SHARES:
-                    need(not ((values < -1e-6) | (values > 1 + 1e-6)).any(), file, f"numbers from 0 to 1 in {column!r}")
+            expected = unsound(frame[column])
+            need(expected is None, file, f"{expected} in the column {column!r}")
         if name != "outcomes":
             once = not frame.duplicated(["target", "index"]).any()
             need(once, file, "one row for every sample of a target")
     weight = frames["instances"]["weight"]
     need((weight > 0).all(), "instances.parquet", "weights above 0")
-    objectives = set(frames["outcomes"]["objective"].unique())
+    outcomes = frames["outcomes"]
+    objectives = set(outcomes["objective"].unique())
     need(objectives <= {"retrain", "erase"}, "outcomes.parquet", "the objectives retrain and erase")
+    once = not outcomes.duplicated(["target", "unlearner", "seed", "objective", "index"]).any()
+    need(once, "outcomes.parquet", "one row for every sample, objective and run of an unlearner")
+    known = outcomes[["target", "index"]].drop_duplicates().merge(frames["instances"][["target", "index"]])
+    need(
+        len(known) == len(outcomes[["target", "index"]].drop_duplicates()),
+        "outcomes.parquet",
+        "outcomes of samples in instances.parquet alone",
+    )
+
+
+def unsound(values: pd.Series) -> str | None:
+    """What a column of that name must hold; None where it does."""
+    column = values.name
+    if column in TEXT:
+        return None if values.map(lambda value: isinstance(value, str)).all() else "text"
+    if column in WHOLE:
+        whole = pd.api.types.is_integer_dtype(values.dtype) and (values.abs() <= 2**53).all()
+        return None if whole else "whole numbers"
+    if column == "trivial":
+        return None if values.dtype == bool else "true or false"
+    if not _numbers(values):
+        return "finite numbers, or none,"
+    if column in SHARES and ((values < -1e-6) | (values > 1 + 1e-6)).any():
+        return "numbers from 0 to 1"
+    return None
 
 
 def _text(value: object) -> bool:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from forgetcast import registry
 from forgetcast._precision import exact_convolutions
-from forgetcast.corpus import FORMAT, Corpus, corpus_folder, parquet_bytes, parquet_table
+from forgetcast.corpus import FORMAT, Corpus, corpus_folder
 from forgetcast.errors import (
     ForgetcastError,
     InputError,
@@ -36,11 +36,22 @@ from forgetcast.errors import (
 )
 from forgetcast.factors import factor_table
 from forgetcast.labels import CONSENSUS
-from forgetcast.oracle import SHARE, TOGETHER, deal_groups, leave_groups_out, subset_answers, summarise
+from forgetcast.oracle import (
+    ANSWER_COLUMNS,
+    SHARE,
+    SUBSET_COLUMNS,
+    TOGETHER,
+    deal_groups,
+    leave_groups_out,
+    subset_answers,
+    subset_seeds,
+    summarise,
+)
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
 from forgetcast.sampling import draw_instances
-from forgetcast.storage import Place, check_writable, read_if_there, sweep, write_atomically
+from forgetcast.shards import Rows, make_shard, read_shard
+from forgetcast.storage import Place, check_writable, sweep
 from forgetcast.target import Target
 from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
 from forgetcast.unlearn.protocol import OBJECTIVES, OUTCOME_COLUMNS
@@ -57,8 +68,8 @@ ALL = ("all",)
 BLOCK = 64
 ORACLE_BLOCK = 5
 
-Task = tuple[str, Callable[..., Any], tuple[Any, ...]]
-"""Key of the shard, function, arguments."""
+Task = tuple[str, Rows, Callable[..., Any], tuple[Any, ...]]
+"""Key of the shard and what it must hold, function, arguments."""
 
 
 def _describe(target: Target) -> dict[str, Any]:
@@ -151,18 +162,20 @@ def _oracle_tasks(target: Target, indices: np.ndarray, groups: int, seeds: int, 
             left_out = [g for g in range(start, start + block) if g <= group.max()]
             key = f"oracle-{groups}-{s}-{start}-{block}-{seed}"
             arguments = (target, indices, group, left_out, [1000 + s] * len(left_out))
-            tasks.append((key, leave_groups_out, arguments))
+            rows = Rows({"left_out": left_out, "seed": [1000 + s], "index": indices.tolist()}, ANSWER_COLUMNS)
+            tasks.append((key, rows, leave_groups_out, arguments))
     return tasks
 
 
 def _suspicion(target: Target, models: int, seed: int, folder: Place, n_jobs: int | None, progress: bool) -> np.ndarray:
     """How much models on subsets of the data suspect each sample of being memorized, (n,)."""
     block = _models_per_task(target)
-    tasks: list[Task] = [
-        (f"screen-{start}-{block}-{models}-{seed}", subset_answers, (target, numbers, SHARE, seed))
-        for start in range(0, models, block)
-        if (numbers := range(start, min(start + block, models)))
-    ]
+    tasks: list[Task] = []
+    for start in range(0, models, block):
+        numbers = range(start, min(start + block, models))
+        rows = Rows({"seed": subset_seeds(numbers, seed), "index": range(len(target))}, SUBSET_COLUMNS)
+        key = f"screen-{start}-{block}-{models}-{seed}"
+        tasks.append((key, rows, subset_answers, (target, numbers, SHARE, seed)))
     fingerprint = f"{target.model_hash}{target.data_hash}"
     table = summarise(_run(tasks, folder, fingerprint, f"{target.name}: screen", n_jobs, progress)[0])
     return table.set_index("index")["memorization"].reindex(range(len(target))).to_numpy()
@@ -205,28 +218,10 @@ def _outcome_tasks(
                     seed,
                     objectives,
                 )
-                tasks.append((f"{name}-{seed}-{start}-{settings}", outcome_block, arguments))
+                keys: dict[str, Sequence[Any]] = {"unlearner": [name], "seed": [seed], "objective": objectives}
+                rows = Rows({**keys, "index": part["index"].tolist()}, OUTCOME_COLUMNS)
+                tasks.append((f"{name}-{seed}-{start}-{settings}", rows, outcome_block, arguments))
     return tasks
-
-
-def _shard(path: Place, function: Callable[..., Any], *arguments: Any) -> _Failure | None:
-    """Run one task unless its shard is there and whole; a failure leaves no shard and is returned."""
-    if _kept(path) is None:
-        made = function(*arguments)
-        if isinstance(made, _Failure):
-            return made
-        content = parquet_bytes(made)
-        write_atomically(path, content)
-        write_atomically(path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
-    return None
-
-
-def _kept(path: Place) -> bytes | None:
-    """The content of a shard that is there and whole, as its checksum says."""
-    content, digest = read_if_there(path), read_if_there(path.with_suffix(".sha256"))
-    if content is None or digest != hashlib.sha256(content).hexdigest().encode():
-        return None
-    return content
 
 
 def _do(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -254,22 +249,22 @@ def _run(
     """
     failed = {} if failed is None else failed
     if folder is None:
-        work = [*beside, *((function, *arguments) for _, function, arguments in tasks)]
+        work = [*beside, *((function, *arguments) for _, _, function, arguments in tasks)]
         results = run_tasks(_do, work, n_jobs=n_jobs, title=title, progress=progress, in_turn=True)
         made = [frame for frame in results[len(beside) :] if not _failed(frame, failed)]
         return _joined(made, failed), results[: len(beside)]
     shards: dict[Place, tuple[Any, ...]] = {}
-    for key, function, arguments in tasks:
+    for key, rows, function, arguments in tasks:
         digest = hashlib.sha256(f"{fingerprint}|{key}".encode()).hexdigest()[:16]
-        shards[folder / f"{key.split('-')[0]}-{digest}.parquet"] = (function, *arguments)
+        shards[folder / f"{key.split('-')[0]}-{digest}.parquet"] = (rows, function, *arguments)
     sweep(folder)
-    kept = {path: _kept(path) for path in shards}
+    kept = {path: read_shard(path, rows) for path, (rows, *_) in shards.items()}
     missing = [path for path in shards if kept[path] is None]
-    work = [*beside, *((_shard, path, *shards[path]) for path in missing)]
+    work = [*beside, *((make_shard, path, *shards[path]) for path in missing)]
     results = run_tasks(_do, work, n_jobs=n_jobs, title=title, progress=progress, in_turn=True) if work else []
     broken = [path for path, made in zip(missing, results[len(beside) :], strict=True) if _failed(made, failed)]
-    kept.update((path, _kept(path)) for path in missing if path not in broken)
-    frames = [parquet_table(content, path) for path, content in kept.items() if content is not None]
+    kept.update((path, read_shard(path, shards[path][0])) for path in missing if path not in broken)
+    frames = [frame for frame in kept.values() if frame is not None]
     lost = len(shards) - len(broken) - len(frames)
     if lost:
         raise PathError(
@@ -510,7 +505,7 @@ def retrained_answers(
     tasks = [
         (function, *arguments[:-1], [1000 + number] * len(arguments[-1]))
         for number in range(seeds)
-        for _, function, arguments in _oracle_tasks(target, everyone, groups, 1, seed + number)
+        for _, _, function, arguments in _oracle_tasks(target, everyone, groups, 1, seed + number)
     ]
     title = f"{target.name}: retraining"
     answers = run_tasks(_do, tasks, n_jobs=n_jobs, title=title, progress=progress, in_turn=True)

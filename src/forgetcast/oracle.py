@@ -29,6 +29,12 @@ SHARE = 0.7
 TOGETHER = 20
 """Models that are trained at once."""
 
+SUBSET_COLUMNS = ("index", "seed", "p", "seen")
+"""What :func:`subset_answers` returns."""
+
+ANSWER_COLUMNS = (*SUBSET_COLUMNS, "group", "left_out")
+"""What :func:`leave_groups_out` returns."""
+
 
 def deal_groups(labels: np.ndarray, groups: int, seed: int = 0) -> np.ndarray:
     """Assign every instance to a group, each class spread evenly; shape (m,), values 0..groups-1.
@@ -105,13 +111,18 @@ def subset_screen(target: Target, *, models: int = 20, share: float = SHARE, see
     return summarise(pd.concat(parts, ignore_index=True))
 
 
+def subset_seeds(numbers: Sequence[int], seed: int) -> list[int]:
+    """Seeds of the training runs of some models of a :func:`subset_screen`, by number."""
+    return [seed * 100_003 + k for k in numbers]
+
+
 def subset_answers(target: Target, numbers: Sequence[int], share: float, seed: int) -> pd.DataFrame:
     """Some models of a :func:`subset_screen`, by number: one row per model and sample, for :func:`summarise`."""
     n = len(target)
     kept = [
         np.sort(np.random.default_rng([seed, k]).choice(n, max(1, round(share * n)), replace=False)) for k in numbers
     ]
-    seeds = [seed * 100_003 + k for k in numbers]
+    seeds = subset_seeds(numbers, seed)
     index = np.arange(n)
     frames = []
     for part, number, model in zip(kept, seeds, target.train_many(kept, seeds), strict=True):
