@@ -27,12 +27,15 @@ from forgetcast.corpus import FORMAT, Corpus, corpus_folder
 from forgetcast.errors import (
     ForgetcastError,
     InputError,
+    ModelError,
     NotApplicableError,
     PathError,
     PluginError,
     PluginWarning,
     UnknownNameError,
     UnlearnerFailedError,
+    first_line,
+    shortened,
 )
 from forgetcast.factors import factor_table
 from forgetcast.labels import CONSENSUS
@@ -135,15 +138,22 @@ def outcome_block(
 
     What an unlearner of a plugin raises is returned, so that other tasks go on.
     """
-    workbench = _Prepared.bench(target)
     plugin = registry.third_party(registry.UNLEARNER_GROUP, name)
     try:
+        workbench = _Prepared.bench(target)
         unlearner = registry.unlearner(name)
         state = _Prepared.state(target, unlearner)
         return run_unlearner(
             target, unlearner, indices, p_out, seed=seed, objectives=objectives, workbench=workbench, state=state
         )
     except Exception as error:
+        _Prepared.latest = ()  # it holds this target's data and model, which may be what has to be mended
+        if not isinstance(error, ForgetcastError) and target.raised(error):
+            samples = shortened([str(index) for index in indices])
+            raise ModelError(
+                f"the model raised {type(error).__name__} while {name} unlearned samples {samples}: "
+                f"{first_line(error)}: it must answer for every batch of the data"
+            ) from error
         if plugin is None:
             raise
         return _Failure(name, registry.raised(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -243,6 +244,12 @@ class Target:
                 f"the model raised {type(error).__name__} for samples {int(index[0])} to {int(index[-1])} of the "
                 f"{data.role}: {first_line(error)}: {remedy}"
             ) from error
+
+    def raised(self, error: BaseException) -> bool:
+        """Whether an error came out of the model itself, however deep in a computation it was called."""
+        own = {id(module) for module in self.module.modules()}
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        return any(id(frame.f_locals.get("self")) in own for frame in frames)
 
     @torch.no_grad()
     def check_steady(self, data: Data, logits: Tensor) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from forgetcast._precision import exact_convolutions
-from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.errors import InputError, ModelError, UnknownNameError, shortened
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.control import ControlPath
@@ -71,6 +71,7 @@ def run_unlearner(
         UnknownNameError: no such objective.
         InputError: ``p_out`` is not one number per sample, or (for ``retrain``) not finite.
         NotApplicableError: held-out data or a ``train`` callable is missing.
+        ModelError: logits under which nothing can be measured.
     """
     protocol = protocol or (Protocol() if workbench is None else workbench.protocol)
     index = target.data.check_indices(indices)
@@ -90,6 +91,13 @@ def run_unlearner(
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "target", target.name)
     frame["unlearner"], frame["seed"] = unlearner.name, seed
+    measured = frame.drop(columns="relearn_steps").select_dtypes("number")
+    if wrong := frame.loc[~np.isfinite(measured).all(axis=1).to_numpy(), "index"].unique().tolist():
+        raise ModelError(
+            f"the model returned NaN or infinite logits while {unlearner.name} unlearned samples "
+            f"{shortened([str(index) for index in wrong])}: nothing can be measured there; its logits must be finite "
+            "for parameters nearby too"
+        )
     return frame[list(OUTCOME_COLUMNS)]
 
 
