@@ -92,7 +92,7 @@ def run_unlearner(
     frame.insert(0, "target", target.name)
     frame["unlearner"], frame["seed"] = unlearner.name, seed
     measured = frame.drop(columns="relearn_steps").select_dtypes("number")
-    if wrong := frame.loc[~np.isfinite(measured).all(axis=1).to_numpy(), "index"].unique().tolist():
+    if wrong := frame.loc[~np.isfinite(measured.to_numpy(float)).all(axis=1), "index"].unique().tolist():
         raise ModelError(
             f"the model returned NaN or infinite logits while {unlearner.name} unlearned samples "
             f"{shortened([str(index) for index in wrong])}: nothing can be measured there; its logits must be finite "
