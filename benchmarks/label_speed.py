@@ -5,10 +5,12 @@
 
 The plain loop is what public unlearning code does, kept to the same protocol so that the labels can be compared: per
 sample it deep-copies the model and a control, takes every step with autograd, evaluates utility (400 retained and 400
-held-out samples, 20 neighbours; unlearned and control) after every step, and relearns at every crossing. It and "one at
-a time" get all cores as torch threads; the engine gets as many processes with one thread each. Before the clock starts
-every way has run once: processes are there, and what all samples of a target share (data, the target's predictions, the
-rate of retain steps) is prepared. The engine's time, the shortest, is the median of three.
+held-out samples, 20 neighbours; unlearned and control) after every step, and relearns at every crossing. Its model and
+images lie in memory as a user hands them over, which is PyTorch's default; ``plain_channels_last`` is the same loop on
+the weights as a ``Target`` lays them out, which public code does not do (only where there are convolutions). Loops and
+"one at a time" get all cores as torch threads; the engine gets as many processes with one thread each. Before the clock
+starts every way has run once: processes are there, and what all samples of a target share (data, the target's
+predictions, the rate of retain steps) is prepared. The engine's time, the shortest, is the median of three.
 """
 
 from __future__ import annotations
@@ -40,17 +42,36 @@ from forgetcast.unlearn.outcome import total_variation
 RECIPES = ("digits-mlp", "fashion-cnn")
 UNLEARNERS = ("gradient_ascent", "neggrad_plus", "random_relabelling")
 OBJECTIVES = ("retrain", "erase")
+PEERS = ("plain", "plain_channels_last", "one_at_a_time")
+COLUMNS = [
+    *("target", "unlearner", "instances"),
+    *(f"{way}_per_s" for way in (*PEERS, "together")),
+    *(f"{figure}_{way}" for figure in ("times", "rho") for way in PEERS),
+]
 
 
 def plain(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
-    """The protocol as a plain loop over samples; ``name`` is one of UNLEARNERS."""
+    """The protocol as a plain loop over samples, on weights in the default layout; ``name`` is one of UNLEARNERS."""
+    given = copy.deepcopy(target.module)
+    for parameter in given.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    return looped(target, given, name, indices, p_out)
+
+
+def plain_channels_last(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
+    """The same on the weights as the target lays them out."""
+    return looped(target, target.module, name, indices, p_out)
+
+
+def looped(target: Target, given: torch.nn.Module, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
+    """The plain loop on copies of the model ``given``."""
     protocol, method = Protocol(), registry.unlearner(name)
-    bench, _ = _Prepared.of(target, method)
+    bench = _Prepared.bench(target)
     scale = float(torch.cat([value.flatten() for value in target.params.values()]).norm())
     records = []
     for index, p in zip(indices.tolist(), p_out.tolist(), strict=True):
         x, y = target.data.fetch([index])
-        model, control = copy.deepcopy(target.module), copy.deepcopy(target.module)
+        model, control = copy.deepcopy(given), copy.deepcopy(given)
         for network in (model, control):
             network.requires_grad_(True)
         near, _ = target.data.fetch(bench.neighbours(torch.tensor([index]))[0])
@@ -96,7 +117,7 @@ def plain(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> 
                     _mix(other, before[1], control.state_dict(), high)
                     retain, test, _ = damage(probe, other)
                     records.append((index, objective, retain, test))
-                    goal = (value("retrain", target.module) + value("retrain", probe)) / 2
+                    goal = (value("retrain", given) + value("retrain", probe)) / 2
                     for _ in range(protocol.relearn_most):
                         if value("retrain", probe) >= goal:
                             break
@@ -123,7 +144,7 @@ def _mix(network: torch.nn.Module, start: dict, end: dict, fraction: float) -> N
 def one_at_a_time(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
     """The engine's own protocol, one sample per call; what is shared by all samples is prepared once."""
     method = registry.unlearner(name)
-    bench, state = _Prepared.of(target, method)
+    bench, state = _Prepared.bench(target), _Prepared.state(target, method)
     parts = [
         run_unlearner(target, method, [i], [p], workbench=bench, state=state)
         for i, p in zip(indices.tolist(), p_out.tolist(), strict=True)
@@ -166,12 +187,14 @@ def timed(
 def measured(target: Target, name: str, indices: np.ndarray) -> dict[str, object]:
     """One row of the table."""
     seconds, frames = {}, {}
-    for way, first, times in ((plain, 2, 1), (one_at_a_time, 2, 1), (together, len(indices), 3)):
-        timed(way, target, name, indices[:first], 1)
-        seconds[way], frames[way] = timed(way, target, name, indices, times)
+    convolutions = any(isinstance(layer, torch.nn.Conv2d) for layer in target.module.modules())
+    others = (plain, *([plain_channels_last] if convolutions else []), one_at_a_time)
+    for way in (*others, together):
+        shared = way is together
+        timed(way, target, name, indices if shared else indices[:2], 1)
+        seconds[way], frames[way] = timed(way, target, name, indices, 3 if shared else 1)
     record = {"target": target.name, "unlearner": name, "instances": len(indices)}
     record |= {f"{way.__name__}_per_s": len(indices) / seconds[way] for way in seconds}
-    others = (plain, one_at_a_time)
     record |= {f"times_{way.__name__}": seconds[way] / seconds[together] for way in others}
     return record | {f"rho_{way.__name__}": agreement(frames[way], frames[together]) for way in others}
 
@@ -194,7 +217,7 @@ def main() -> None:
             print(record, flush=True)
             rest = table[(table["target"] != recipe) | (table["unlearner"] != name)]
             table = pd.concat([rest, pd.DataFrame([record])]) if len(rest) else pd.DataFrame([record])
-            table = table.sort_values(["target", "unlearner"])
+            table = table.sort_values(["target", "unlearner"]).reindex(columns=COLUMNS)
             table.to_csv(arguments.out, index=False, float_format="%.4g")
 
 
