@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
+from forgetcast.unlearn.first_convolution import FirstConvolution
 from forgetcast.unlearn.stack import Params, Stack, combine, gradients, norm, repeat, rows, size, stackable
 
 __all__ = [
@@ -242,7 +243,7 @@ class _IterativeWalk(Walk):
     ) -> None:
         self.unlearner, self.target, self.samples, self.drawn = unlearner, target, samples, drawn
         self.rate = rate
-        self.stacked = stackable(target.module, batches=True)
+        self.stacked, self.first = stackable(target.module, batches=True), FirstConvolution.of(target)
         self.params = repeat(target.params, len(samples))
         self.control = target.params
         self.scale = float(norm({name: value[None] for name, value in target.params.items()}))
@@ -286,16 +287,22 @@ class _IterativeWalk(Walk):
         with torch.no_grad():
             reference = self.target.forward(x)
 
-        def loss(params: Params, weight: Tensor) -> tuple[Tensor, tuple[()]]:
-            losses = self.unlearner.retain_loss(self.target.call(params, x), y, reference)
-            return (losses * weight).sum() / weight.sum().clamp_min(1), ()
+        def loss(logits: Tensor, weight: Tensor) -> Tensor:
+            losses = self.unlearner.retain_loss(logits, y, reference)
+            return (losses * weight).sum() / weight.sum().clamp_min(1)
+
+        def whole(params: Params, weight: Tensor) -> tuple[Tensor, tuple[()]]:
+            return loss(self.target.call(params, x), weight), ()
 
         # The sample itself never counts as retained, should the batch contain it.
         weight = (chosen[None] != self.samples.index[:, None]).to(self.target.device, self.target.dtype)
-        gradient, _ = gradients(loss, self.params, weight, stacked=self.stacked)
+        if self.first is None:
+            gradient, _ = gradients(whole, self.params, weight, stacked=self.stacked)
+        else:
+            gradient = self.first.gradients(loss, self.params, x, weight)
         self.params = combine(self.params, gradient, -self.rate)
         control = {name: value[None] for name, value in self.control.items()}
-        gradient, _ = gradients(loss, control, torch.ones_like(weight[:1]), stacked=False)
+        gradient, _ = gradients(whole, control, torch.ones_like(weight[:1]), stacked=False)
         self.control = {name: value - self.rate * gradient[name][0] for name, value in self.control.items()}
 
 

@@ -136,7 +136,7 @@ class Measure:
         position, bench = found.position, self.bench
         labels = self.samples.y[position].cpu()
         retain = len(bench.retain)
-        after = torch.stack([bench.utility(_one(found.params, k)) for k in range(len(position))])
+        after = bench.utility_of_stack(found.params)
         control = self.control.utility(found.later, found.fraction)
         near = bench.neighbours(self.samples.index[position])
         near_after = bench.neighbour_logits(found.params, near)
@@ -215,10 +215,6 @@ def membership(logits: Tensor, labels: Tensor, test_logits: Tensor, test_labels:
     pool = pool | (pool.sum(1, keepdim=True) < 5)
     losses = F.cross_entropy(test_logits.mT, test_labels.expand(len(test_logits), -1), reduction="none")
     return _mean((losses > loss).float() + 0.5 * (losses == loss).float(), pool.float())
-
-
-def _one(stack: Stack, k: int) -> Stack:
-    return {name: value[k] for name, value in stack.items()}
 
 
 def _numbers(values: Tensor) -> np.ndarray:

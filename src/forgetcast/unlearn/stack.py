@@ -13,6 +13,7 @@ __all__ = [
     "Params",
     "Stack",
     "combine",
+    "differentiated",
     "distance",
     "gradients",
     "map_models",
@@ -112,17 +113,18 @@ def gradients(loss: Callable[..., Any], params: Stack, *arguments: Any, stacked:
     def one(params: Stack, *arguments: Any) -> tuple[Stack, Any]:
         weights = {name: value.detach().requires_grad_() for name, value in params.items()}
         value, kept = loss(weights, *arguments)
-        return _differentiated(value, weights), torch.utils._pytree.tree_map(torch.detach, kept)
+        return differentiated(value, weights), torch.utils._pytree.tree_map(torch.detach, kept)
 
     with torch.enable_grad():
         if not stacked:
             return _looped(one, params, *arguments)
         weights = {name: value.detach().requires_grad_() for name, value in params.items()}
         values, kept = map_models(loss, weights, *arguments, stacked=True)
-        return _differentiated(values.sum(), weights), torch.utils._pytree.tree_map(torch.detach, kept)
+        return differentiated(values.sum(), weights), torch.utils._pytree.tree_map(torch.detach, kept)
 
 
-def _differentiated(value: Tensor, weights: Stack) -> Stack:
+def differentiated(value: Tensor, weights: Stack) -> Stack:
+    """Gradients of one number in all ``weights``; 0 where it does not depend on them."""
     found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(weights, found, strict=True))
 

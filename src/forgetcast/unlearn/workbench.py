@@ -64,6 +64,10 @@ class Workbench:
         """Logits of one model on the retain sample, then on the held-out sample, (R + T, classes), on the CPU."""
         return torch.cat([inference(params) for inference in self._inference])
 
+    def utility_of_stack(self, stack: Stack) -> Tensor:
+        """The same of m models, (m, R + T, classes)."""
+        return torch.cat([inference.stack(stack) for inference in self._inference], 1)
+
     @torch.no_grad()
     def neighbour_logits(self, stack: Stack, neighbours: Tensor) -> Tensor:
         """Logits of every model on its own sample's neighbours, (m, k, classes), on the CPU."""
