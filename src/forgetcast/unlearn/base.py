@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
-from forgetcast.unlearn.first_convolution import FirstConvolution
+from forgetcast.unlearn.grouped import Grouped
 from forgetcast.unlearn.stack import Params, Stack, combine, gradients, norm, repeat, rows, size, stackable
 
 __all__ = [
@@ -243,7 +243,7 @@ class _IterativeWalk(Walk):
     ) -> None:
         self.unlearner, self.target, self.samples, self.drawn = unlearner, target, samples, drawn
         self.rate = rate
-        self.stacked, self.first = stackable(target.module, batches=True), FirstConvolution.of(target)
+        self.stacked, self.grouped = stackable(target.module, batches=True), Grouped.of(target)
         self.params = repeat(target.params, len(samples))
         self.control = target.params
         self.scale = float(norm({name: value[None] for name, value in target.params.items()}))
@@ -296,10 +296,10 @@ class _IterativeWalk(Walk):
 
         # The sample itself never counts as retained, should the batch contain it.
         weight = (chosen[None] != self.samples.index[:, None]).to(self.target.device, self.target.dtype)
-        if self.first is None:
-            gradient, _ = gradients(whole, self.params, weight, stacked=self.stacked)
+        if self.grouped is not None and min(self.grouped.together, len(weight)) > 1:
+            gradient = self.grouped.gradients(loss, self.params, x, weight)
         else:
-            gradient = self.first.gradients(loss, self.params, x, weight)
+            gradient, _ = gradients(whole, self.params, weight, stacked=self.stacked)
         self.params = combine(self.params, gradient, -self.rate)
         control = {name: value[None] for name, value in self.control.items()}
         gradient, _ = gradients(whole, control, torch.ones_like(weight[:1]), stacked=False)

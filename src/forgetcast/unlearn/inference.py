@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from forgetcast._layers import layout
 from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.target import Target
-from forgetcast.unlearn.first_convolution import FirstConvolution
+from forgetcast.unlearn.grouped import Grouped
 from forgetcast.unlearn.stack import Params, Stack, map_models, size, stackable
 
 __all__ = ["Inference", "own_logits"]
@@ -23,10 +23,10 @@ class Inference:
     """The logits of any number of models of one architecture on the same b inputs, which are laid out once.
 
     A convolutional network on a CPU runs in pieces that fit the cache and in oneDNN's own layout, where its layers take
-    that: 0.62 of the time of one batch in channels-last layout, measured on the Fashion-MNIST CNN. Where it begins with
-    a convolution of few channels, some models share that one. Other networks run the whole batch at once, model by
-    model. Stacking models (``torch.func.vmap``) is no faster on inputs in common: 1.0 to 1.2 of the time of a loop for
-    MLPs, 2.4 for the CNN.
+    that: 0.62 of the time of one batch in channels-last layout, measured on the Fashion-MNIST CNN. Plain sequences of
+    layers run a few models at a time (:class:`forgetcast.unlearn.grouped.Grouped`). Other networks run the whole batch
+    at once, model by model; stacking them (``torch.func.vmap``) is no faster on inputs in common, 1.0 to 1.2 of the
+    time of a loop for MLPs.
     """
 
     def __init__(self, target: Target, x: Inputs) -> None:
@@ -34,7 +34,7 @@ class Inference:
         x = target.to_device(x)
         self.pieces = [x]
         self.blocked = False
-        self.first = FirstConvolution.of(target)
+        self.grouped = Grouped.of(target)
         if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in target.module.modules()):
             rows = max(16, CACHED // max(1, layout(target).activations))
             parts = torch.arange(len(leaves(x)[0])).split(rows)
@@ -48,27 +48,19 @@ class Inference:
     @torch.no_grad()
     def stack(self, stack: Stack) -> Tensor:
         """Logits (m, b, classes) of m models, float32 on the CPU."""
-        together = 1 if self.first is None else self.first.together
+        together = 1 if self.grouped is None else self.grouped.together
         parts = [slice(start, start + together) for start in range(0, size(stack), together)]
-        return torch.cat([self._group({name: value[part] for name, value in stack.items()}) for part in parts])
+        return torch.cat([self._few({name: value[part] for name, value in stack.items()}) for part in parts])
 
-    def _group(self, stack: Stack) -> Tensor:
-        """The same of a few models that share a convolution, or of one."""
-        dense = [{name: value[k] for name, value in stack.items()} for k in range(size(stack))]
-        laid = [{name: self._laid(value) for name, value in params.items()} for params in dense]
-        if self.first is None:
-            parts = [self._dense(self.target.call(laid[0], piece)) for piece in self.pieces]
+    def _few(self, stack: Stack) -> Tensor:
+        """The same of models that run in groups, or of a single one."""
+        if self.grouped is None:
+            params = {name: self._laid(value[0]) for name, value in stack.items()}
+            parts = [self._dense(self.target.call(params, piece)) for piece in self.pieces]
             return torch.cat(parts)[None].float().cpu()
-        weights = [self._laid(value) for value in self.first.weights(stack)]
-        maps: list[list[Tensor]] = [[] for _ in laid]
-        for piece in self.pieces:
-            owns = [self.first.shared(weights, piece)]
-            if len(laid) > 1:
-                owns = [self._laid(own) for own in self._dense(owns[0]).split(self.first.layer.out_channels, 1)]
-            for params, own, parts in zip(laid, owns, maps, strict=True):
-                parts.append(self._dense(self.first.maps(params, own)))
-        outputs = [self.first.logits(params, torch.cat(parts)) for params, parts in zip(dense, maps, strict=True)]
-        return torch.stack(outputs).float().cpu()
+        weights = {name: self._laid(value) for name, value in self.grouped.weights(stack).items()}
+        maps = [self._dense(self.grouped.maps(weights, piece, size(stack))) for piece in self.pieces]
+        return self.grouped.logits(stack, torch.cat(maps)).float().cpu()
 
     def _laid(self, value: Tensor) -> Tensor:
         return value.contiguous().to_mkldnn() if self.blocked else value
@@ -83,7 +75,7 @@ class Inference:
         if self.target.device.type != "cpu" or self.target.dtype != torch.float32 or self.target.buffers:
             return
         try:
-            self.pieces, self.blocked = [piece.contiguous().to_mkldnn() for piece in pieces], True  # type: ignore[union-attr]
+            self.pieces, self.blocked = [piece.contiguous().to_mkldnn() for piece in self.pieces], True  # type: ignore[union-attr]
             if torch.allclose(self(self.target.params), plain, rtol=1e-3, atol=1e-4):
                 return
         except (AttributeError, RuntimeError):

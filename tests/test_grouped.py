@@ -1,4 +1,4 @@
-"""Networks that begin with a convolution, several at a time on the same images, against each alone."""
+"""Convolutional networks, several at a time on the same images, against each alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from forgetcast.architectures import build
 from forgetcast.target import Target
-from forgetcast.unlearn.first_convolution import FirstConvolution
+from forgetcast.unlearn.grouped import Grouped
 from forgetcast.unlearn.inference import Inference
 from forgetcast.unlearn.stack import Stack
 
@@ -32,6 +32,13 @@ def hooked() -> nn.Module:
     return model
 
 
+def normalised() -> nn.Module:
+    """Between convolutions stands what does not run in groups."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(256, 4)
+    )
+
+
 def tied() -> nn.Module:
     """One convolution twice."""
     conv = nn.Conv2d(1, 1, 3, padding=1)
@@ -41,15 +48,20 @@ def tied() -> nn.Module:
 SHARED: dict[str, Callable[[], nn.Module]] = {
     "cnn": lambda: build("cnn", (1, 12, 12), 4, seed=1),
     "one rectifier twice": lambda: nn.Sequential(
-        nn.Conv2d(1, 4, 3, bias=False), RELU, nn.Conv2d(4, 6, 3, stride=2), RELU, nn.Flatten(), nn.Linear(96, 4)
+        nn.Conv2d(1, 4, 3, bias=False),
+        RELU,
+        nn.Conv2d(4, 6, 3, stride=2, groups=2),
+        RELU,
+        nn.Flatten(),
+        nn.Linear(96, 4),
     ),
     "many channels": lambda: nn.Sequential(
         nn.Conv2d(1, 24, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(600, 4)
     ),
     "no flattening": lambda: nn.Sequential(
-        nn.Conv2d(1, 4, 3, groups=1), nn.ReLU6(), nn.Conv2d(4, 4, 10), nn.Unflatten(0, (-1, 1)), nn.Flatten()
+        nn.Conv2d(1, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 10), nn.Unflatten(0, (-1, 1)), nn.Flatten()
     ),
-    "normalised": lambda: nn.Sequential(
+    "normalised at last": lambda: nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(100, 4)
     ),
 }
@@ -57,6 +69,7 @@ ALONE: dict[str, Callable[[], nn.Module]] = {
     "reflecting": reflecting,
     "hooked": hooked,
     "tied": tied,
+    "normalised": normalised,
     "residual": lambda: build("resnet", (1, 12, 12), 4, seed=1),
     "perceptron": lambda: build("mlp", (1, 12, 12), 4, seed=1),
 }
@@ -82,8 +95,8 @@ def shaken(target: Target, m: int) -> Stack:
 def test_logits_and_gradients_are_those_of_every_model_alone(name: str, m: int) -> None:
     """In groups of any size, the last one smaller; with weights of samples as retain steps have them."""
     target = made(SHARED[name]())
-    first = FirstConvolution.of(target)
-    assert first is not None
+    grouped = Grouped.of(target)
+    assert grouped is not None
     x, y = target.data.fetch(torch.arange(40))
     stack, weight = shaken(target, m), torch.rand(m, 40, generator=torch.Generator().manual_seed(2))
 
@@ -91,7 +104,7 @@ def test_logits_and_gradients_are_those_of_every_model_alone(name: str, m: int) 
         return (F.cross_entropy(logits, y, reduction="none") * weight).sum()
 
     logits = Inference(target, x).stack(stack)
-    found = first.gradients(loss, stack, target.to_device(x), weight)
+    found = grouped.gradients(loss, stack, target.to_device(x), weight)
     for k in range(m):
         leaves = {key: value[k].clone().requires_grad_() for key, value in stack.items()}
         plain = functional_call(target.module, leaves, (x,))
@@ -105,7 +118,7 @@ def test_logits_and_gradients_are_those_of_every_model_alone(name: str, m: int) 
 def test_other_models_run_as_they_are(name: str) -> None:
     """No plain sequence, or one whose layers do more than their kind says."""
     target = made(ALONE[name]())
-    assert FirstConvolution.of(target) is None
+    assert Grouped.of(target) is None
     x, _ = target.data.fetch(torch.arange(40))
     stack = shaken(target, 3)
     with torch.no_grad():
@@ -118,10 +131,10 @@ def test_other_models_run_as_they_are(name: str) -> None:
 def test_pooling_before_the_rectifier_keeps_every_bit() -> None:
     """A maximum of rectified numbers is the rectified maximum."""
     target = made(SHARED["cnn"]())
-    first = FirstConvolution.of(target)
-    assert first is not None
-    assert [type(layer) for layer in first.channelwise] == [nn.MaxPool2d, nn.ReLU]
+    grouped = Grouped.of(target)
+    assert grouped is not None
+    assert [name for name, _ in grouped.layers] == ["0", "2", "1", "3", "5", "4"]
     x = target.to_device(target.data.fetch(torch.arange(40))[0])
     with torch.no_grad():
-        shared = first.shared(first.weights({key: value[None] for key, value in target.params.items()}), x)
-        assert torch.equal(shared, target.module[:3](x))
+        maps = grouped.maps(grouped.weights({key: value[None] for key, value in target.params.items()}), x, 1)
+        assert torch.equal(maps, target.module[:6](x))
