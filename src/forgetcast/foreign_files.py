@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ROOM",
     "check_archive",
+    "each_once",
     "file_in",
     "parse_json",
     "read_bytes",
@@ -104,7 +106,7 @@ def parse_json(content: bytes) -> Any:
         ValueError: it is none, names a key twice, is nested too deeply, or has text that no file can hold.
     """
     try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=_each_once)
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=each_once(_refuse))
         if b"\\ud" in content.lower():
             json.dumps(value, ensure_ascii=False).encode(
                 "utf-8"
@@ -114,13 +116,30 @@ def parse_json(content: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = Counter(name for name, _ in pairs)
-        twice = next(name for name in names if names[name] > 1)
-        raise ValueError(f"the name {twice[:80]!r} comes twice in one object")
+def each_once(repeated: Callable[[str, int], None]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """An ``object_pairs_hook`` for :mod:`json` that tells ``repeated`` of a name that one object gives more than once.
+
+    Args:
+        repeated: called with the first such name and how often it comes. Where it raises nothing, the last value of
+            the name stands.
+
+    >>> json.loads('{"a": 1, "b": 2, "b": 3}', object_pairs_hook=each_once(print))
+    b 2
+    {'a': 1, 'b': 3}
+    """
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            times = Counter(name for name, _ in pairs)
+            repeated(*next(item for item in times.items() if item[1] > 1))
+        return found
+
     return made
+
+
+def _refuse(name: str, times: int) -> None:
+    raise ValueError(f"the name {name[:80]!r} comes twice in one object")
 
 
 def check_archive(archive: zipfile.ZipFile, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from forgetcast.canonical_json import canonical_json
 from forgetcast.errors import FileFormatError, InputError, PathError, first_line
-from forgetcast.foreign_files import read_bytes
+from forgetcast.foreign_files import each_once, read_bytes
 from forgetcast.whole_files import whole_file
 
 __all__ = ["Policy"]
@@ -116,7 +116,7 @@ class Policy:
         path = Path(path)
         try:
             text = read_bytes(path, "policy").decode("utf-8-sig")
-            settings = json.loads(text, object_pairs_hook=_each_once)
+            settings = json.loads(text, object_pairs_hook=each_once(_refuse))
         except PathError:
             raise
         except InputError as error:
@@ -185,15 +185,5 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs.
-
-    Raises:
-        InputError: a key comes twice.
-    """
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"policy: {twice}: expected once; got it {names.count(twice)} times")
-    return made
+def _refuse(name: str, times: int) -> None:
+    raise InputError(f"policy: {name}: expected once; got it {times} times")

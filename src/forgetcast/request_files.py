@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from forgetcast.errors import FileFormatError, PathError, SchemaError, first_line, shortened
+from forgetcast.foreign_files import each_once, read_table
 
 __all__ = ["ID_COLUMNS", "INDEX_COLUMNS", "naming_columns", "raw_requests", "read_requests", "records_as_requests"]
 
@@ -400,16 +401,8 @@ def _json_object(line: str) -> tuple[Any, str]:
     if not line.isascii() and (problem := _not_text(line)):
         return None, problem
     repeated: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(items)
-        if len(made) < len(items):
-            names = [name for name, _ in items]
-            repeated.append(next(name for name in names if names.count(name) > 1))
-        return made
-
     try:
-        value = json.loads(line, object_pairs_hook=pairs)
+        value = json.loads(line, object_pairs_hook=each_once(lambda name, _: repeated.append(name)))
     except json.JSONDecodeError as error:
         return None, f"not JSON: {error.msg} at character {error.pos + 1}"
     except RecursionError:
@@ -443,8 +436,6 @@ def _as_text(value: object) -> str:
 
 
 def _parquet_rows(content: bytes, path: Path, id_column: str | None) -> _Rows:
-    from forgetcast.foreign_files import read_table
-
     if not content.startswith(b"PAR1"):
         raise FileFormatError(f"requests {path}: expected a Parquet file; it does not begin like one")
     try:
