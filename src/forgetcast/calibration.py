@@ -15,6 +15,7 @@ import pandas as pd
 from joblib import effective_n_jobs
 from tqdm import tqdm
 
+from forgetcast._duration import duration
 from forgetcast._logits import true_probability
 from forgetcast.adaptation import adapt
 from forgetcast.adapted_predictor import AdaptedPredictor
@@ -169,7 +170,7 @@ def _retrained(target: Target, seed: int, n_jobs: int | None, progress: bool) ->
         models, once = GROUPS * SEEDS, time.perf_counter() - began
         _say(
             f"calibrate: {models} models are trained, without 1/{GROUPS} of the data each; one took {once:.1f} s, "
-            f"all take about {_duration(models * once / effective_n_jobs(n_jobs))}"
+            f"all take about {duration(models * once / effective_n_jobs(n_jobs))}"
         )
     return retrained_answers(target, groups=GROUPS, seeds=SEEDS, n_jobs=n_jobs, progress=progress, seed=seed)
 
@@ -202,17 +203,9 @@ def _measured(
             if start == 0 and progress:
                 left = (time.perf_counter() - began) / len(part) * (len(index) - len(part))
                 runs = runs_per_sample(CONSENSUS)
-                _say(f"calibrate: {len(index)} samples are unlearned {runs} times each; at most {_duration(left)} more")
+                _say(f"calibrate: {len(index)} samples are unlearned {runs} times each; at most {duration(left)} more")
     outcomes, instances = (pd.concat(tables, ignore_index=True) for tables in zip(*frames, strict=True))
     return outcomes, instances
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> _duration(9.6), _duration(600)
-    ('10 s', '10 min')
-    """
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _say(text: str) -> None:

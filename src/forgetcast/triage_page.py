@@ -7,7 +7,7 @@ without scripts everything is still there to read.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast import plots, plots_queue
+from forgetcast._duration import duration
 from forgetcast._page import factor_title, factor_titles, factor_values, flat, svg, template, write_whole
 from forgetcast.errors import InputError
 from forgetcast.predict import DifficultyReport
@@ -44,8 +45,6 @@ LONGEST_CELL = 40
 """Most characters of such a column or an id in the table of the queue; the details have the whole text."""
 LISTED_PAIRS = 20
 """Most pairs listed per group, the strongest first."""
-DURATIONS = ((172_800.0, 86_400.0, "days"), (7_200.0, 3_600.0, "h"), (120.0, 60.0, "min"))
-"""From so many seconds on, in units of so many seconds, with that name."""
 
 
 class Policy(Protocol):
@@ -121,9 +120,9 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
     routes = triage.batch["routes"]
     whole = triage.batch["retraining_seconds"]
     preparing = _preparing(table, triage.batch["unlearning_seconds"])
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "fine": _fine,
-        "duration": _duration,
+        "duration": duration,
         "percent": _percent,
         "about": _about,
         "short": _short,
@@ -153,8 +152,8 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
         costs=svg(
             lambda: plots_queue.queue_costs(table, whole, preparing_seconds=preparing),
             "queue-costs",
-            f"Area of seconds summed up in processing order: {_duration(triage.batch['unlearning_seconds'])} in all, "
-            f"one retraining {_duration(whole)}",
+            f"Area of seconds summed up in processing order: {duration(triage.batch['unlearning_seconds'])} in all, "
+            f"one retraining {duration(whole)}",
         ),
         map=svg(
             lambda: plots_queue.queue_map(
@@ -263,20 +262,6 @@ def _fine(value: Any) -> str:
     if 0 < value < 0.0005:
         return "<0.001"
     return f"{value:.3f}".replace("-", "−") if value else "0"
-
-
-def _duration(seconds: Any) -> str:
-    """Seconds in the unit that a person would choose.
-
-    >>> [_duration(value) for value in (0.0, 0.034, 5.25, 75.0, 600.0, 10_000.0, 500_000.0, None)]
-    ['0 s', '0.034 s', '5.2 s', '75 s', '10 min', '2.8 h', '5.8 days', '–']
-    """
-    if _missing(seconds):
-        return "–"
-    for start, size, unit in DURATIONS:
-        if seconds >= start:
-            return f"{seconds / size:.2g} {unit}" if seconds < 100 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def _percent(share: Any) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from forgetcast._duration import duration
 from forgetcast.cli.options import FILE, forecast_options
 from forgetcast.cli.output import (
     TABLE_SUFFIXES,
@@ -19,7 +20,7 @@ from forgetcast.cli.output import (
     write_each,
     write_table,
 )
-from forgetcast.cli.requests import COLOURS, request_options, screened, seconds, shown_id, summary
+from forgetcast.cli.requests import COLOURS, request_options, screened, shown_id, summary
 from forgetcast.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,19 +117,19 @@ def readable(queue: Triage) -> list[str]:
     wide = max(2, *(len(shown_id(name)) for name in rows["id"].head(SHOWN)))
     lines = [
         f"order  {'id':<{wide}}  route    unlearner          steps  harm                      collateral  "
-        "time    of retraining  group  why"
+        "time      of retraining  group  why"
     ]
     for row in rows.head(SHOWN).to_dict("records"):
         route = click.style(f"{row['route']:<7}", fg=COLOURS[row["route"]])
         harm = f"{row['harm']:.4f} [{row['harm_lower']:.4f}, {row['harm_upper']:.4f}]"
         steps = "-" if row["steps"] != row["steps"] else f"{row['steps']:.1f}"
-        cost = "-" if row["seconds"] != row["seconds"] else seconds(row["seconds"])
+        cost = "-" if row["seconds"] != row["seconds"] else duration(row["seconds"])
         share = "-" if row["share_of_retraining"] != row["share_of_retraining"] else f"{row['share_of_retraining']:.1%}"
         reason = first_reason(row["reasons"])
         collateral = "-" if row["collateral_test"] != row["collateral_test"] else f"{row['collateral_test']:.3f}"
         lines.append(
             f"{row['order']:>5}  {shown_id(row['id']):<{wide}}  {route}  {row['unlearner'] or '-':<17}  {steps:>5}  "
-            f"{harm:<24}  {collateral:>10}  {cost:<6}  {share:>13}  {row['group'] or '-':>5}  {row['why']}; {reason}"
+            f"{harm:<24}  {collateral:>10}  {cost:<8}  {share:>13}  {row['group'] or '-':>5}  {row['why']}; {reason}"
         )
     if len(rows) > SHOWN:
         lines.append(f"{len(rows) - SHOWN} more; --out FILE or --format csv gives all")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from forgetcast._duration import duration
 from forgetcast.cli.options import FILE, forecast_inputs
 from forgetcast.errors import FileFormatError, InputError, PathError
 
 if TYPE_CHECKING:
     from forgetcast.screening import Triage
 
-__all__ = ["COLOURS", "request_options", "screened", "seconds", "shown_id", "summary"]
+__all__ = ["COLOURS", "request_options", "screened", "shown_id", "summary"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -86,8 +87,8 @@ def summary(found: Triage) -> list[str]:
         share = batch["share_of_retraining"]
         even = batch["break_even"]
         lines.append(
-            f"unlearning one after another takes about {seconds(batch['unlearning_seconds'])}, one retraining about "
-            f"{seconds(batch['retraining_seconds'])} ({share:.0%})"
+            f"unlearning one after another takes about {duration(batch['unlearning_seconds'])}, one retraining about "
+            f"{duration(batch['retraining_seconds'])} ({share:.0%})"
             + (f"; break-even at {even:,.{0 if even >= 10 else 1}f} requests" if even is not None else "")
         )
     if batch["groups"]:
@@ -105,19 +106,6 @@ def shown_id(name: str, most: int = 40) -> str:
     """
     text = "".join(letter if letter.isprintable() else "?" for letter in name)
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def seconds(value: float) -> str:
-    """A duration for people.
-
-    >>> seconds(0.25), seconds(75), seconds(5400), seconds(200_000)
-    ('0.2 s', '75 s', '90 min', '56 h')
-    """
-    if value < 10:
-        return f"{value:.1f} s"
-    if value < 100:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.0f} h"
 
 
 def _lines(path: Path) -> Sequence[str]:
