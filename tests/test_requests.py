@@ -469,13 +469,14 @@ def test_many_rows_take_no_longer_each(tmp_path: Path) -> None:
         [{"id": "\ud800"}, {"id": "4"}],
         ["3\udcff", 4],
         pd.DataFrame({"index": [3, 4], "x": pd.Series(["\ud800", "b"], dtype=object)}),
+        [{"index": 3, "x": "a\0b"}, {"index": 4, "x": "ab"}],
     ],
 )
 def test_text_from_python_that_no_file_can_hold_is_reported(source: Any) -> None:
-    """Lone surrogates, as JSON has them: the row is reported, the others are served."""
+    """Lone surrogates and NUL, as JSON has them: the row is reported, the others are served."""
     found = checked_requests(source, 45)
     assert found.table["index"].tolist() == [4]
     assert found.problems["row"].tolist() == [1]
-    assert re.search(r"half a surrogate pair|not UTF-8", found.problems["problem"].iloc[0])
+    assert re.search(r"half a surrogate pair|not UTF-8|a NUL byte", found.problems["problem"].iloc[0])
     found.table.to_csv().encode()
     found.problems.to_csv().encode()

@@ -245,9 +245,12 @@ def _not_text(text: str) -> str:
 def _without_surrogates(values: Any, problems: list[str]) -> Any:
     """The values of a column that came from Python; text that no file can hold is reported in ``problems``."""
     for place, value in enumerate(values):
-        if isinstance(value, str) and not value.isascii() and (problem := _not_text(value)):
+        if not isinstance(value, str) or (value.isascii() and "\0" not in value):
+            continue
+        text = value.replace("\0", _NUL)
+        if problem := _not_text(text):
             problems[place] = problems[place] or problem
-            values[place] = _printable(value)
+            values[place] = _printable(text)
     return values
 
 
