@@ -462,6 +462,17 @@ def test_many_rows_take_no_longer_each(tmp_path: Path) -> None:
     assert len(checked_requests(path, n).problems) == n
 
 
+def test_a_nul_in_json_is_reported(tmp_path: Path) -> None:
+    """In text, in a name, or deeper: csv before Python 3.11 cannot write it."""
+    rows = [{"index": 1, "x": "a\0"}, {"index": 2, "x\0": 1}, {"index": 3, "x": ["\0"]}, {"index": 4, "x": r"\u0000"}]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = checked_requests(path, 45)
+    assert found.table["index"].tolist() == [4]
+    assert found.problems["problem"].str.startswith("a NUL byte").all()
+    assert "\0" not in found.table.to_csv() + found.problems.to_csv()
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -416,7 +416,16 @@ def _json_object(line: str) -> tuple[Any, str]:
         return value, f"the name {_quoted(repeated[0])} is given twice"
     if "\\u" in line and (problem := _not_text(json.dumps(value, ensure_ascii=False))):
         return None, problem
+    if "\\u0000" in line and _holds_nul(value):
+        return None, _not_text(_NUL)
     return value, ""
+
+
+def _holds_nul(value: Any) -> bool:
+    """Whether a value of JSON, or anything in it, names included, is text with a NUL."""
+    if isinstance(value, dict):
+        return any(map(_holds_nul, (*value, *value.values())))
+    return any(map(_holds_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
 
 
 def _one_kind(values: list[Any]) -> list[Any]:
