@@ -368,9 +368,9 @@ def page(found: pd.DataFrame) -> str:
             f"Measuring 320 samples of `digits-mlp` for `erase`, {one['tasks']:.0f} tasks, nothing else running: "
             f"{one['seconds']:.1f} s with one",
             f"worker, {two['seconds']:.1f} s with two, **{one['seconds'] / two['seconds']:.2f} times as fast**. "
-            "Two cores allow no more than",
-            f"{2 * ceiling['seconds'] / ceiling['at_once_s']:.2f}: so much faster two processes get through the same "
-            "arithmetic (`at-once`). Where the seconds of two workers go:",
+            "What the cores allow (`at-once`): two processes get",
+            f"through the same arithmetic {2 * ceiling['seconds'] / ceiling['at_once_s']:.2f} times as fast as one. "
+            "Where the seconds of two workers go:",
             "",
             "| part | s |",
             "| --- | --- |",
@@ -380,7 +380,8 @@ def page(found: pd.DataFrame) -> str:
             "| sending tasks and results, and waiting for the last one | "
             f"{two['seconds'] - two['in_tasks_s'] / 2:.2f} |",
             "",
-            "An earlier table said 0.84 times as fast: other work ran on the two cores at the time.",
+            "An earlier table said 0.84 times as fast. Measured again while other work ran on the two cores, it was 0.95,",
+            "so that is probably what happened then.",
         ]
     return "\n".join(lines) + "\n"
 
