@@ -380,7 +380,7 @@ def page(found: pd.DataFrame) -> str:
             "| sending tasks and results, and waiting for the last one | "
             f"{two['seconds'] - two['in_tasks_s'] / 2:.2f} |",
             "",
-            "An earlier table said 0.84 times as fast. Measured again while other work ran on the two cores, it was 0.95,",
+            "An earlier table said 0.84 times as fast. Measured again while other work ran on both cores, it was 0.95,",
             "so that is probably what happened then.",
         ]
     return "\n".join(lines) + "\n"
