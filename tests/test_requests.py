@@ -462,15 +462,32 @@ def test_many_rows_take_no_longer_each(tmp_path: Path) -> None:
     assert len(checked_requests(path, n).problems) == n
 
 
-def test_a_nul_in_json_is_reported(tmp_path: Path) -> None:
-    """In text, in a name, or deeper: csv before Python 3.11 cannot write it."""
-    rows = [{"index": 1, "x": "a\0"}, {"index": 2, "x\0": 1}, {"index": 3, "x": ["\0"]}, {"index": 4, "x": r"\u0000"}]
-    path = tmp_path / "requests.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    found = checked_requests(path, 45)
-    assert found.table["index"].tolist() == [4]
-    assert found.problems["problem"].str.startswith("a NUL byte").all()
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "frame", "categories", "records"])
+def test_a_nul_is_reported_wherever_it_comes_from(tmp_path: Path, kind: str) -> None:
+    """csv before Python 3.11 cannot write one; in the name of a column it is replaced."""
+    records = [{"index": 1, "x": "a\0", "y\0": "b"}, {"index": 2, "x": r"\u0000", "y\0": "c"}]
+    frame = pd.DataFrame(records)
+    source: Any = {"frame": frame, "categories": frame.astype({"x": "category"}), "records": records}.get(kind)
+    if source is None:
+        source = tmp_path / f"requests.{kind}"
+        if kind == "parquet":
+            frame.to_parquet(source)
+        else:
+            source.write_text("\n".join(map(json.dumps, records)))
+    found = checked_requests(source, 45)
+    assert found.table["index"].tolist() == [2]
+    assert found.table["y\ufffd"].tolist() == ["c"]
+    assert found.problems["problem"].str.startswith("a NUL byte").tolist() == [True]
     assert "\0" not in found.table.to_csv() + found.problems.to_csv()
+
+
+def test_a_nul_in_an_id_or_in_bytes_is_reported(tmp_path: Path) -> None:
+    """Where it names the sample, and in a column of bytes, which is read as text."""
+    frame = pd.DataFrame({"id": ["1\0", "2", "3"], "x": [b"a", b"a", b"b\0"]})
+    frame.to_parquet(tmp_path / "requests.parquet")
+    found = checked_requests(tmp_path / "requests.parquet", 45)
+    assert found.table["index"].tolist() == [2]
+    assert found.problems["problem"].tolist() == ["a NUL byte", "a NUL byte"]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,6 @@ def read_requests(path: str | Path, *, id_column: str | None = None) -> pd.DataF
 def records_as_requests(records: Iterable[Any]) -> pd.DataFrame:
     """Requests given as mappings, in the form of :func:`read_requests`; what is no mapping is reported by its row."""
     rows = _Rows.of_records((0, record, "") for record in records)
-    rows.columns = {name: _without_surrogates(values, rows.problem) for name, values in rows.columns.items()}
     return rows.frame("the requests", None)
 
 
@@ -109,7 +108,7 @@ def raw_requests(frame: pd.DataFrame, id_column: str | None = None) -> pd.DataFr
     columns: dict[str, Any] = {}
     for place, name in enumerate(_distinct(frame.columns)):
         values = frame.iloc[:, place]
-        columns[name] = _without_surrogates(values.tolist(), problems) if values.dtype == object else values.array
+        columns[name] = values.tolist() if values.dtype == object else values.array
     return _Rows(list(range(1, m + 1)), [0] * m, problems, columns).frame("the requests", id_column)
 
 
@@ -149,6 +148,9 @@ class _Rows:
     def frame(self, source: str, id_column: str | None) -> pd.DataFrame:
         """As a table; its ``attrs`` say which column was named as that of the ids."""
         renamed = {name: name for name in self.columns}
+        for name in self.columns:
+            if "\0" in name:
+                renamed[name] = free_name(name.replace("\0", "\ufffd"), renamed.values())
         for name in ("row", "line", "problem"):
             if name in renamed:
                 renamed[name] = free_name(f"{name}_request", self.columns)
@@ -156,8 +158,9 @@ class _Rows:
             id_column = naming_columns(list(self.columns), id_column, source)[1][0]
             id_column = renamed[id_column]
         naming_columns(list(renamed.values()), id_column, source)
+        columns = {name: _writable(values, self.problem) for name, values in self.columns.items()}
         own: dict[str, Any] = {"row": self.row, "line": self.line, "problem": pd.Series(self.problem, dtype=object)}
-        for name, values in self.columns.items():
+        for name, values in columns.items():
             own[renamed[name]] = pd.Series(values, dtype=object) if isinstance(values, list) else values
         frame = pd.DataFrame(own)
         frame.attrs = {"id_column": id_column}
@@ -242,16 +245,18 @@ def _not_text(text: str) -> str:
     return f"half a surrogate pair (\\u{code:04x}), which is no character"
 
 
-def _without_surrogates(values: Any, problems: list[str]) -> Any:
-    """The values of a column that came from Python; text that no file can hold is reported in ``problems``."""
+def _writable(column: Any, problems: list[str]) -> Any:
+    """The values of a column, text that no file can hold as escapes; it is reported in ``problems``."""
+    if not isinstance(column, list) and not isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype):
+        return column
+    values, found = list(column), False
     for place, value in enumerate(values):
         if not isinstance(value, str) or (value.isascii() and "\0" not in value):
             continue
         text = value.replace("\0", _NUL)
         if problem := _not_text(text):
-            problems[place] = problems[place] or problem
-            values[place] = _printable(text)
-    return values
+            problems[place], values[place], found = problems[place] or problem, _printable(text), True
+    return values if found else column
 
 
 def _refuse_binary(content: bytes, path: Path) -> None:
@@ -416,16 +421,7 @@ def _json_object(line: str) -> tuple[Any, str]:
         return value, f"the name {_quoted(repeated[0])} is given twice"
     if "\\u" in line and (problem := _not_text(json.dumps(value, ensure_ascii=False))):
         return None, problem
-    if "\\u0000" in line and _holds_nul(value):
-        return None, _not_text(_NUL)
     return value, ""
-
-
-def _holds_nul(value: Any) -> bool:
-    """Whether a value of JSON, or anything in it, names included, is text with a NUL."""
-    if isinstance(value, dict):
-        return any(map(_holds_nul, (*value, *value.values())))
-    return any(map(_holds_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
 
 
 def _one_kind(values: list[Any]) -> list[Any]:
