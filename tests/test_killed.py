@@ -220,9 +220,9 @@ def test_the_command_line_survives_kills_while_it_writes(tmp_path: Path, monkeyp
     """Killed as soon as one result is there, and then another: each is whole, and the next run completes them."""
     monkeypatch.chdir(tmp_path)
     np.savez("train.npz", x=np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32), y=np.arange(60) % 3)
-    Path("mine.py").write_text("import torch\ndef model():\n torch.manual_seed(0)\n return torch.nn.Linear(4, 3)\n")
+    Path("killed_model.py").write_text("import torch\ndef model():\n torch.manual_seed(0)\n return torch.nn.Linear(4, 3)\n")
     Path("requests.csv").write_text("index\n1\n5\n9\n")
-    command = ["prescreen", "--model", "mine:model", "--dataset", "train.npz", "--requests", "requests.csv"]
+    command = ["prescreen", "--model", "killed_model:model", "--dataset", "train.npz", "--requests", "requests.csv"]
     command += ["--no-times", "-q", "--objective", "erase", "--out"]
     results = ["--html", "out.html", "--record", "record.jsonl", "--factors", "factors"]
     assert CliRunner().invoke(main, [*command, "alone.csv"]).exit_code == 0
