@@ -7,10 +7,11 @@ is that lines at the end are gone, or that everything from some line on was writ
 :func:`append` returns in another place and give it to :func:`verify`.
 
 Processes that append at the same time wait for each other (``flock``; POSIX only), and :func:`verify` waits for them.
-The entries of one call are written by one write and are on the disk when the call returns; if the write fails, the file
-is cut back to what it was. Where the machine itself stops in the middle, whole entries may be there and half a line
-after them. That half line is never guessed at: :func:`append` and :func:`verify` refuse the file and say at which byte
-to cut it, and after that the record goes on from the last whole entry.
+The entries of one call are recorded all or not at all, and are on the disk when the call returns. If the write fails,
+the file is cut back to what it was. Where the process is killed in the middle of it, a copy of the lines still lies
+beside the record (``.NAME.pending``): what the record holds of them does not count, and the next :func:`append` cuts it
+off. A last line that is cut short in any other way is never guessed at: :func:`append` and :func:`verify` refuse the
+file and say at which byte to cut it, and after that the record goes on from the last whole entry.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,6 +74,7 @@ def append(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> str:
     if not entries and not path.exists():
         return BEGINNING
     with _locked(path, writing=True) as file:
+        os.ftruncate(file.fileno(), _recorded(file, path))
         sequence, last = _end(file, path)
         lines = []
         for entry in entries:
@@ -105,7 +108,7 @@ def verify(path: str | Path, *, expected: str | None = None) -> Verification:
         wanted = found.last if expected is None else expected.strip().lower()
         if wanted != found.last:
             file.seek(0)
-            hashes = [BEGINNING, *(json.loads(raw)["hash"] for raw in file)]
+            hashes = [BEGINNING, *(json.loads(raw)["hash"] for raw in islice(file, found.entries))]
             if wanted in hashes:
                 place = hashes.index(wanted)
                 raise RecordError(
@@ -155,8 +158,11 @@ def _walk(file: BinaryIO, path: Path) -> Verification:
         RecordError: names the line of the first edit.
     """
     number, last, position = 0, BEGINNING, 0
+    end = _recorded(file, path)
     file.seek(0)
     for raw in file:
+        if position == end:
+            break
         number += 1
         if not raw.endswith(b"\n"):
             raise RecordError(
@@ -251,6 +257,26 @@ def _locked(path: Path, *, writing: bool) -> Iterator[BinaryIO]:
         raise PathError(f"record: {path} cannot be {what}: {error.strerror or error}") from error
 
 
+def _pending(path: Path) -> Path:
+    """Where the lines of a call that is under way are copied to, after a line with the record's size before it."""
+    return path.with_name(f".{path.name}.pending")
+
+
+def _recorded(file: BinaryIO, path: Path) -> int:
+    """Bytes of the record without what a call that was killed had written of its lines."""
+    size = os.fstat(file.fileno()).st_size
+    if not _pending(path).is_file():
+        return size
+    try:
+        before, _, lines = _pending(path).read_bytes().partition(b"\n")
+        place = int(before)
+        file.seek(place)
+    except (OSError, ValueError):
+        return size
+    written = file.read(len(lines) + 1)
+    return place if place < size and written != lines and lines.startswith(written) else size
+
+
 def _write(file: BinaryIO, content: bytes, path: Path) -> None:
     """Append all of ``content`` and see it to the disk, or leave the file as it was."""
     if not content:
@@ -258,6 +284,10 @@ def _write(file: BinaryIO, content: bytes, path: Path) -> None:
     descriptor = file.fileno()
     size = os.fstat(descriptor).st_size
     try:
+        with suppress(PermissionError), _pending(path).open("wb") as copy:  # not where only the record may be written
+            copy.write(b"%d\n" % size + content)
+            copy.flush()
+            os.fsync(copy.fileno())
         written = 0
         while written < len(content):
             written += os.write(descriptor, content[written:])
@@ -265,6 +295,9 @@ def _write(file: BinaryIO, content: bytes, path: Path) -> None:
     except BaseException:
         os.ftruncate(descriptor, size)
         raise
+    finally:
+        with suppress(OSError):
+            _pending(path).unlink()
     if size == 0:  # the file may be new: its name has to be on the disk as well
         folder = os.open(path.parent, os.O_RDONLY)
         try:
