@@ -16,7 +16,7 @@ __all__ = ["Neighbours", "nearest_neighbours"]
 CHUNK = 1 << 25
 """Similarities held at a time."""
 
-EXACT = 5000
+EXACT = {"cpu": 5000, "cuda": 250_000}
 """Samples up to which all pairs are compared."""
 
 
@@ -47,9 +47,9 @@ def nearest_neighbours(
 ) -> Neighbours:
     """Search for the neighbours of every row of ``z`` (n, d); a sample is never its own neighbour.
 
-    Exact up to :data:`EXACT` samples and on a GPU: n² d multiplications, a chunk of rows in memory. Beyond, samples are
-    compared within the nearest cells only (see ``forgetcast._cells``), in time nearly linear in n. A row of zeros has
-    similarity 0 to everything.
+    Exact up to :data:`EXACT` samples: n² d multiplications, a chunk of rows in memory. Beyond, samples are compared
+    within the nearest cells only (see ``forgetcast._cells``), on the CPU, in time nearly linear in n. A row of zeros
+    has similarity 0 to everything.
 
     Args:
         z: samples to compare, float32.
@@ -68,7 +68,7 @@ def nearest_neighbours(
         raise NotApplicableError("neighbours need at least two samples")
     k = min(k, n - 1)
     wanted = torch.arange(n) if rows is None else rows
-    if n <= EXACT or torch.device(device).type == "cuda":
+    if n <= EXACT[torch.device(device).type]:
         found = _exact(z, labels, k, device, wanted)
     else:
         found = search_cells(z, labels, k, wanted, seed)
