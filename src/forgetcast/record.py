@@ -268,13 +268,15 @@ def _recorded(file: BinaryIO, path: Path) -> int:
     if not _pending(path).is_file():
         return size
     try:
-        before, _, lines = _pending(path).read_bytes().partition(b"\n")
-        place = int(before)
-        file.seek(place)
+        with _pending(path).open("rb") as lines:
+            place = int(lines.readline(32))
+            file.seek(place)
+            while written := file.read(1 << 20):
+                if lines.read(len(written)) != written:
+                    return size
+            return min(place, size) if lines.read(1) else size
     except (OSError, ValueError):
         return size
-    written = file.read(len(lines) + 1)
-    return place if place < size and written != lines and lines.startswith(written) else size
 
 
 def _write(file: BinaryIO, content: bytes, path: Path) -> None:
