@@ -24,12 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from forgetcast._drawing import NEUTRAL
-from forgetcast._drawing import axes_or_new as _axes
-from forgetcast._drawing import ink as _ink
-from forgetcast._drawing import nothing as _nothing
-from forgetcast._drawing import plain as _plain
-from forgetcast._drawing import require as _require
+from forgetcast._drawing import NEUTRAL, axes_or_new, ink, nothing, plain, require
 from forgetcast._harmless import harmless
 from forgetcast.agreement import spearman_interval
 from forgetcast.errors import InputError, UnknownNameError
@@ -113,11 +108,11 @@ def waterfall(
         widths = np.append(widths[: max_reasons - 1], widths[max_reasons - 1 :].sum())
         labels = [*labels[: max_reasons - 1], f"{rest} other {'factors' if by == 'factor' else 'families'}"]
     rows = np.arange(len(widths))
-    ax = _axes(ax, 8.2, 1.2 + _row_height(labels) * len(widths))
+    ax = axes_or_new(ax, 8.2, 1.2 + _row_height(labels) * len(widths))
     base, ends = float(explanation.base), float(explanation.base) + np.cumsum(widths)
     end = float(ends[-1]) if len(ends) else base
-    ax.axvline(base, color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    ax.vlines(end, len(widths) - 1, len(widths) - 0.4, color=_ink(), linewidth=2, zorder=0)
+    ax.axvline(base, color=ink(), linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    ax.vlines(end, len(widths) - 1, len(widths) - 0.4, color=ink(), linewidth=2, zorder=0)
     harder = widths < 0 if explanation.head == "trivial" else widths > 0
     ax.barh(rows, widths, left=ends - widths, height=0.62, color=np.where(harder, HARDER, EASIER))
     ax.vlines(ends[:-1], rows[:-1], rows[1:], color=NEUTRAL, linewidth=0.8, zorder=0)
@@ -139,7 +134,7 @@ def waterfall(
     shown = np.clip(end, 0, 1) if explanation.head == "percentile" else end
     what = "" if explanation.head == "percentile" else f", {_readable(explanation.head)}"
     ax.set_title(f"sample {explanation.index}, {explanation.objective}{what}: {base:.2f} → {shown:.2f}", loc="left")
-    _plain(ax, y_ticks=False)
+    plain(ax, y_ticks=False)
     return ax
 
 
@@ -167,9 +162,9 @@ def beeswarm(
     shifts = explanations.contributions
     rows = min(max_factors, shifts.shape[1])
     names = [_label(str(name), titles) for name in shifts.columns]
-    ax = _axes(ax, 8.2, 1.6 + _row_height(names) * rows)
+    ax = axes_or_new(ax, 8.2, 1.6 + _row_height(names) * rows)
     if shifts.empty:
-        return _nothing(ax, "no samples to explain")
+        return nothing(ax, "no samples to explain")
     import shap
 
     values = explanations.values.reindex(columns=shifts.columns).to_numpy(dtype=float)
@@ -192,7 +187,7 @@ def beeswarm(
                 plot_size=None,
                 s=9,
                 color=LOW_TO_HIGH,
-                axis_color=_ink(),
+                axis_color=ink(),
                 color_bar_label="the factor's own value",
             )
     finally:
@@ -210,7 +205,7 @@ def beeswarm(
     ax.tick_params("x", labelsize=mpl.rcParams["xtick.labelsize"])
     ax.set_xlabel("shift of the predicted percentile (right: harder)", fontsize=mpl.rcParams["axes.labelsize"])
     ax.set_title(f"{explanations.objective}: what moves the forecast, {_samples(len(shifts))}", loc="left")
-    _plain(ax, y_ticks=False)
+    plain(ax, y_ticks=False)
     return ax
 
 
@@ -251,11 +246,11 @@ def dependence(
         colour, bar, colours = families[colour_by], f"shift by {_readable(colour_by)}", EASIER_TO_HARDER
     else:
         raise UnknownNameError.of("factor or family", colour_by, [*map(str, shifts), *map(str, families)])
-    ax = _axes(ax, 7.6, 3.9)
+    ax = axes_or_new(ax, 7.6, 3.9)
     x, y = explanations.values[factor].to_numpy(dtype=float), shifts[factor].to_numpy(dtype=float)
     known = np.isfinite(x)
     if not known.any():
-        return _nothing(ax, "the factor does not apply")
+        return nothing(ax, "the factor does not apply")
     c = colour.to_numpy(dtype=float)
     size = float(np.nanquantile(np.abs(c), 0.95)) if np.isfinite(c).any() else 0.0
     low, high = (-size, size) if colours is EASIER_TO_HARDER else _spread(c)
@@ -271,7 +266,7 @@ def dependence(
         linewidths=0,
         rasterized=known.sum() > MOST_VECTOR_DOTS,
     )
-    ax.axhline(0, color=_ink(), linewidth=0.8)
+    ax.axhline(0, color=ink(), linewidth=0.8)
     ends = np.quantile(x[known], [0.02, 0.98])
     if x[known].min() > 0 and ends[1] > 100 * ends[0]:
         ax.set_xscale("log")
@@ -279,7 +274,7 @@ def dependence(
     ax.set_xlabel(_label(factor, titles))
     ax.set_ylabel("shift of the predicted percentile")
     ax.set_title(f"{explanations.objective}: what its value does, {_samples(int(known.sum()))}", loc="left")
-    _plain(ax)
+    plain(ax)
     return ax
 
 
@@ -302,7 +297,7 @@ def mover_pictures(
     Raises:
         InputError: images of another shape, or not one for each row and the sample; or a column is missing.
     """
-    _require(movers, ["index", "label", "change"])
+    require(movers, ["index", "label", "change"])
     pictures = np.asarray(images, dtype=float)
     if pictures.ndim not in (3, 4) or pictures.shape[3:] not in ((), (3,)) or 0 in pictures.shape:
         raise InputError(f"images: expected shape (1 + m, h, w) or (1 + m, h, w, 3); got {pictures.shape}")
@@ -313,7 +308,7 @@ def mover_pictures(
     columns = min(PICTURES_A_ROW, len(pictures))
     tall = pictures.shape[1] / pictures.shape[2]
     rows, pitch = -(-len(pictures) // columns), tall + 0.42
-    ax = _axes(ax, 1.35 * columns, 1.35 * pitch * rows + 0.1)
+    ax = axes_or_new(ax, 1.35 * columns, 1.35 * pitch * rows + 0.1)
     captions = [f"sample {index}\nlabel {label}"]
     captions += [
         f"{number}, label {own}\n" + f"{change:+.3f}".replace("-", "−")
@@ -339,9 +334,9 @@ def family_importance(explanations: ExplanationSet, ax: Axes | None = None) -> A
         ax: axes to draw on.
     """
     size = explanations.by_family.astype(float).abs().mean().sort_values(ascending=False, kind="stable")
-    ax = _axes(ax, 7.6, 1.3 + 0.38 * len(size))
+    ax = axes_or_new(ax, 7.6, 1.3 + 0.38 * len(size))
     if explanations.by_family.empty:
-        return _nothing(ax, "no samples to explain")
+        return nothing(ax, "no samples to explain")
     bars = ax.barh(np.arange(len(size)), size.to_numpy(), height=0.62, color=EASIER)
     ax.bar_label(bars, fmt="%.3f", padding=4, fontsize="small")
     ax.set_yticks(np.arange(len(size)), [_readable(str(name)) for name in size.index])
@@ -349,7 +344,7 @@ def family_importance(explanations: ExplanationSet, ax: Axes | None = None) -> A
     ax.margins(x=0.12)
     ax.set_xlabel("mean size of the shift of the predicted percentile")
     ax.set_title(f"{explanations.objective}: families of factors, {_samples(len(explanations.by_family))}", loc="left")
-    _plain(ax, y_ticks=False)
+    plain(ax, y_ticks=False)
     return ax
 
 
@@ -363,10 +358,10 @@ def difficulty_histogram(table: pd.DataFrame, objective: str, ax: Axes | None = 
         ax: axes to draw on.
     """
     rows = _of_objective(table, objective)
-    ax = _axes(ax, 7.6, 3.2)
+    ax = axes_or_new(ax, 7.6, 3.2)
     rows = rows[np.isfinite(rows["difficulty"].astype(float))]
     if rows.empty:
-        return _nothing(ax, "no forecast to count")
+        return nothing(ax, "no forecast to count")
     difficulty = rows["difficulty"].to_numpy(dtype=float)
     low, high = min(0.0, float(difficulty.min())), max(float(difficulty.max()), 0.05)
     edges = np.linspace(low, np.ceil(high * 20) / 20, 31)
@@ -384,7 +379,7 @@ def difficulty_histogram(table: pd.DataFrame, objective: str, ax: Axes | None = 
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(f"{objective}: predicted difficulty, {_samples(len(rows))}", loc="left")
     ax.legend(frameon=False, title="tier")
-    _plain(ax)
+    plain(ax)
     return ax
 
 
@@ -419,9 +414,9 @@ def measured_scatter(
     if missing:
         raise InputError(f"expected columns {predicted!r} and {measured!r}; missing: {', '.join(missing)}")
     rows = rows[rows[[predicted, measured]].notna().all(axis=1)]
-    ax = _axes(ax, 5.6, 5.2)
+    ax = axes_or_new(ax, 5.6, 5.2)
     if rows.empty:
-        return _nothing(ax, "no sample was measured")
+        return nothing(ax, "no sample was measured")
     x, y = rows[predicted].to_numpy(dtype=float), rows[measured].to_numpy(dtype=float)
     ax.plot([0, 1], [0, 1], color=NEUTRAL, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     bounds = ["lower", "upper"] if predicted == "difficulty" else [f"{predicted}_lower", f"{predicted}_upper"]
@@ -432,7 +427,7 @@ def measured_scatter(
     ax.set_xlabel(f"predicted {predicted.replace('_', ' ')}")
     ax.set_ylabel(f"measured {measured.removesuffix('_measured').replace('_', ' ')}")
     ax.set_title(f"{objective}: {spearman_interval(x, y, seed)}", loc="left")
-    _plain(ax)
+    plain(ax)
     return ax
 
 
@@ -447,26 +442,26 @@ def evaluation_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Raises:
         InputError: a column is missing.
     """
-    _require(frame, ["target", "rho", "low", "high", "baseline", "ceiling"])
-    ax = _axes(ax, 7.6, 1.7 + 0.42 * len(frame))
+    require(frame, ["target", "rho", "low", "high", "baseline", "ceiling"])
+    ax = axes_or_new(ax, 7.6, 1.7 + 0.42 * len(frame))
     if frame.empty:
-        return _nothing(ax, "no target was evaluated")
+        return nothing(ax, "no target was evaluated")
     rows = np.arange(len(frame))
     rho, low, high = (frame[name].to_numpy(dtype=float) for name in ("rho", "low", "high"))
     ax.barh(rows, np.nan_to_num(rho), height=0.6, color=EASIER, alpha=0.75, label="forecast (95%)")
     known = np.isfinite(rho) & np.isfinite(low) & np.isfinite(high)
-    ax.hlines(rows[known], low[known], high[known], color=_ink(), linewidth=1.4)
+    ax.hlines(rows[known], low[known], high[known], color=ink(), linewidth=1.4)
     baseline, ceiling = frame["baseline"].to_numpy(dtype=float), frame["ceiling"].to_numpy(dtype=float)
     ax.scatter(baseline, rows, marker="D", s=34, color=HARDER, zorder=3, label="best single factor")
     ax.vlines(ceiling, rows - 0.38, rows + 0.38, color=NEUTRAL, linewidth=3, zorder=2, label="noise ceiling")
-    ax.axvline(0, color=_ink(), linewidth=0.8)
+    ax.axvline(0, color=ink(), linewidth=0.8)
     ax.set_yticks(rows, [_safe(_wrap(str(name))) for name in frame["target"]])
     ax.set_ylim(len(frame) - 0.4, -0.6)
     finite = np.concatenate([rho, low, baseline])
     ax.set_xlim(min(0.0, float(np.nanmin(finite, initial=0.0)) - 0.05), 1.02)
     ax.set_xlabel("Spearman ρ with the measured difficulty")
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, columnspacing=1.2)
-    _plain(ax, y_ticks=False)
+    plain(ax, y_ticks=False)
     return ax
 
 
@@ -481,12 +476,12 @@ def factor_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Raises:
         InputError: a column is missing.
     """
-    _require(frame, ["target", "factor", "family", "rho", "low", "high"])
+    require(frame, ["target", "factor", "family", "rho", "low", "high"])
     known = frame.dropna(subset="rho")
     order = known.groupby("factor")["rho"].mean().abs().sort_values(ascending=False).index
-    ax = _axes(ax, 8.2, 1.4 + 0.22 * len(order))
+    ax = axes_or_new(ax, 8.2, 1.4 + 0.22 * len(order))
     if known.empty:
-        return _nothing(ax, "no factor applies")
+        return nothing(ax, "no factor applies")
     targets = list(dict.fromkeys(known["target"]))
     colors = cycle([EASIER, HARDER, NEUTRAL, *mpl.color_sequences["tab10"]])
     shifts = np.linspace(-0.25, 0.25, len(targets)) if len(targets) > 1 else [0.0]
@@ -499,11 +494,11 @@ def factor_correlations(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     family = known.drop_duplicates("factor").set_index("factor")["family"]
     ax.set_yticks(range(len(order)), [f"{_readable(name)}  ({_readable(family[name])})" for name in order], fontsize=7)
     ax.set_ylim(len(order) - 0.4, -0.6)
-    ax.axvline(0, color=_ink(), linewidth=0.8)
+    ax.axvline(0, color=ink(), linewidth=0.8)
     ax.set_xlim(-1, 1)
     ax.set_xlabel("Spearman ρ with the measured difficulty, 95% intervals")
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(targets), columnspacing=1.2)
-    _plain(ax, y_ticks=False)
+    plain(ax, y_ticks=False)
     return ax
 
 
@@ -548,7 +543,7 @@ def forgetting_paths(points: pd.DataFrame, measure: str = "tv_test") -> Figure:
     left.set_title("What is forgotten", loc="left")
     right.set_title("and at what cost", loc="left")
     for axes in (left, right):
-        _plain(axes)
+        plain(axes)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 

@@ -18,15 +18,18 @@ import numpy as np
 import pandas as pd
 
 from forgetcast import plots
-from forgetcast._page import count as _count
-from forgetcast._page import factor_title as _title
-from forgetcast._page import factor_titles as _titles
-from forgetcast._page import factor_values as _values
-from forgetcast._page import flat as _flat
-from forgetcast._page import number as _number
-from forgetcast._page import signed as _signed
-from forgetcast._page import svg as _svg
-from forgetcast._page import template, write_whole
+from forgetcast._page import (
+    count,
+    factor_title,
+    factor_titles,
+    factor_values,
+    flat,
+    number,
+    signed,
+    svg,
+    template,
+    write_whole,
+)
 from forgetcast.agreement import spearman_interval
 from forgetcast.counterfactual import sentences
 from forgetcast.errors import InputError, NotApplicableError
@@ -96,14 +99,16 @@ def render_html(
         unlike=str(report.familiarity) if report.familiarity.out_of_distribution else "",
         objectives=[_objective(report, name, rows, waterfalls, explain) for name in objectives],
         not_applicable=[
-            {"factor": _title(report, name), "reason": reason}
+            {"factor": factor_title(report, name), "reason": reason}
             for name, reason in sorted(report.factors.not_applicable.items())
         ],
-        notes=[{"factor": _title(report, name), "note": note} for name, note in sorted(report.factors.notes.items())],
+        notes=[
+            {"factor": factor_title(report, name), "note": note} for name, note in sorted(report.factors.notes.items())
+        ],
         factors=len(report.factors.factors),
         shared_credit=SHARED_CREDIT,
-        provenance=list(_flat(report.provenance)),
-        predictor=list(_flat({k: manifest[k] for k in MANIFEST_SHOWN if k in manifest})),
+        provenance=list(flat(report.provenance)),
+        predictor=list(flat({k: manifest[k] for k in MANIFEST_SHOWN if k in manifest})),
         sections=sections_of(report),
     )
 
@@ -166,11 +171,11 @@ def _objective(
             {"name": tier, "count": int(counts.get(tier, 0)), "meaning": meaning}
             for tier, meaning in TIER_MEANINGS.items()
         ],
-        "histogram": _svg(
+        "histogram": svg(
             lambda: plots.difficulty_histogram(table, objective),
             f"{objective}-histogram",
             f"Histogram of predicted difficulty for {objective}: {len(table):,} samples, "
-            f"median {_number(difficulty.median())}, from {_number(difficulty.min())} to {_number(difficulty.max())}",
+            f"median {number(difficulty.median())}, from {number(difficulty.min())} to {number(difficulty.max())}",
         ),
         "lists": [(title, _rows(part)) for title, part in lists if len(part)],
         "waterfalls": [_waterfall(report, objective, row) for row in _rows(explained)],
@@ -188,14 +193,14 @@ def _waterfall(report: DifficultyReport, objective: str, row: dict[str, Any]) ->
     index = int(row["index"])
     explanation = report.explain(index, objective)
     names = [str(name) for name in explanation.by_factor.index]
-    strongest = _title(report, str(explanation.by_factor.astype(float).abs().idxmax())) if names else "none"
+    strongest = factor_title(report, str(explanation.by_factor.astype(float).abs().idxmax())) if names else "none"
     return row | {
         "reasons": list(explanation.reasons[:REASONS]),
         "changes": sentences(report.what_would_change(index, objective), REASONS),
         "movers": _movers(report, objective, row),
-        "svg": _svg(
+        "svg": svg(
             lambda: plots.waterfall(
-                explanation, titles=_titles(report), values=_values(report, index, names), max_reasons=9
+                explanation, titles=factor_titles(report), values=factor_values(report, index, names), max_reasons=9
             ),
             f"{objective}-waterfall-{index}",
             f"Waterfall for {objective}, sample {index}, from the average forecast {explanation.base:.2f} to "
@@ -223,13 +228,13 @@ def _movers(report: DifficultyReport, objective: str, row: dict[str, Any]) -> di
     except NotApplicableError:
         return {"rows": _rows(found), "svg": "", "why": ""}
     first = found.iloc[0]
-    svg = _svg(
+    pictures = svg(
         lambda: plots.mover_pictures(images, found, index, row["label"]),
         f"{objective}-movers-{index}",
-        f"Pictures of sample {index} and of {_count(len(found), 'training sample')} that would move with it, the first "
-        f"sample {first['index']:.0f}, whose label would get {_signed(first['change'])} of the probability",
+        f"Pictures of sample {index} and of {count(len(found), 'training sample')} that would move with it, the first "
+        f"sample {first['index']:.0f}, whose label would get {signed(first['change'])} of the probability",
     )
-    return {"rows": _rows(found), "svg": svg, "why": ""}
+    return {"rows": _rows(found), "svg": pictures, "why": ""}
 
 
 def _overview(report: DifficultyReport, objective: str, table: pd.DataFrame) -> dict[str, Any] | None:
@@ -244,20 +249,20 @@ def _overview(report: DifficultyReport, objective: str, table: pd.DataFrame) -> 
     return {
         "samples": len(some),
         "dependences": [
-            _svg(
-                partial(plots.dependence, explanations, str(name), titles=_titles(report)),
+            svg(
+                partial(plots.dependence, explanations, str(name), titles=factor_titles(report)),
                 f"{objective}-dependence-{name}",
-                f"SHAP values for {objective} against the value of a factor: {_title(report, str(name))}",
+                f"SHAP values for {objective} against the value of a factor: {factor_title(report, str(name))}",
             )
             for name in varying[:DEPENDENCES]
         ],
-        "beeswarm": _svg(
-            lambda: plots.beeswarm(explanations, titles=_titles(report)),
+        "beeswarm": svg(
+            lambda: plots.beeswarm(explanations, titles=factor_titles(report)),
             f"{objective}-beeswarm",
             f"Beeswarm of SHAP values for {objective} by factor, the strongest first: "
-            + ", ".join(_title(report, str(name)) for name in factors.index[:5]),
+            + ", ".join(factor_title(report, str(name)) for name in factors.index[:5]),
         ),
-        "importance": _svg(
+        "importance": svg(
             lambda: plots.family_importance(explanations),
             f"{objective}-families",
             f"Bars of the mean size of each family's shift for {objective}: "
@@ -288,7 +293,7 @@ def _measured(report: DifficultyReport, objective: str, table: pd.DataFrame) -> 
         "inside": float(inside),
         "samples": len(both),
         "rows": _rows(both.sort_values("percentile_measured", ascending=False).head(MEASURED_ROWS)),
-        "svg": _svg(
+        "svg": svg(
             lambda: plots.measured_scatter(both, objective),
             f"{objective}-measured",
             f"Scatter of measured against predicted percentile for {objective}: {agreement}",
