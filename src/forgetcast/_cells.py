@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from forgetcast._filled import filled
+
 __all__ = ["search_cells"]
 
 CELL = 256
@@ -57,7 +59,7 @@ def search_cells(z: Tensor, labels: Tensor, k: int, wanted: Tensor, seed: int) -
         )
         clustering.train(z[drawn].numpy())
         centres = torch.from_numpy(clustering.centroids).T
-        probes = torch.cat([(rows @ centres).topk(min(PROBES, count), dim=1).indices for rows in z.split(BATCH)])
+        probes = filled(n, ((rows @ centres).topk(min(PROBES, count), dim=1).indices for rows in z.split(BATCH)))
         scan = _Scan(z, labels, wanted, probes[:, 0], count, faiss.ResultHeap(len(wanted), k, keep_max=True))
         everyone = torch.arange(len(wanted))
         scan.compare(everyone, probes[wanted, :1])  # the own cell first: then the heaps take in less of the others

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forgetcast._filled import Filled
 from forgetcast._gradient_norms import LayerTap, Terms, add_up
 from forgetcast._layer_gradients import Entries, Measured, measured_layers
 from forgetcast._layers import Layout
@@ -97,6 +98,7 @@ def gradient_pass(
     target: Target,
     parameters: Parameters,
     batches: Iterable[tuple[Tensor, Inputs, Tensor]],
+    n: int,
     wanted: Collection[Quantity],
     *,
     weights: dict[str, Tensor] | None = None,
@@ -109,6 +111,7 @@ def gradient_pass(
         target: the model.
         parameters: whose gradients count for ``squares``, ``fisher`` and ``influence``.
         batches: (index, x, y) over all samples, in order.
+        n: how many samples.
         wanted: any of ``squares`` (Σ_k g_k² of the loss gradient, float64, (n,)), ``fisher`` (the mean of g² by group
             of parameters), ``margin`` (length of the margin's gradient in the input, float64,
             (n,)) and ``score`` (a :class:`Score`).
@@ -116,7 +119,7 @@ def gradient_pass(
         narrow: sketch of rows (b, ...).
     """
     results: dict[Quantity, Any] = {}
-    parts: dict[str, list[Tensor]] = defaultdict(list)
+    parts: dict[str, Filled] = defaultdict(partial(Filled, n))
     fisher: dict[str, Tensor] | None = {} if "fisher" in wanted else None
     left = set(wanted)
 
@@ -129,7 +132,7 @@ def gradient_pass(
         listed = ", ".join(parameters.left_out[:5])
         give_up(PARAMETRIC, f"no layer's gradients can be measured sample by sample ({listed})")
     recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
-    rows = width = 0
+    width = 0
     check = weights is None  # else the pass that the weights come from has looked
     tap = LayerTap(parameters.layers, fisher is not None or weights is not None)
     with (
@@ -152,23 +155,22 @@ def gradient_pass(
                 if difference := _difference(target, parameters.names(), x, y, found["squares"]):
                     give_up(PARAMETRIC, difference)
                 check = False
-            rows += len(y)
             for name in ("squares", "influence"):
                 if name in found:
-                    parts[name].append(found[name].cpu().double())
+                    parts[name].add(found[name].cpu().double())
             if "margin" in found:
-                parts["margin"].append(_lengths(found["margin"]))
+                parts["margin"].add(_lengths(found["margin"]))
             if "score" in found:
-                parts["score"].append(narrow(found["score"]))
-                parts["score norm"].append(_lengths(found["score"]))
+                parts["score"].add(narrow(found["score"]))
+                parts["score norm"].add(_lengths(found["score"]))
                 width = found["score"][0].numel()
     for name in left:
         if name == "fisher":
-            results[name] = {group: total / rows for group, total in (fisher or {}).items()}
+            results[name] = {group: total / n for group, total in (fisher or {}).items()}
         elif name == "score":
-            results[name] = Score(torch.cat(parts[name]), torch.cat(parts["score norm"]), width)
+            results[name] = Score(parts[name].array, parts["score norm"].array, width)
         else:
-            results[name] = torch.cat(parts[name])
+            results[name] = parts[name].array
     return results
 
 

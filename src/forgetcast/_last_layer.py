@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from forgetcast._filled import Filled
+
 __all__ = ["KernelRows", "augmented", "kernel_rows", "leave_one_out_logits", "residuals", "unit_residuals"]
 
 
@@ -70,12 +72,12 @@ def kernel_rows(z: Tensor, r: Tensor, pool_z: Tensor, pool_r: Tensor, *, chunk: 
     unit = pool_r.norm(dim=1).max()
     pool_z, pool_r = pool_z.T, (pool_r / unit).T
     rows = max(1, chunk // pool_z.shape[1])
-    absolute, square = [], []
+    absolute, square = Filled(len(z)), Filled(len(z))
     for part_z, part_r in zip(z.split(rows), r.split(rows), strict=True):
         kernel = (part_z @ pool_z).mul_((part_r / part_r.norm(dim=1, keepdim=True)) @ pool_r)
-        square.append(torch.linalg.vector_norm(kernel, dim=1).square_())
-        absolute.append(kernel.abs_().sum(1))
-    return KernelRows(torch.cat(absolute), torch.cat(square), float(unit), pool_z.shape[1])
+        square.add(torch.linalg.vector_norm(kernel, dim=1).square_())
+        absolute.add(kernel.abs_().sum(1))
+    return KernelRows(absolute.array, square.array, float(unit), pool_z.shape[1])
 
 
 def leave_one_out_logits(z: Tensor, logits: Tensor, labels: Tensor, *, damping: float = 1e-2) -> Tensor:

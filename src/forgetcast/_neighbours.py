@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcast._cells import search_cells
+from forgetcast._filled import Filled
 from forgetcast.errors import NotApplicableError
 
 __all__ = ["Neighbours", "nearest_neighbours"]
@@ -89,19 +90,14 @@ def _exact(
     """Numbers and similarities of the nearest (m, k), similarity to the nearest of the same and of another label."""
     z = F.normalize(z.to(device), dim=1, eps=1e-12)
     y = labels.to(device)
-    parts: list[tuple[Tensor, ...]] = []
+    index, top, same, other = (Filled(len(wanted)) for _ in range(4))
     for own in wanted.to(device).split(max(1, CHUNK // len(z))):
         similarity = (z[own] @ z.T).clamp_(-1, 1)
         similarity[torch.arange(len(own), device=z.device), own] = -torch.inf
-        top, index = similarity.topk(k, dim=1)
+        best, numbers = similarity.topk(k, dim=1)
         alike = y[own, None] == y[None]
-        parts.append(
-            (
-                index.cpu(),
-                top.cpu(),
-                similarity.masked_fill(~alike, -1).amax(1).clamp(min=-1).cpu(),
-                similarity.masked_fill(alike, -1).amax(1).cpu(),
-            )
-        )
-    index, top, same, other = (torch.cat(column) for column in zip(*parts, strict=True))
-    return index, top, same, other
+        index.add(numbers.cpu())
+        top.add(best.cpu())
+        same.add(similarity.masked_fill(~alike, -1).amax(1).clamp(min=-1).cpu())
+        other.add(similarity.masked_fill(alike, -1).amax(1).cpu())
+    return index.array, top.array, same.array, other.array

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from forgetcast._filled import Filled
 from forgetcast.errors import NotApplicableError
 
 __all__ = ["SteinRows", "bandwidth", "stein_rows"]
@@ -110,7 +111,7 @@ def stein_rows(
     columns = torch.stack([pool / unit, torch.ones_like(pool), weight / weight.max() * pool / unit], 1)
     columns = columns.float().to(device)
     place = torch.full((n,), -1).index_put_((reference,), torch.arange(m))
-    parts = []
+    rows_summed = Filled(n)
     for rows in torch.arange(n).split(max(1, CHUNK // m)):
         z, u, b, half = terms(rows)
         inner = z @ z_pool.T
@@ -120,8 +121,8 @@ def stein_rows(
         own = (place[rows] >= 0).nonzero()[:, 0]
         kernel[own.to(device), place[rows[own]].to(device)] = 0
         sums = [kernel @ columns, kernel.abs() @ columns[:, :1], kernel.square() @ columns[:, :1].square()]
-        parts.append(torch.cat(sums, 1).double().cpu())
-    total, normalised, weighted, absolute, square = torch.cat(parts).unbind(1)
+        rows_summed.add(torch.cat(sums, 1).double().cpu())
+    total, normalised, weighted, absolute, square = rows_summed.array.unbind(1)
     inside = place >= 0
     others = m - inside.double()
     weights = weight.sum() - torch.where(inside, weight[place], 0.0)

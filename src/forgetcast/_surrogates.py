@@ -11,6 +11,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from forgetcast._filled import filled
 from forgetcast._neighbours import Neighbours
 
 __all__ = ["leave_one_out_ridge", "neighbour_vote", "random_features", "ridge_confidence"]
@@ -77,11 +78,9 @@ def leave_one_out_ridge(features: Tensor, labels: Tensor, classes: int) -> Tenso
         outside.scatter_add_(2, y[:, None, None].expand(-1, len(error), 1), -torch.ones(len(y), len(error), 1))
         error += outside.square_().sum((0, 2), dtype=torch.float64)
     best = slice(int(error.argmin()), int(error.argmin()) + 1)
-    return torch.cat(
-        [
-            _left_out(block, y, shrink[:, best], fits[:, best])[:, 0].double()
-            for block, y in zip(features.split(BLOCK), labels.split(BLOCK), strict=True)
-        ]
+    blocks = zip(features.split(BLOCK), labels.split(BLOCK), strict=True)
+    return filled(
+        len(features), (_left_out(block, y, shrink[:, best], fits[:, best])[:, 0].double() for block, y in blocks)
     )
 
 

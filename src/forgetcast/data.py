@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from forgetcast._freed_memory import giving_back
 from forgetcast.errors import DatasetError, IndexRangeError, first_line
 
 __all__ = ["Data", "Inputs", "channels_last"]
@@ -256,7 +255,7 @@ class Data:
         twice = {round(k * (n - 1) / (AGAIN - 1)) for k in range(AGAIN)} if n else set()
         first: dict[int, tuple[Inputs, Tensor]] = {}
         with torch.random.fork_rng(devices=[]):
-            for indices, items in giving_back(self._pieces(n), lambda piece: _nbytes(piece[1])):
+            for indices, items in self._pieces(n):
                 start = indices[0]
                 x, y = self._batch(items, indices)
                 shapes = [tuple(leaf.shape[1:]) for leaf in leaves(x)]
@@ -484,8 +483,9 @@ class Data:
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         """All samples in order: (indices, x, y) for each batch."""
-        parts = torch.arange(len(self)).split(size)
-        return giving_back(((index, *self.fetch(index)) for index in parts), _nbytes)
+        for start in range(0, len(self), size):
+            index = torch.arange(start, min(start + size, len(self)))
+            yield index, *self.fetch(index)
 
     def digest(self) -> str:
         """SHA-256 over labels and inputs (reads everything once), hexadecimal."""

@@ -14,6 +14,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 from torch.nn import functional as F
 
+from forgetcast._filled import Filled
 from forgetcast._last_layer import augmented, leave_one_out_logits, unit_residuals
 from forgetcast._logits import true_probability
 from forgetcast.data import Data
@@ -156,12 +157,12 @@ def _shared(near: np.ndarray, m: int) -> np.ndarray:
 def _outputs(target: Target, index: np.ndarray) -> tuple[Tensor, Tensor]:
     """z̃ (n, d) and logits (n, C) of some training samples, float64."""
     assert target.head is not None
-    parts = []
+    features, logits = Filled(len(index)), Filled(len(index))
     for rows in torch.as_tensor(index).split(target.batch_size):
         data = Data(target.data.fetch(rows))
-        parts.append((target.features(data), target.logits(data)))
-    features, logits = (torch.cat(column) for column in zip(*parts, strict=True))
-    return augmented(features, target.head.bias is not None), logits.double()
+        features.add(target.features(data))
+        logits.add(target.logits(data))
+    return augmented(features.array, target.head.bias is not None), logits.array.double()
 
 
 def _effects(z: Tensor, logits: Tensor, labels: Tensor, m: int, objective: str, scale: float) -> np.ndarray:
@@ -262,9 +263,9 @@ def _nearest(z: Tensor, m: int) -> np.ndarray:
     """Positions of the nearest others of the first m samples among all, by cosine similarity, (m, k)."""
     unit = F.normalize(z.float(), dim=1, eps=1e-12)
     k = max(1, min(NEIGHBOURS, int(SHARE * len(z)), len(z) - 1))
-    parts = []
+    nearest = Filled(m)
     for rows in torch.arange(m).split(max(1, CHUNK // len(z))):
         similarity = unit[rows] @ unit.T
         similarity[torch.arange(len(rows)), rows] = -torch.inf
-        parts.append(similarity.topk(k, dim=1).indices)
-    return torch.cat(parts).numpy()
+        nearest.add(similarity.topk(k, dim=1).indices)
+    return nearest.array.numpy()

@@ -6,6 +6,7 @@ A probe is an attribute of :class:`Probes`, computed when first read and kept. F
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from forgetcast._cross_fitted import Folds, content_folds, perceptron_confidence, row_checksums
+from forgetcast._filled import Filled, filled
 from forgetcast._gradient_pass import (
     Parameters,
     Score,
@@ -670,11 +672,11 @@ class Probes:
         target = self.target
         size = gradient_batch(target, self._layout.activations)
         with reproducible(target, self.seed):
-            batches = self._batches(target.data, size, "gradients", rows)
+            batches, n = self._batches(target.data, size, "gradients", rows), len(target if rows is None else rows)
             if recorder is not None:
                 batches = recorder.watched(batches)
             narrow = partial(_narrow, seed=self.seed + 1)
-            return gradient_pass(target, self._parameters, batches, wanted, weights=weights, narrow=narrow)
+            return gradient_pass(target, self._parameters, batches, n, wanted, weights=weights, narrow=narrow)
 
     @probe
     def _gradient_rows(self) -> Tensor:
@@ -757,12 +759,10 @@ class Probes:
     def _neighbour_reach(self) -> Tensor:
         """z̃_i·z̃_j/‖z̃_i‖² of the rows asked for and their 20 nearest neighbours, float32, shape (m, <= 20)."""
         z = self.augmented_features.float()
-        near = self._chosen(self.feature_neighbours.index[:, :20])
-        parts = [
-            (z[index] @ own[:, :, None])[..., 0]
-            for own, index in zip(self._chosen(z).split(BLOCK // 4), near.split(BLOCK // 4), strict=True)
-        ]
-        return torch.cat(parts) / self._chosen(z).square().sum(1, keepdim=True).clamp(min=1e-30)
+        own, near = self._chosen(z), self._chosen(self.feature_neighbours.index[:, :20])
+        blocks = zip(own.split(BLOCK // 4), near.split(BLOCK // 4), strict=True)
+        reach = filled(len(own), ((z[index] @ rows[:, :, None])[..., 0] for rows, index in blocks))
+        return reach / own.square().sum(1, keepdim=True).clamp(min=1e-30)
 
     def _rehearse(self, move: Move) -> Rehearsal:
         head, numbers = self.head, self._chosen(torch.arange(len(self.target)))
@@ -802,8 +802,7 @@ class _Recorder:
         self._target, self._data, self._layers, self._inputs, self._seed = target, data, layers, inputs, seed
         self._listening = False
         self._seen: dict[str, Tensor] = {}
-        self._arrays: dict[str, Tensor] = {}
-        self._filled: dict[str, int] = {}
+        self._kept: dict[str, Filled] = defaultdict(partial(Filled, len(data)))
         self._handles: list[Any] = []
 
     def __enter__(self) -> _Recorder:
@@ -829,13 +828,13 @@ class _Recorder:
                 if (real := real_tensor(batch[1])) is not None:
                     self._seen["inputs"] = _narrow(real.to(self._target.dtype), self._seed + 1)
             for name, values in self._seen.items():
-                self._keep(name, values)
+                self._kept[name].add(values if name == "checksums" else values.float().cpu())
             self._seen.clear()
 
     @property
     def complete(self) -> bool:
         """Whether all data went by."""
-        return self._filled.get("logits", 0) == len(self._data)
+        return "logits" in self._whole()
 
     def result(self) -> _Forward:
         """What was recorded.
@@ -843,7 +842,7 @@ class _Recorder:
         Raises:
             ModelError: logits that are not finite.
         """
-        whole = {name: array for name, array in self._arrays.items() if self._filled[name] == len(self._data)}
+        whole = self._whole()
         check_finite(whole["logits"], self._data)
         for name in self._layers.keys() & whole.keys():
             _standardised(whole[name], out=whole[name])
@@ -863,13 +862,8 @@ class _Recorder:
         self._see("logits", as_logits(out))
         self._listening = False
 
-    def _keep(self, name: str, values: Tensor) -> None:
-        if name not in self._arrays:
-            dtype = torch.int64 if name == "checksums" else torch.float32
-            self._arrays[name] = torch.empty(len(self._data), *values.shape[1:], dtype=dtype)
-        start = self._filled.get(name, 0)
-        self._arrays[name][start : start + len(values)] = values
-        self._filled[name] = start + len(values)
+    def _whole(self) -> dict[str, Tensor]:
+        return {name: rows.array for name, rows in self._kept.items() if rows.count == len(self._data)}
 
 
 def _hidden_layers(found: Layout, head: Head | None) -> dict[str, Layer]:

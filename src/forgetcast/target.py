@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from forgetcast._filled import Filled
 from forgetcast._precision import exact_convolutions
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
 from forgetcast.errors import DatasetError, ForgetcastError, InputError, ModelError, NotApplicableError, first_line
@@ -277,18 +278,18 @@ class Target:
         """
         data = self.data if data is None else data
         own = self.module if module is None else frozen_copy(module)
-        parts = []
+        found = Filled(len(data))
         with self._asking():
             for index, x, _ in data.batches(self.batch_size):
                 args, kwargs = model_arguments(self.to_device(x))
                 with self.running(data, index):
-                    parts.append(as_logits(own(*args, **kwargs)).float().cpu())
+                    logits = as_logits(own(*args, **kwargs)).float().cpu()
                 if module is None:
-                    check_finite(parts[-1], data, int(index[0]))
-            found = torch.cat(parts)
+                    check_finite(logits, data, int(index[0]))
+                found.add(logits)
             if module is None:
-                self.check_steady(data, found)
-        return found
+                self.check_steady(data, found.array)
+        return found.array
 
     @torch.no_grad()
     def features(self, data: Data | None = None) -> Tensor:
@@ -303,7 +304,7 @@ class Target:
             raise NotApplicableError(self.head_missing)
         data = self.data if data is None else data
         latest: list[Tensor] = []
-        parts: list[Tensor] = []
+        found = Filled(len(data))
         handle = self.watch_head(lambda features: latest.append(features.float().cpu()))
         try:
             with self._asking():
@@ -312,11 +313,11 @@ class Target:
                         self.forward(self.to_device(x))
                     if not latest:
                         raise NotApplicableError("the last linear layer was not called when the whole data ran")
-                    parts.append(latest[-1])
+                    found.add(latest[-1])
                     latest.clear()
         finally:
             handle.remove()
-        return torch.cat(parts)
+        return found.array
 
     def watch_head(self, keep: Callable[[Tensor], None]) -> RemovableHandle:
         """Call ``keep(features)`` whenever the last linear layer runs, until the handle is removed.
