@@ -1,9 +1,9 @@
 """Gradient norms and self-influence of single samples against peers: seconds and numbers, in one run.
 
-    python -m venv peers && peers/bin/pip install -c constraints.txt -e .
+    python -m venv peers && peers/bin/pip install -c constraints.txt -e '.[dask]' pyDeprecate zarr
     peers/bin/pip install --no-deps -r benchmarks/requirements-peers.txt
     peers/bin/python benchmarks/gradient_speed.py --targets fashion-cnn --threads 1    # others' rows stay in the table
-    peers/bin/python benchmarks/gradient_speed.py               # about 5 minutes on 2 cores
+    peers/bin/python benchmarks/gradient_speed.py               # about 25 minutes on 2 cores
 
 Same model, samples, batch size and threads; the ways take turns and the median over the turns counts. Ours is timed
 from a fresh ``Probes`` on, with everything it finds out about the model; what peers wrap or register beforehand is not.
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -294,20 +295,20 @@ def _apart(got: Tensor, expected: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", default=TARGETS)
-    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--samples", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torchvision()  # opacus, pyDVL and traker import it; see there
-    for threads in arguments.threads:
+    for threads, samples in product(arguments.threads, arguments.samples):
         torch.set_num_threads(threads)
         for name in arguments.targets:
-            rows = pd.DataFrame(measure(name, arguments.samples, arguments.repeats))
+            rows = pd.DataFrame(measure(name, samples, arguments.repeats))
             if arguments.out.is_file():
                 before = pd.read_csv(arguments.out)
-                again = (before["target"] == name) & (before["threads"] == threads)
+                again = (before[["target", "threads", "samples"]] == [name, threads, samples]).all(axis=1)
                 rows = pd.concat([before[~again], rows])
             rows.to_csv(arguments.out, index=False, float_format="%.3g")
 
