@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from forgetcast._filled import filled
 from forgetcast.data import leaves
 from forgetcast.errors import InputError
 from forgetcast.target import Target
@@ -21,9 +22,8 @@ def neighbour_support(target: Target, k: int = 10) -> np.ndarray:
 
     The cheap screen: only a model that memorized it can be sure of a sample whose surroundings speak against it.
     """
-    inputs = torch.cat(
-        [torch.cat([leaf.flatten(1).float() for leaf in leaves(x)], 1) for _, x, _ in target.data.batches()]
-    )
+    batches = (torch.cat([leaf.flatten(1).float() for leaf in leaves(x)], 1) for _, x, _ in target.data.batches())
+    inputs = filled(len(target), batches)
     k = min(k, len(target) - 1)
     found = NearestNeighbors(n_neighbors=k + 1).fit(inputs.numpy()).kneighbors(inputs.numpy(), return_distance=False)
     labels = target.labels.numpy()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from forgetcast._filled import filled
 from forgetcast._random import sample_positions
 from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.errors import NotApplicableError
@@ -51,7 +52,7 @@ class Workbench:
         if self.target.head is not None:
             features = self.target.features()
         else:
-            features = torch.cat([_flat(x) for _, x, _ in self.target.data.batches()])
+            features = filled(len(self.target), (_flat(x) for _, x, _ in self.target.data.batches()))
         return F.normalize(features.float(), dim=1)
 
     def neighbours(self, index: Tensor) -> Tensor:
