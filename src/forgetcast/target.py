@@ -110,6 +110,12 @@ def _check_weights(model: nn.Module, what: str) -> None:
             raise ModelError(f"{what}'s buffers are not finite: {name} holds NaN")
 
 
+def _trainable(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that training moves; all of them where none is marked."""
+    marked = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return marked or frozenset(name for name, _ in model.named_parameters())
+
+
 def _has_ties(module: nn.Module) -> bool:
     """Whether a parameter or buffer has several names; looking for them at every call takes a third of its overhead."""
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
@@ -151,6 +157,11 @@ class Target:
 
     head: Head | None
     """The last linear layer, or None."""
+    params: dict[str, Tensor]
+    """The trainable parameters by name: what unlearning may move. Frozen ones (``requires_grad=False``) are part of the
+    module alone; a model in which all are frozen was frozen for inference, and all count as trainable."""
+    buffers: dict[str, Tensor]
+    """The buffers by name."""
 
     def __init__(
         self,
@@ -171,11 +182,11 @@ class Target:
             raise InputError(f"batch_size: expected a positive integer; got {batch_size!r}")
         self.batch_size = batch_size
         self.module = frozen_copy(model)
-        self.params: dict[str, Tensor] = {k: v.detach() for k, v in self.module.named_parameters()}
-        self.buffers: dict[str, Tensor] = {k: v.detach() for k, v in self.module.named_buffers()}
-        first = next(iter(self.params.values()))
+        self._trainable = _trainable(model)
+        self._name_weights(None)
+        first = next(self.module.parameters())
         self.device = first.device
-        self.dtype = next((p.dtype for p in self.params.values() if p.is_floating_point()), torch.float32)
+        self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
         self.data = Data(dataset, collate_fn=collate_fn)
         self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
         self._train = train
@@ -351,7 +362,7 @@ class Target:
 
     def _name_weights(self, head: str | None) -> None:
         """Take parameters, buffers and the layer called ``head`` from the module; they share its memory."""
-        self.params = {k: v.detach() for k, v in self.module.named_parameters()}
+        self.params = {k: v.detach() for k, v in self.module.named_parameters() if k in self._trainable}
         self.buffers = {k: v.detach() for k, v in self.module.named_buffers()}
         self.head = None if head is None else Head.of(self.module, head)
 
