@@ -303,6 +303,61 @@ def test_any_type_of_input_has_a_digest(dtype: torch.dtype) -> None:
     assert data.digest() != Data((1 - x.to(dtype) if dtype != torch.bool else ~x.to(dtype), y)).digest()
 
 
+# -- hashes of single samples --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache", [1 << 30, 0], ids=["cached", "never cached"])
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_gives_the_same_hash_of_a_sample(name: str, cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for every sample, which goes by its numbers alone and moves with it; asking reads no dataset again."""
+    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", cache)
+    x, y = samples()
+    expected = Data((x, y)).content_hashes()
+    assert (expected.dtype, expected.shape, len(np.unique(expected))) == (np.dtype("uint64"), (N,), N)
+    source = SOURCES[name]()
+    data = Data(source)
+    reads = Counter(getattr(source, "reads", ()))
+    assert (data.content_hashes() == expected).all()
+    assert Counter(getattr(source, "reads", ())) == reads
+    assert (copy.deepcopy(data).content_hashes() == expected).all()
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
+    assert (Data((x[order], 1 - y[order].clamp(max=1))).content_hashes() == expected[order.numpy()]).all()
+
+
+def test_the_hash_of_a_sample_goes_by_numbers_not_by_storage() -> None:
+    """Types that hold the same numbers hash alike, and so do the two zeros; a last bit or large integer shows."""
+    x = torch.arange(12).reshape(4, 3)
+    expected = Data((x, [0] * 4)).content_hashes().tolist()
+    types = (torch.uint8, torch.int16, torch.int32, torch.bfloat16, torch.float16, torch.float32, torch.float64)
+    for dtype in types:
+        assert Data((x.to(dtype), [0] * 4)).content_hashes().tolist() == expected
+    zeros = torch.tensor([[0.0, -0.0], [-0.0, 0.0]])
+    assert len(set(Data((zeros, [0, 0])).content_hashes().tolist())) == 1
+    near = torch.tensor([1.0, 1.0 + 2**-23]).reshape(2, 1)
+    ids = torch.tensor([[2**24], [2**24 + 1], [-(2**62)], [1 - 2**62]])
+    for rows in (near, ids, {"a": ids, "b": torch.zeros(4)}):
+        hashes = Data((rows, [0] * len(leaves(rows)[0]))).content_hashes()
+        assert len(np.unique(hashes)) == len(hashes)
+    named = {"a": x, "b": x.float()}, {"b": x, "a": x.double()}
+    assert (Data((named[0], [0] * 4)).content_hashes() == Data((named[1], [0] * 4)).content_hashes()).all()
+
+
+def test_the_hash_of_a_sample_does_not_depend_on_its_batch() -> None:
+    """A collate function that pads to the longest gives a sample other columns beside a longer one."""
+    rows = [torch.arange(1.0, 2 + k % 4) for k in range(20)]
+
+    def pad(items: list[tuple[Tensor, int]]) -> tuple[Tensor, list[int]]:
+        return torch.nn.utils.rnn.pad_sequence([x for x, _ in items], batch_first=True), [y for _, y in items]
+
+    hashes = [
+        Data(Counted(lambda i, some=some: (rows[some[i]], 0), len(some)), collate_fn=pad).content_hashes()
+        for some in (range(20), [0, 4, 8], [3])
+    ]
+    assert (hashes[0] == np.resize(hashes[0][:4], 20)).all()
+    assert hashes[1].tolist() == [hashes[0][0]] * 3
+    assert hashes[2].tolist() == [hashes[0][3]]
+
+
 # -- what is refused -----------------------------------------------------------------------------------
 
 

@@ -26,6 +26,8 @@ PIECE = 512
 """Items of a dataset that are read and checked at a time, at most; fewer of more than 64 kB each."""
 PIECE_BYTES = 1 << 25
 """Bytes of a dataset that are read and checked at a time."""
+EXACT = 1 << 24
+"""From here on not every integer is a float32."""
 AGAIN = 8
 """Items of a dataset, spread over all of it, that are read a second time to see that they come out the same."""
 
@@ -106,6 +108,26 @@ def _named(x: Inputs, name: str = "") -> Iterator[tuple[str, Tensor]]:
     parts = sorted(x.items()) if isinstance(x, dict) else enumerate(x)
     for key, part in parts:
         yield from _named(part, f"{name}/{key}")
+
+
+def _row_hashes(x: Inputs) -> np.ndarray:
+    """A 64-bit hash of every sample's numbers, shape (n,), uint64; the type that they are stored in does not matter.
+
+    Real numbers count as float32, as models take them; rows of integers that float32 cannot hold count in full.
+    """
+    columns, whole = [], []
+    for _, leaf in _named(x):
+        flat = (torch.view_as_real(leaf) if leaf.is_complex() else leaf).reshape(len(leaf), -1)
+        columns.append(flat.float().add(0.0).numpy())  # -0.0 becomes 0.0
+        if not (flat.is_floating_point() or flat.dtype == torch.bool):
+            whole.append((flat.numpy(), (abs(columns[-1]) >= EXACT).any(1)))
+    table = columns[0] if len(columns) == 1 else np.concatenate(columns, 1)
+    content, size = table.tobytes(), 4 * table.shape[1]
+    found = [hashlib.blake2b(content[k * size : (k + 1) * size], digest_size=8) for k in range(len(table))]
+    for rows, large in whole:
+        for k in np.flatnonzero(large).tolist():
+            found[k].update(rows[k].astype(np.int64).tobytes())
+    return np.frombuffer(b"".join([one.digest() for one in found]), dtype="<u8").astype(np.uint64)
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -200,6 +222,7 @@ class Data:
         self._dataset: Any = None
         self._x: Inputs | None = None
         self._items: list[Any] | None = None
+        self._hashes: np.ndarray | None = None
         if isinstance(source, DataLoader):
             if source.batch_sampler is not None:  # without one, its collate function is for single items
                 collate_fn = collate_fn or source.collate_fn
@@ -252,6 +275,7 @@ class Data:
         kept: list[Any] | None = []
         size = 0
         labels = [torch.empty(0, dtype=torch.long)]
+        hashes: list[np.ndarray] = []
         twice = {round(k * (n - 1) / (AGAIN - 1)) for k in range(AGAIN)} if n else set()
         first: dict[int, tuple[Inputs, Tensor]] = {}
         with torch.random.fork_rng(devices=[]):
@@ -278,6 +302,10 @@ class Data:
                         "collate_fn that does."
                     )
                 labels.append(y)
+                if joinable:
+                    hashes.append(_row_hashes(x))
+                else:  # a sample must not look other beside a longer one
+                    hashes += [_row_hashes(self._batch([item], [k])[0]) for k, item in zip(indices, items, strict=True)]
                 size += sum(leaf.nbytes for leaf in leaves(x))
                 if size > CACHE_BYTES:
                     kept = None
@@ -286,6 +314,7 @@ class Data:
             self.labels = torch.cat(labels)
             self._check_not_empty()
             self._check_steady(source, n, first)
+            self._hashes = np.concatenate(hashes)
         if kept is not None:
             if joinable:
                 self._x = _join(kept)
@@ -486,6 +515,15 @@ class Data:
         for start in range(0, len(self), size):
             index = torch.arange(start, min(start + size, len(self)))
             yield index, *self.fetch(index)
+
+    def content_hashes(self) -> np.ndarray:
+        """A 64-bit hash of every sample's inputs, shape (n,), uint64: equal for equal numbers, whatever their dtype.
+
+        Of a dataset they are made as it is read first, so that asking for them reads nothing again.
+        """
+        if self._hashes is None:
+            self._hashes = np.concatenate([_row_hashes(x) for _, x, _ in self.batches(1 << 12)])
+        return self._hashes
 
     def digest(self) -> str:
         """SHA-256 over labels and inputs (reads everything once), hexadecimal."""
