@@ -1,21 +1,17 @@
-"""Cross-fitted surrogates: folds by content, and perceptrons that never saw a sample's fold."""
+"""Cross-fitted surrogates: kernel logistic regressions that never saw a sample's fold."""
 
 from __future__ import annotations
 
 import itertools
-import zlib
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from forgetcast import Target
-from forgetcast._cross_fitted import (
-    content_folds,
-    perceptron_confidence,
-    row_checksums,
-)
+from forgetcast._cross_fitted import PENALTY, Features, fold_numbers, logistic_confidence, repeats
 from forgetcast._random import seeded
 from forgetcast.errors import NotApplicableError
 from forgetcast.probes import Probes
@@ -37,98 +33,96 @@ def perceptron(*widths: int) -> nn.Module:
 # -- folds ----------------------------------------------------------------------------------------------------------
 
 
-def test_checksums_read_every_byte_of_a_sample() -> None:
-    """The checksum is that of the sample's bytes, tensor after tensor, for numbers of any kind and layout."""
-    x = {
-        "tokens": torch.arange(12).reshape(4, 3),
-        "image": torch.rand(4, 2, 3, 3),
-        "flag": torch.tensor([1, 0, 1, 1]) > 0,
-    }
-    laid_out = {**x, "image": x["image"].contiguous(memory_format=torch.channels_last)}
-    expected = [zlib.crc32(b"".join(part[i].numpy().tobytes() for part in x.values())) for i in range(4)]
-    assert row_checksums(x).tolist() == row_checksums(laid_out).tolist() == expected
-    assert len(set(expected)) == 4
-    assert len(row_checksums(torch.rand(3, 4).bfloat16())) == 3
-
-
-def test_folds_are_even_within_every_class_and_follow_the_content() -> None:
-    """Each class is spread evenly, copies are apart, and reordered samples keep their folds."""
-    checksums = torch.randint(0, 1000, (103,), generator=torch.Generator().manual_seed(0))
-    checksums[[0, 3, 12]] = 500
-    labels = torch.arange(103) % 3
-    folds = content_folds(checksums, labels)
-    of_sample = torch.empty(103, dtype=torch.int64)
-    of_sample[folds.order] = folds.fold
-    for c in range(3):
-        counts = torch.bincount(of_sample[labels == c], minlength=folds.count)
-        assert int(counts.max() - counts.min()) <= 1
-    assert len(set(of_sample[[0, 3, 12]].tolist())) == 3
-    distinct = torch.randperm(103, generator=torch.Generator().manual_seed(1))
-    order = torch.randperm(103, generator=torch.Generator().manual_seed(2))
-    first, second = content_folds(distinct, labels), content_folds(distinct[order], labels[order])
-    assert torch.equal(order[second.order], first.order)
-    assert torch.equal(second.fold, first.fold)
+def test_every_run_of_samples_is_dealt_over_all_folds() -> None:
+    """So classes that stand together are even, and a copy beside a sample is in another fold but at a run's end."""
+    fold = fold_numbers(103, 5, torch.Generator().manual_seed(0))
+    assert all(sorted(run.tolist()) == [0, 1, 2, 3, 4] for run in fold[:100].split(5))
+    assert len(set(fold[100:].tolist())) == 3
+    assert not torch.equal(fold, fold_numbers(103, 5, torch.Generator().manual_seed(1)))
 
 
 # -- learners -------------------------------------------------------------------------------------------------------
 
 
-def test_perceptrons_equal_single_ones_trained_one_by_one() -> None:
-    """Side by side they are what each network is that is trained alone on its part of the same batches."""
-    z, y = clouds(50)
-    folds = content_folds(torch.arange(50), y, count=3)
-    generator = torch.Generator().manual_seed(0)
-    owner, size, passes = [0, 0, 1, 1, 2, 2], 20, 16
-    first = torch.randn(5, 6, 8, generator=generator) * (2 / 5) ** 0.5
-    last = torch.randn(6, 8, 3, generator=generator) / 8**0.5
-    drawn = [torch.randperm(50, generator=generator) for _ in range(passes)]
-    batches = [part for order in drawn for part in order.split(size) if len(part) == size]
-    total = torch.zeros(50)
-    for model, k in enumerate(owner):
-        net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
-        with torch.no_grad():
-            for layer, weight in ((net[0], first[:, model]), (net[2], last[model])):
-                layer.weight.copy_(weight.T)
-                layer.bias.zero_()
-        optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=len(batches) + 1)
-        for batch in batches:
-            rows = folds.order[batch[folds.fold[batch] != k]]
-            optimizer.zero_grad()
-            F.cross_entropy(net(z[rows]), y[rows]).backward()
-            optimizer.step()
-            schedule.step()
-        out = folds.order[folds.fold == k]
-        total[out] += net(z[out]).softmax(1)[torch.arange(len(out)), y[out]].detach() / 2
-    got = perceptron_confidence(z, y, 3, folds, hidden=8, restarts=2)
-    assert torch.allclose(got.float(), total, atol=1e-4)
+def test_the_kernel_is_the_tangent_kernel_of_wide_networks() -> None:
+    """Inner products of features are those of the gradients of a network with 200,000 rectifiers, drawn at random."""
+    z = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    features = Features.of(z)(z)[:, :-1].double()
+    kernel = features @ features.T
+    lifted = torch.cat([z / 2, torch.ones(12, 1)], 1)
+    generator = torch.Generator().manual_seed(1)
+    inner = torch.randn(200_000, 5, generator=generator)
+    outer = torch.randn(200_000, generator=generator)
+    active = (lifted @ inner.T).relu()
+    slopes = (active > 0).float() * outer
+    expected = (active @ active.T + (slopes @ slopes.T) * (lifted @ lifted.T)).double()
+    assert torch.allclose(kernel / kernel.trace(), expected / expected.trace(), atol=0.02 / 12)
+    assert float(kernel.diagonal().mean()) == pytest.approx(1, abs=1e-4)
 
 
-def test_no_perceptron_sees_the_label_that_it_is_asked_about() -> None:
+def test_regressions_equal_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One repeat on all landmarks is five penalised logistic regressions, each fitted without its fold."""
+    monkeypatch.setattr("forgetcast._cross_fitted.FITS", 1)
+    monkeypatch.setattr("forgetcast._cross_fitted.STEPS", 3000)
+    z, y = clouds(60)
+    generator = torch.Generator().manual_seed(3)
+    fold = fold_numbers(60, 5, generator)
+    features = Features.of(z[torch.randperm(60, generator=generator)])(z)[:, :-1].numpy()
+    expected = torch.zeros(60, dtype=torch.float64)
+    for k in range(5):
+        seen, left = (fold != k).numpy(), (fold == k).numpy()
+        fitted = LogisticRegression(C=1 / (PENALTY * seen.sum()), tol=1e-8, max_iter=5000)
+        fitted.fit(features[seen], y.numpy()[seen])
+        own = torch.from_numpy(fitted.predict_proba(features[left])).double()
+        expected[fold == k] = own.gather(1, y[fold == k, None])[:, 0]
+    assert torch.allclose(logistic_confidence(z, y, 3, seed=3), expected, atol=5e-3)
+
+
+def test_no_regression_sees_the_label_that_it_is_asked_about() -> None:
     """With another label a sample's fold, left as it was, says the rest to 1: nothing of the label was learned."""
     z, y = clouds(60, classes=2)
-    folds = content_folds(torch.arange(60), y)
     other = y.clone()
     other[5] = 1 - y[5]
-    before, after = (perceptron_confidence(z, labels, 2, folds)[5] for labels in (y, other))
+    before, after = (logistic_confidence(z, labels, 2)[5] for labels in (y, other))
     assert float(before + after) == pytest.approx(1, abs=1e-4)
 
 
-def test_perceptrons_know_clear_classes_and_doubt_wrong_labels() -> None:
+def test_regressions_know_clear_classes_and_doubt_wrong_labels() -> None:
     """On clear clouds the right labels are nearly sure, and no wrong one is likely."""
     z, y = clouds(400, noise=0.2)
     wrong = torch.arange(400) % 20 == 0
     labels = torch.where(wrong, (y + 1) % 3, y)
-    got = perceptron_confidence(z, labels, 3, content_folds(torch.arange(400), labels))
+    got = logistic_confidence(z, labels, 3)
     assert float(got[~wrong].median()) > 0.9
     assert float(got[wrong].max()) < 0.5
     assert bool(((got >= 0) & (got <= 1)).all())
 
 
+def test_many_samples_are_asked_about_when_some_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples beyond those that are fitted get answers as good as theirs."""
+    monkeypatch.setattr("forgetcast._cross_fitted.FITTED", 300)
+    monkeypatch.setattr("forgetcast._cross_fitted.BLOCK", 128)
+    z, y = clouds(1000, noise=0.5)
+    assert float(logistic_confidence(z, y, 3).mean()) > 0.85
+
+
+def test_repeats_bring_the_noise_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen repeats differ from seed to seed a quarter as much as one does, as means of independent draws do."""
+    z, y = clouds(120)
+    assert (repeats(120), repeats(3000), repeats(60_000)) == (16, 4, 1)
+
+    def noise() -> float:
+        return float(torch.stack([logistic_confidence(z, y, 3, seed=seed) for seed in range(6)]).std(0).mean())
+
+    many = noise()
+    monkeypatch.setattr("forgetcast._cross_fitted.FITS", 1)
+    assert 2.5 < noise() / many < 6
+
+
 def test_two_samples_are_enough() -> None:
-    """Fitted to one sample each, both perceptrons answer."""
+    """Fitted to one sample each, both regressions answer."""
     z, y = clouds(20)
-    assert bool(torch.isfinite(perceptron_confidence(z[:2], y[:2], 3, content_folds(torch.arange(2), y[:2]))).all())
+    assert bool(torch.isfinite(logistic_confidence(z[:2], y[:2], 3)).all())
 
 
 # -- probes ---------------------------------------------------------------------------------------------------------
@@ -144,24 +138,26 @@ def test_the_early_layer_is_nearest_to_a_quarter_of_the_depth() -> None:
     assert probes.middle.shape == (20, 9)
     three = Probes(Target(perceptron(5, 6, 7, 3), (x, y)))
     assert three.early is three.middle
-    assert three.early_perceptron is three.middle_perceptron
+    assert three.early_logistic is three.middle_logistic
 
 
 def test_one_sample_cannot_be_left_out() -> None:
     """With one sample the probes say why there is nothing to fit."""
     x, _ = clouds(20)
     with pytest.raises(NotApplicableError, match="at least two samples"):
-        _ = Probes(Target(perceptron(5, 6, 7, 3), (x[:1], torch.tensor([0])))).input_perceptron
+        _ = Probes(Target(perceptron(5, 6, 7, 3), (x[:1], torch.tensor([0])))).input_logistic
 
 
 def test_the_surrogate_confidence_is_a_mean_over_kinds_of_surrogates() -> None:
-    """Votes and ridges, perceptrons of distinct layers and the last layer count alike, as far as they apply."""
+    """Regressions of distinct layers and the last layer count alike, votes half as much, as far as they apply."""
     x, y = clouds(30)
     probes = Probes(Target(perceptron(5, 6, 7, 3), (x, y)))
-    networks = (probes.input_perceptron + probes.middle_perceptron) / 2
-    kinds = [probes.surrogates.mean(1), networks, probes.leave_one_out_probability]
-    assert torch.allclose(probes.surrogate_confidence, sum(kinds) / 3)  # type: ignore[arg-type]
+    regressions = (probes.input_logistic + probes.middle_logistic) / 2
+    votes = (probes.input_vote + probes.middle_vote + probes.feature_vote) / 3
+    expected = 0.2 * votes + 0.4 * regressions + 0.4 * probes.leave_one_out_probability
+    assert torch.allclose(probes.surrogate_confidence, expected)
     headless = nn.Sequential(nn.Linear(5, 6), nn.Unflatten(1, (3, 2)), nn.AdaptiveAvgPool1d(1), nn.Flatten())
     without = Probes(Target(headless, (x, y)))
-    networks = (without.input_perceptron + without.middle_perceptron) / 2
-    assert torch.allclose(without.surrogate_confidence, (without.surrogates.mean(1) + networks) / 2)
+    regressions = (without.input_logistic + without.middle_logistic) / 2
+    votes = (without.input_vote + without.middle_vote) / 2
+    assert torch.allclose(without.surrogate_confidence, (votes + 2 * regressions) / 3)

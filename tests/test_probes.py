@@ -254,7 +254,7 @@ def test_a_linear_model_has_no_middle_layer() -> None:
     with pytest.raises(NotApplicableError, match="no hidden layer"):
         _ = probes.middle
     assert torch.allclose(probes.features, data((5,))[0])
-    assert probes.surrogates.shape == (13, 4)
+    assert probes.surrogate_confidence.shape == (13,)
 
 
 def test_wide_inputs_are_sketched_and_keep_their_inner_products() -> None:

@@ -1,132 +1,149 @@
-"""Perceptrons fitted in folds: what those that were fitted without a sample's fold say of its label.
+"""Kernel logistic regressions fitted in folds: what models fitted without a sample's fold say of its label.
 
-Folds and the order in which samples are visited hang on the samples' content alone, so that reordering the data
-reorders the results.
+The kernel is the tangent kernel of a network with one hidden layer of rectifiers (Jacot et al. 2018, arXiv 1806.07572,
+in the closed form of Cho & Saul 2009), taken on landmarks (Nyström; Williams & Seeger 2000). So on an inner
+representation it retrains what comes after it, cheaply, as small perceptrons would. Unlike theirs, its loss is convex:
+what is left to chance is which samples are landmarks and which are fitted together, and repeating averages it out.
 """
 
 from __future__ import annotations
 
-import zlib
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forgetcast.data import Inputs, leaves
-
-__all__ = ["FOLDS", "Folds", "content_folds", "perceptron_confidence", "row_checksums"]
+__all__ = ["FOLDS", "Features", "fold_numbers", "logistic_confidence", "repeats"]
 
 FOLDS = 5
 
-PASSES = (2, 16)
-VISITS = 120_000
-"""Perceptrons go over about as many samples in training, in 2 to 16 passes."""
+REPEATS = (1, 16)
+FITS = 12_000
+"""Samples times repeats at most, with one repeat at least."""
 
-RESTARTS = 4
-MODEL_ROWS = 12_000
-"""Restarts times samples at most, with one restart at least."""
+LANDMARKS = 512
+
+FITTED = 20_000
+"""Samples that are fitted, at most; all of them are asked about."""
+
+BLOCK = 4096
+"""Samples whose features are held at a time."""
+
+PENALTY = 1e-4
+"""Of the squared weights beside the mean loss, for features whose mean squared length is 1; chosen in
+``benchmarks/surrogates.py``."""
+
+STEPS = 30
+
+SMALLEST = 1e-6
+"""Eigenvalues of the kernel, relative to the largest, that count; on others its rounding would be multiplied."""
+
+
+def repeats(n: int) -> int:
+    """How often n samples are dealt out and fitted."""
+    return max(REPEATS[0], min(REPEATS[1], FITS // n))
+
+
+def fold_numbers(n: int, count: int, generator: torch.Generator) -> Tensor:
+    """Folds of n samples in a given order, in [0, count), shape (n,): each run of ``count`` samples gets all of them.
+
+    Where the order has each class together and copies side by side, classes are spread evenly and copies lie apart.
+    """
+    runs = torch.rand(-(-n // count), count, generator=generator).argsort(1)
+    return runs.flatten()[:n]
 
 
 @dataclass(frozen=True)
-class Folds:
-    """Samples in an order that hangs on their content, and the fold of each."""
+class Features:
+    """Nyström features of the tangent kernel: φ(x) = K(x, L) K(L, L)^(-1/2) on landmarks L, with a 1 behind them."""
 
-    order: Tensor
-    """Sample numbers, shape (n,)."""
-    fold: Tensor
-    """Fold of every sample of ``order``, in [0, count), shape (n,)."""
-    count: int
+    landmarks: Tensor
+    """[x/√d, 1] of m samples, float64, shape (m, d + 1)."""
+    turn: Tensor
+    """K(L, L)^(-1/2), float32, shape (m, rank), scaled so that the landmarks' features have mean squared length 1."""
+
+    @classmethod
+    def of(cls, z: Tensor) -> Features:
+        """On the landmarks ``z`` (m, d), expected with columns of mean 0 and variance about 1."""
+        landmarks = _lifted(z)
+        values, vectors = torch.linalg.eigh(_kernel(landmarks, landmarks))
+        kept = values > SMALLEST * values[-1]
+        turn = vectors[:, kept] / values[kept].sqrt()
+        return cls(landmarks, (turn / (values[kept].sum() / len(z)).sqrt()).float())
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Features (b, rank + 1), float32, of ``z`` (b, d)."""
+        return F.pad(_kernel(_lifted(z), self.landmarks).float() @ self.turn, (0, 1), value=1.0)
 
 
-def row_checksums(x: Inputs) -> Tensor:
-    """CRC-32 of every sample's bytes over all tensors of a batch, int64, shape (b,)."""
-    sums: list[int] = []
-    for leaf in leaves(x):
-        rows = leaf.detach().cpu().reshape(len(leaf), -1).contiguous().view(torch.uint8).numpy()
-        sums = [zlib.crc32(row, start) for row, start in zip(rows, sums or [0] * len(rows), strict=True)]
-    return torch.tensor(sums, dtype=torch.int64)
+def _lifted(z: Tensor) -> Tensor:
+    return F.pad(z.double() / z.shape[1] ** 0.5, (0, 1), value=1.0)
 
 
-def content_folds(checksums: Tensor, labels: Tensor, *, count: int = FOLDS) -> Folds:
-    """Each class dealt out over min(count, n) folds in the order of the checksums (shape (n,)).
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """|a||b|(sin θ + (π - θ) cos θ)/π + a·b (π - θ)/π, θ the angle between rows of a (n, d) and b (m, d)."""
+    size, inner = a.norm(dim=1)[:, None] * b.norm(dim=1), a @ b.T
+    angle = (inner / size).clamp(-1, 1).arccos()
+    away = (math.pi - angle).mul_(inner)  # (π - θ) a·b, which is |a||b|(π - θ) cos θ too
+    return angle.sin_().mul_(size).add_(away, alpha=2).div_(math.pi)
 
-    Copies of a sample follow each other and so land in different folds, as they would be apart when one is deleted.
+
+@torch.no_grad()
+def logistic_confidence(z: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> Tensor:
+    """Out-of-fold probability of the label, mean over repeats with folds and landmarks of their own, float64, (n,).
+
+    Args:
+        z: a representation with columns of mean 0 and variance about 1, shape (n, d); the order of the samples as for
+            :func:`fold_numbers`.
+        labels: shape (n,).
+        classes: how many there are.
+        seed: of folds and landmarks, and beyond 20,000 samples of those that are fitted.
     """
-    count = min(count, len(labels))
-    order = torch.argsort(checksums, stable=True)
-    by_class = order[torch.argsort(labels[order], stable=True)]
-    fold = torch.empty_like(order)
-    fold[by_class] = torch.arange(len(order)) % count
-    return Folds(order, fold[order], count)
-
-
-def perceptron_confidence(
-    z: Tensor,
-    labels: Tensor,
-    classes: int,
-    folds: Folds,
-    *,
-    seed: int = 0,
-    hidden: int = 64,
-    restarts: int = RESTARTS,
-) -> Tensor:
-    """Out-of-fold probability of the label by perceptrons with one hidden layer, mean over restarts, shape (n,).
-
-    On an inner representation ``z`` (n, d) this retrains what comes after it, cheaply. All folds and restarts train
-    side by side: AdamW (Loshchilov & Hutter, arXiv 1711.05101) under a one-cycle rate (Smith & Topin, arXiv 1708.07120)
-    on the same batches of all samples, of each of which a network leaves out those of its own fold.
-    """
-    n, width = z.shape
-    restarts = max(1, min(restarts, MODEL_ROWS // n))
-    passes = max(PASSES[0], min(PASSES[1], VISITS // n))
-    z, y = z[folds.order], labels[folds.order]
     generator = torch.Generator().manual_seed(seed)
-    owner = torch.arange(folds.count).repeat_interleave(restarts)
-    models = len(owner)
-    first = torch.randn(width, models, hidden, generator=generator).mul_((2 / width) ** 0.5).flatten(1)
-    last = torch.randn(models, hidden, classes, generator=generator) / hidden**0.5
-    parameters = [first, torch.zeros(models * hidden), last, torch.zeros(models, 1, classes)]
-    size = min(n, max(20, min(320, n // 25)))  # a network is left four fifths of it
-    steps = passes * (n // size)
-    with torch.enable_grad():
-        for parameter in parameters:
-            parameter.requires_grad_()
-        optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1)
-        for step in range(steps):
-            at = step % (n // size) * size
-            if at == 0:
-                drawn = torch.randperm(n, generator=generator)
-            rows = drawn[at : at + size]
-            kept = (folds.fold[rows] != owner[:, None]).float()
-            optimizer.zero_grad()
-            logits = _side_by_side(parameters, z[rows])
-            losses = F.cross_entropy(logits.flatten(0, 1), y[rows].repeat(models), reduction="none").view(models, -1)
-            ((losses * kept).sum(1) / kept.sum(1).clamp(min=1)).sum().backward()
-            optimizer.step()
-            schedule.step()
-    found = torch.zeros(n)
-    with torch.no_grad():
-        for k in range(folds.count):
-            own = slice(k * restarts, (k + 1) * restarts)
-            fitted = [
-                *(parameter.unflatten(-1, (models, hidden))[..., own, :].flatten(-2) for parameter in parameters[:2]),
-                *(parameter[own] for parameter in parameters[2:]),
-            ]
-            for rows in (folds.fold == k).nonzero()[:, 0].split(4096):
-                share = _side_by_side(fitted, z[rows]).softmax(2).mean(0)
-                found[rows] = share.gather(1, y[rows][:, None])[:, 0]
-    return _back(found, folds)
+    total = torch.zeros(len(z), dtype=torch.float64)
+    count = repeats(len(z))
+    for _ in range(count):
+        total += _out_of_fold(z, labels, classes, generator)
+    return total / count
 
 
-def _side_by_side(parameters: list[Tensor], x: Tensor) -> Tensor:
-    """Logits (models, b, classes) of all perceptrons for the same x (b, d): their first layers are one product."""
-    first, first_bias, last, last_bias = parameters
-    hidden = torch.addmm(first_bias, x, first).relu_().unflatten(1, (len(last), -1))
-    return torch.baddbmm(last_bias, hidden.transpose(0, 1), last)
+def _out_of_fold(z: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    n, count = len(z), min(FOLDS, len(z))
+    fold = fold_numbers(n, count, generator)
+    drawn = torch.randperm(n, generator=generator)
+    features = Features.of(z[drawn[:LANDMARKS]])
+    fitted = drawn[:FITTED].sort().values
+    weights = _fitted(features(z[fitted]), labels[fitted], classes, fold[fitted], count)
+    found = torch.zeros(n, dtype=torch.float64)
+    for rows in torch.arange(n).split(BLOCK):
+        logits = (features(z[rows]) @ weights).view(len(rows), count, classes)[torch.arange(len(rows)), fold[rows]]
+        found[rows] = logits.double().softmax(1).gather(1, labels[rows, None])[:, 0]
+    return found
 
 
-def _back(values: Tensor, folds: Folds) -> Tensor:
-    """Values in the folds' order, in the order of the data; float64."""
-    return torch.empty(len(values), dtype=torch.float64).index_copy_(0, folds.order, values.double())
+def _fitted(phi: Tensor, labels: Tensor, classes: int, fold: Tensor, count: int) -> Tensor:
+    """Weights (w, count * classes) of one regression per fold, each fitted to the samples of all others.
+
+    All folds at once by accelerated gradient steps (Nesterov 1983), in coordinates in which Böhning's bound of the
+    curvature (1992), ½ΦᵀΦ/n, is the identity: so a step of length 1 never overshoots, and nothing is searched for. A
+    number of steps that does not depend on the data leaves the result a smooth function of it.
+    """
+    n, width = phi.shape
+    penalty = torch.full((width,), PENALTY)
+    penalty[-1] = 1e-8  # the constant's
+    share = (fold[:, None] != torch.arange(count)).float()
+    share /= share.sum(0).clamp(min=1)
+    curvature = (phi.T @ (phi * (share.amax(1, keepdim=True) / 2))).double() + penalty.double().diag()
+    basis = torch.linalg.inv(torch.linalg.cholesky(curvature)).T.float()
+    phi = phi @ basis
+    ridge = (basis.T * penalty) @ basis
+    target = F.one_hot(labels, classes).to(phi.dtype)[:, None]
+    weights = ahead = torch.zeros(width, count * classes)
+    for step in range(STEPS):
+        wrong = (phi @ ahead).view(n, count, classes).softmax(2).sub_(target).mul_(share[:, :, None])
+        moved = ahead - phi.T @ wrong.flatten(1) - ridge @ ahead
+        ahead = moved + step / (step + 3) * (moved - weights)
+        weights = moved
+    return basis @ weights

@@ -29,6 +29,10 @@ class LearningCurves:
     """Logit of the label minus the largest other, float32, shape (points, n); None where only probabilities of the
     label were kept."""
 
+    def take(self, samples: Tensor) -> LearningCurves:
+        """The curves of some samples, in that order."""
+        return LearningCurves(self.loss[:, samples], None if self.margin is None else self.margin[:, samples])
+
     @property
     def confidence(self) -> Tensor:
         """Probability of the label, float64, shape (points, n)."""

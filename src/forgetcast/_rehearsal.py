@@ -95,7 +95,7 @@ def ascent_move(logits: Tensor, labels: Tensor) -> Move:
 
 
 def retrain_move(logits: Tensor, labels: Tensor, goal: Tensor) -> Move:
-    """Lower the label's logit and raise the runner-up's until p_y is ``goal`` (shape (n,), in (0, 1)).
+    """Lower the label's logit and raise the runner-up's until p_y is ``goal`` (shape (n,), above 0; met from 1 on).
 
     With u = eᵗ, r = 1 - p_y - p_c: g p_c u² + g r u - p_y (1 - g) = 0, so
     u = 2 p_y (1 - g) / (g r + √(g² r² + 4 g (1 - g) p_y p_c)), here in logarithms.
@@ -108,7 +108,7 @@ def retrain_move(logits: Tensor, labels: Tensor, goal: Tensor) -> Move:
     linear = g.log() + rest
     root = torch.logaddexp(2 * linear, math.log(4) + g.log() + (-g).log1p() + own + other) / 2
     step = math.log(2) + own + (-g).log1p() - torch.logaddexp(linear, root)
-    return _pairwise(logits, labels, torch.where(own.exp() <= g, torch.zeros_like(step), step.clamp(min=0)))
+    return _pairwise(logits, labels, torch.where((own.exp() <= g) | (goal >= 1), 0.0, step.clamp(min=0)))
 
 
 def damage(move: Move, z: Tensor, pool: Pool, numbers: Tensor) -> Tensor:
@@ -252,16 +252,20 @@ class _Pair:
 
         With e = exp(a) - 1, f = 1 - exp(-a) and E = p_c e - p_y f it is half of
         |p_y(1 - p_y + p_c) f + p_c(1 - p_c + p_y) e| + rest |E| over 1 + E: e and f have one sign, so nothing cancels.
+        1 + E is p_c exp(a) + p_y exp(-a) + rest, whose terms are positive: it is summed so, for 1 + E itself cancels
+        where a sure prediction is overturned.
         """
         if amount.dtype == torch.float64:
             return _moved(self.log_p, amount[..., None] * amount.new_tensor([-1, 1, 0]))
         own, other, p_y, p_c, rest = self.weights
+        up = amount.exp()
+        down = up.reciprocal()
         e = amount.expm1()
-        f = e / (e + 1)
-        total = (e * p_c).addcmul_(f, p_y, value=-1)
+        f = e * down
+        moved = (e * p_c).addcmul_(f, p_y, value=-1)
         both = e.mul_(other).addcmul_(f, own).abs_()
-        both.addcmul_(torch.abs(total, out=f), rest)
-        return both.div_(total.add_(1).mul_(2))
+        both.addcmul_(moved.abs_(), rest)
+        return both.div_(up.mul_(p_c).addcmul_(down, p_y).add_(rest).mul_(2))
 
 
 @dataclass(frozen=True)

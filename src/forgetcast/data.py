@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -223,6 +224,7 @@ class Data:
         self._x: Inputs | None = None
         self._items: list[Any] | None = None
         self._hashes: np.ndarray | None = None
+        self._order: Tensor | None = None
         if isinstance(source, DataLoader):
             if source.batch_sampler is not None:  # without one, its collate function is for single items
                 collate_fn = collate_fn or source.collate_fn
@@ -496,9 +498,10 @@ class Data:
     def fetch(self, indices: Tensor | Sequence[int]) -> tuple[Inputs, Tensor]:
         """Inputs and labels (int64) of the given samples, in that order, on the CPU."""
         index = torch.as_tensor(indices, dtype=torch.long)
+        place = self.numbers(index)
         if self._x is not None:
-            return map_leaves(lambda leaf: leaf[index], self._x), self.labels[index]
-        where = index.tolist()
+            return map_leaves(lambda leaf: leaf[place], self._x), self.labels[index]
+        where = place.tolist()
         with torch.random.fork_rng(devices=[]):
             x, y = self._batch(self._items_at(where), where)
         if bool((y != self.labels[index]).any()):
@@ -509,6 +512,17 @@ class Data:
                 "over the data without shuffling."
             )
         return x, self.labels[index]
+
+    def reordered(self, order: Tensor) -> Data:
+        """A view of the same samples in another order, a permutation of int64, (n,); messages keep the numbers."""
+        other = copy.copy(self)
+        other._order, other.labels = self.numbers(order), self.labels[order]
+        other._hashes = self.content_hashes()[order.numpy()]
+        return other
+
+    def numbers(self, index: Tensor) -> Tensor:
+        """The numbers that the source gives to the samples ``index``, of the same shape."""
+        return index if self._order is None else self._order[index]
 
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         """All samples in order: (indices, x, y) for each batch."""

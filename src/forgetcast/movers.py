@@ -61,8 +61,8 @@ class Movers:
             index: the sample that is unlearned.
             objective: "erase": until its label is as likely as its strongest rival; "retrain": until its label's
                 probability is ``goal``.
-            goal: in (0, 1); default: what simple models that never saw the sample say, plus 0.05, as in the rehearsal
-                factors. They are fitted when first needed.
+            goal: above 0, at most 1, where it is met anyway; default: what simple models that never saw the sample say,
+                plus 0.05, as in the rehearsal factors. They are fitted when first needed.
             count: rows wanted, at most.
 
         Returns:
@@ -73,7 +73,7 @@ class Movers:
         Raises:
             IndexRangeError: no such sample.
             UnknownNameError: no such objective.
-            InputError: a goal outside (0, 1), or a count below 1.
+            InputError: a goal that is no such probability, or a count below 1.
         """
         index = _checked(index, objective, goal, count, len(self.target))
         labels = self._probes.labels
@@ -122,8 +122,8 @@ def _checked(index: Any, objective: str, goal: float | None, count: int, n: int)
         raise IndexRangeError(f"expected a sample index from 0 to {n - 1}; got {index!r}")
     if objective not in OBJECTIVES:
         raise UnknownNameError.of("objective", str(objective), OBJECTIVES)
-    if goal is not None and not 0 < goal < 1:
-        raise InputError(f"goal: expected a probability between 0 and 1, such as 0.1; got {goal!r}")
+    if goal is not None and not 0 < goal <= 1:
+        raise InputError(f"goal: expected a probability above 0 and at most 1, such as 0.1; got {goal!r}")
     if count < 1:
         raise InputError(f"count: expected at least 1; got {count}")
     return int(index)

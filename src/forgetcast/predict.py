@@ -125,7 +125,7 @@ class DifficultyReport:
         known = self.factors.worked_out
         if objective == "retrain" and CONFIDENCE in known and known.index.isin([index]).any():
             confidence = float(known.loc[[index], CONFIDENCE].to_numpy()[0])  # fitted already, for the factors
-            goal = min(confidence + SLACK, 1 - 1e-6) if np.isfinite(confidence) else None
+            goal = min(confidence + SLACK, 1.0) if np.isfinite(confidence) else None
         return self._movers.of(index, objective, goal=goal, count=count)
 
     def images(self, indices: Sequence[int]) -> np.ndarray:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from forgetcast._cross_fitted import Folds, content_folds, perceptron_confidence, row_checksums
+from forgetcast._content_order import content_order
+from forgetcast._cross_fitted import logistic_confidence
 from forgetcast._filled import Filled, filled
 from forgetcast._gradient_pass import (
     Parameters,
@@ -31,6 +32,7 @@ from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
 from forgetcast._logits import cross_entropy, margin, true_probability
+from forgetcast._neighbour_vote import neighbour_vote
 from forgetcast._neighbours import Neighbours, nearest_neighbours
 from forgetcast._random import sample_positions
 from forgetcast._rehearsal import (
@@ -45,7 +47,6 @@ from forgetcast._rehearsal import (
     runner_up,
 )
 from forgetcast._stein import SteinRows, stein_rows
-from forgetcast._surrogates import neighbour_vote, ridge_confidence
 from forgetcast.data import Data, Inputs
 from forgetcast.errors import NotApplicableError
 from forgetcast.goal import SLACK
@@ -54,11 +55,17 @@ from forgetcast.trajectory import Trajectory
 
 __all__ = ["PROBES", "Centroids", "HeldOut", "Probes", "Rehearsal"]
 
-WIDTH = 512
-"""Widest representation kept as it is; wider ones are projected to this many columns."""
+WIDTHS = (512, 4096)
+"""Widest representation kept as it is, of many and of few samples; wider ones are projected to as many columns."""
+
+NUMBERS = 1 << 22
+"""Numbers in a representation up to which it may be wider than the first of these."""
 
 REFERENCE = 1000
-"""Samples on which collateral damage is measured, at most."""
+"""Samples on which collateral damage is measured, at most where there are many."""
+
+REFERENCE_PAIRS = 10_000_000
+"""Pairs with the reference sample up to which it may be larger than that."""
 
 REFERENCE_WORK = 4_000_000_000
 """Samples times classes times reference samples that all rehearsals may visit."""
@@ -150,7 +157,7 @@ class Rehearsal:
     neighbours: Tensor
     """Mean total variation on its 20 nearest neighbours in feature space, in [0, 1]."""
     heldout: Tensor | None
-    """Mean total variation on (at most 1000) held-out samples, in [0, 1]; None without held-out data."""
+    """Mean total variation on a sample of the held-out data, in [0, 1]; None without held-out data."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +170,6 @@ class _Forward:
     """None also where the early layer is the middle one."""
     middle: Tensor | None
     inputs: Tensor | None
-    checksums: Tensor | None
-    """Of every sample's content, shape (n,)."""
 
 
 class Probes:
@@ -176,13 +181,14 @@ class Probes:
     gradients was not expected, or where the model cannot be differentiated; up to 5000 samples once more, before, for
     ``self_influence``; and for every checkpoint of a trajectory once, and once more if its gradients are asked for.
     Held-out data is read once. A few tiny passes over copies of the first sample find the layers. No batch is kept:
-    memory holds the rows of features, early and middle layer and inputs (at most 512 numbers each, 4 bytes a number),
-    what follows from them, and one batch. The target stays as it is.
+    memory holds the rows of features, early and middle layer and inputs (4 bytes a number; at most 512 numbers a row,
+    or 4 million in all), what follows from them, and one batch. The target stays as it is.
 
-    Wide representations are sketched to 512 columns, sums of entries with random signs (after Charikar, Chen &
-    Farach-Colton 2002), which keeps inner products in expectation and needs no large matrix. The reference sample of
-    the rehearsals is all samples when n <= 1000 and otherwise drawn by position from ``seed``: permuting the samples
-    then permutes the factors only up to that draw.
+    Wide representations are sketched to 512 columns (up to 4096 where samples are few), sums of entries with random
+    signs (after Charikar, Chen & Farach-Colton 2002), which keeps inner products in expectation and needs no large
+    matrix. The reference sample of the rehearsals is all samples when n <= 3000 and otherwise drawn by position from
+    ``seed``: permuting the samples then permutes the factors only up to that draw, unless they stand in the order of
+    their content, as ``factor_table`` has them.
 
     Args:
         target: what to probe.
@@ -270,13 +276,13 @@ class Probes:
 
     @probe
     def early(self) -> Tensor:
-        """Like ``middle`` of the layer nearest to a quarter of the depth, which may be the same, shape (n, <= 512)."""
+        """Like ``middle`` of the layer nearest to a quarter of the depth, which may be the same, shape (n, <= 4096)."""
         early = self._forward.early
         return self.middle if early is None else early
 
     @probe
     def middle(self) -> Tensor:
-        """Output of the layer nearest to half of the depth, standardised columns, float32, shape (n, <= 512)."""
+        """Output of the layer nearest to half of the depth, standardised columns, float32, shape (n, <= 4096)."""
         middle = self._forward.middle
         if middle is None:
             raise NotApplicableError("the model has no hidden layer whose output has one row per sample")
@@ -284,7 +290,7 @@ class Probes:
 
     @probe
     def inputs(self) -> Tensor:
-        """Flattened inputs with standardised columns, float32, shape (n, <= 512)."""
+        """Flattened inputs with standardised columns, float32, shape (n, <= 4096)."""
         inputs = self._forward.inputs
         if inputs is None:
             raise NotApplicableError("the inputs are not one tensor of real numbers per sample")
@@ -373,7 +379,9 @@ class Probes:
         """Loss and margin of every sample at every point of the training run, float32, shapes (points, n)."""
         trajectory = self._trajectory
         if trajectory.outputs is not None:
-            return recorded_curves(trajectory.outputs, self.labels, self.target.batch_size)
+            place = self.target.data.numbers(torch.arange(len(self.target)))
+            labels = torch.empty_like(self.labels).index_copy_(0, place, self.labels)
+            return recorded_curves(trajectory.outputs, labels, self.target.batch_size).take(place)
         return checkpoint_curves(self.target, trajectory.points, self.seed, self.progress)
 
     @probe
@@ -443,83 +451,51 @@ class Probes:
         return neighbour_vote(self.feature_neighbours, self.labels)
 
     @probe
-    def input_ridge(self) -> Tensor:
-        """Leave-one-out probability of the label by random-feature ridge on inputs, shape (n,), in [0, 1]."""
-        return self._ridge(self.inputs)
+    def input_logistic(self) -> Tensor:
+        """Out-of-fold probability of the label by kernel logistic regression on inputs, shape (n,), in [0, 1]."""
+        return self._logistic(self.inputs)
 
     @probe
-    def middle_ridge(self) -> Tensor:
-        """Leave-one-out probability of the label by random-feature ridge on the middle layer, shape (n,)."""
-        return self._ridge(self.middle)
-
-    @probe
-    def feature_ridge(self) -> Tensor:
-        """Leave-one-out probability of the label by random-feature ridge on features, shape (n,), in [0, 1]."""
-        return self._ridge(_standardised(self.features))
-
-    @probe
-    def surrogates(self) -> Tensor:
-        """All surrogate probabilities of the label that apply, shape (n, 2, 4 or 6), in [0, 1]."""
-        columns, reasons = [], []
-        for name in (
-            "input_vote",
-            "middle_vote",
-            "feature_vote",
-            "input_ridge",
-            "middle_ridge",
-            "feature_ridge",
-        ):
-            try:
-                columns.append(getattr(self, name))
-            except NotApplicableError as reason:
-                reasons.append(str(reason))
-        if not columns:
-            raise NotApplicableError("no surrogate applies: " + "; ".join(dict.fromkeys(reasons)))
-        return torch.stack(columns, 1)
-
-    @probe
-    def input_perceptron(self) -> Tensor:
-        """Out-of-fold probability of the label by perceptrons on inputs, shape (n,), in [0, 1]."""
-        return self._perceptron(self.inputs)
-
-    @probe
-    def early_perceptron(self) -> Tensor:
-        """Out-of-fold probability of the label by perceptrons on the early layer, shape (n,), in [0, 1]."""
+    def early_logistic(self) -> Tensor:
+        """Out-of-fold probability of the label by kernel logistic regression on the early layer, shape (n,)."""
         if self.early is self.middle:
-            return self.middle_perceptron
-        return self._perceptron(self.early)
+            return self.middle_logistic
+        return self._logistic(self.early)
 
     @probe
-    def middle_perceptron(self) -> Tensor:
-        """Out-of-fold probability of the label by perceptrons on the middle layer, shape (n,), in [0, 1]."""
-        return self._perceptron(self.middle)
+    def middle_logistic(self) -> Tensor:
+        """Out-of-fold probability of the label by kernel logistic regression on the middle layer, shape (n,)."""
+        return self._logistic(self.middle)
 
     @probe
     def surrogate_confidence(self) -> Tensor:
         """What a model trained without the sample might say of its label, shape (n,), in [0, 1].
 
-        Mean of three kinds of surrogates, as far as they apply: votes and ridges, perceptrons (one per layer), and the
-        last layer with the sample left out.
+        Mean of three kinds of surrogates, as far as they apply: votes, kernel logistic regressions (one per layer), and
+        the last layer with the sample left out. Votes count half as much as the others.
         """
         kinds = [
-            list(self.surrogates.T),
-            self._applying("input_perceptron", "early_perceptron", "middle_perceptron"),
-            self._applying("leave_one_out_probability"),
+            (1, self._applying("input_vote", "middle_vote", "feature_vote")),
+            (2, self._applying("input_logistic", "early_logistic", "middle_logistic")),
+            (2, self._applying("leave_one_out_probability")),
         ]
-        return torch.stack([torch.stack(kind).mean(0) for kind in kinds if kind]).mean(0)
+        if not any(values for _, values in kinds):
+            raise NotApplicableError("no surrogate applies: neither the inputs nor a layer are numbers per sample")
+        means = torch.stack([torch.stack(values).mean(0).double() for _, values in kinds if values])
+        weights = means.new_tensor([weight for weight, values in kinds if values])
+        return weights / weights.sum() @ means
 
     @probe
-    def _folds(self) -> Folds:
-        checksums = self._forward.checksums
-        if checksums is None or len(checksums) < 2:
-            raise NotApplicableError("fitting without a fold needs at least two samples")
-        return content_folds(checksums, self.labels)
+    def _by_content(self) -> tuple[Tensor, Tensor]:
+        """Samples in the order of their content, and every sample's class numbered likewise, both of shape (n,)."""
+        order, rank = content_order(self.target.data, self.target.num_classes)
+        return order, rank[self.labels]
 
     # -- rehearsal on the last layer --------------------------------------------------------------------------
 
     @probe
     def reference(self) -> Tensor:
-        """Numbers of the training samples that collateral is measured on, sorted, shape (m,), m <= min(n, 1000)."""
+        """Numbers of the training samples that collateral is measured on, sorted, shape (m,), m <= n."""
         return self._draw(len(self.target))
 
     @probe
@@ -675,7 +651,7 @@ class Probes:
             batches, n = self._batches(target.data, size, "gradients", rows), len(target if rows is None else rows)
             if recorder is not None:
                 batches = recorder.watched(batches)
-            narrow = partial(_narrow, seed=self.seed + 1)
+            narrow = partial(_narrow, seed=self.seed + 1, most=self._width)
             return gradient_pass(target, self._parameters, batches, n, wanted, weights=weights, narrow=narrow)
 
     @probe
@@ -697,14 +673,21 @@ class Probes:
 
     def _recorder(self, data: Data, hidden: bool) -> _Recorder:
         layers = _hidden_layers(self._layout, self.target.head) if hidden else {}
-        return _Recorder(self.target, data, layers, inputs=hidden, seed=self.seed)
+        return _Recorder(self.target, data, layers, inputs=hidden, seed=self.seed, width=self._width)
+
+    @property
+    def _width(self) -> int:
+        """Columns of the widest representation that is kept as it is."""
+        return int(min(max(WIDTHS[0], NUMBERS // len(self.target)), WIDTHS[1]))
 
     # -- shared steps -----------------------------------------------------------------------------------------
 
     def _draw(self, size: int) -> Tensor:
-        """Positions of at most 1000 of ``size`` samples, sorted; fewer where n · C is in the millions."""
-        work = REFERENCE_WORK // (len(self.target) * self.target.num_classes)
-        m = min(REFERENCE, max(50, work))
+        """Positions of some of ``size`` samples, sorted: 1000, more where n is below 10,000, fewer where n · C is in
+        the millions."""
+        n = len(self.target)
+        work = REFERENCE_WORK // (n * self.target.num_classes)
+        m = min(max(REFERENCE, REFERENCE_PAIRS // n), max(50, work))
         return sample_positions(size, m, self.seed)
 
     @property
@@ -726,11 +709,6 @@ class Probes:
         rows = self.rows if rows is None else rows
         return values.new_full((len(self.target), *values.shape[1:]), torch.nan).index_copy_(0, rows, values)
 
-    def _ridge(self, z: Tensor) -> Tensor:
-        if len(z) < 2:
-            raise NotApplicableError("leaving one out needs at least two samples")
-        return ridge_confidence(z, self.labels, self.target.num_classes, seed=self.seed)
-
     def _applying(self, *names: str) -> list[Tensor]:
         """What those of the named probes say that apply, each tensor once."""
         found: dict[int, Tensor] = {}
@@ -740,8 +718,12 @@ class Probes:
                 found[id(value)] = value
         return list(found.values())
 
-    def _perceptron(self, z: Tensor) -> Tensor:
-        return perceptron_confidence(z, self.labels, self.target.num_classes, self._folds, seed=self.seed)
+    def _logistic(self, z: Tensor) -> Tensor:
+        if len(z) < 2:
+            raise NotApplicableError("leaving one out needs at least two samples")
+        order, labels = self._by_content
+        found = logistic_confidence(z[order], labels[order], self.target.num_classes, seed=self.seed)
+        return torch.empty_like(found).index_copy_(0, order, found)
 
     def _pool(self, move: Move, heldout: HeldOut | None = None) -> Pool:
         """What the damage of a move is measured on: the reference sample, or held-out data; every s-th where many."""
@@ -798,8 +780,11 @@ class _Recorder:
     It listens to the first forward pass after every batch that it hands on, whoever runs the model and how.
     """
 
-    def __init__(self, target: Target, data: Data, layers: dict[str, Layer], *, inputs: bool, seed: int) -> None:
+    def __init__(
+        self, target: Target, data: Data, layers: dict[str, Layer], *, inputs: bool, seed: int, width: int
+    ) -> None:
         self._target, self._data, self._layers, self._inputs, self._seed = target, data, layers, inputs, seed
+        self._width = width
         self._listening = False
         self._seen: dict[str, Tensor] = {}
         self._kept: dict[str, Filled] = defaultdict(partial(Filled, len(data)))
@@ -823,12 +808,10 @@ class _Recorder:
             self._listening = True
             yield batch
             self._listening = False
-            if self._inputs:
-                self._seen["checksums"] = row_checksums(batch[1])
-                if (real := real_tensor(batch[1])) is not None:
-                    self._seen["inputs"] = _narrow(real.to(self._target.dtype), self._seed + 1)
+            if self._inputs and (real := real_tensor(batch[1])) is not None:
+                self._seen["inputs"] = _narrow(real.to(self._target.dtype), self._seed + 1, self._width)
             for name, values in self._seen.items():
-                self._kept[name].add(values if name == "checksums" else values.float().cpu())
+                self._kept[name].add(values.float().cpu())
             self._seen.clear()
 
     @property
@@ -846,7 +829,7 @@ class _Recorder:
         check_finite(whole["logits"], self._data)
         for name in self._layers.keys() & whole.keys():
             _standardised(whole[name], out=whole[name])
-        names = ("features", "early", "middle", "inputs", "checksums")
+        names = ("features", "early", "middle", "inputs")
         return _Forward(whole["logits"], *(whole.get(name) for name in names))
 
     def _see(self, name: str, values: Tensor) -> None:
@@ -856,7 +839,7 @@ class _Recorder:
     def _see_layer(self, name: str, layer: Layer, _module: nn.Module, _args: Any, out: Any) -> None:
         tensor = first_tensor(out)
         if tensor is not None and name not in self._seen:
-            self._see(name, _narrow(tensor.movedim(layer.output_dim or 0, 0), self._seed))
+            self._see(name, _narrow(tensor.movedim(layer.output_dim or 0, 0), self._seed, self._width))
 
     def _see_logits(self, _module: nn.Module, _args: Any, out: Any) -> None:
         self._see("logits", as_logits(out))
@@ -882,20 +865,21 @@ def _hidden_layers(found: Layout, head: Head | None) -> dict[str, Layer]:
     return {"middle": middle} if early is middle else {"early": early, "middle": middle}
 
 
-def _narrow(x: Tensor, seed: int) -> Tensor:
-    """Rows flattened, and wider ones sketched to 512 columns, float32 on the CPU, shape (b, <= 512); a copy.
+def _narrow(x: Tensor, seed: int, most: int = WIDTHS[0]) -> Tensor:
+    """Rows flattened, and wider ones sketched to ``most`` columns, float32 on the CPU, shape (b, <= most); a copy.
 
-    The sketch flips the sign of every entry at random and sums the entries that lie 512 apart, images channels last.
+    The sketch flips the sign of every entry at random and sums the entries that lie ``most`` apart, images channels
+    last.
     """
     x = x.detach().float()
     width = x[0].numel()
-    if width <= WIDTH:
+    if width <= most:
         return x.reshape(len(x), width).to("cpu", copy=True)
     if x.ndim == 4:
         x = x.permute(0, 2, 3, 1)  # as images lie in memory: nothing is copied
     signed = x.reshape(len(x), width) * _signs(width, seed).to(x.device)
-    whole = width // WIDTH * WIDTH
-    total = signed[:, :whole].unflatten(1, (-1, WIDTH)).sum(1)
+    whole = width // most * most
+    total = signed[:, :whole].unflatten(1, (-1, most)).sum(1)
     total[:, : width - whole] += signed[:, whole:]
     return total.cpu()
 

@@ -22,7 +22,15 @@ from torch.utils.hooks import RemovableHandle
 from forgetcast._filled import Filled
 from forgetcast._precision import exact_convolutions
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
-from forgetcast.errors import DatasetError, ForgetcastError, InputError, ModelError, NotApplicableError, first_line
+from forgetcast.errors import (
+    DatasetError,
+    ForgetcastError,
+    InputError,
+    ModelError,
+    NotApplicableError,
+    first_line,
+    shortened,
+)
 from forgetcast.trajectory import Trajectory
 from forgetcast.weights import fit_weights
 
@@ -253,7 +261,7 @@ class Target:
                 else "look at these samples; the model must take every batch of the data"
             )
             raise ModelError(
-                f"the model raised {type(error).__name__} for samples {int(index[0])} to {int(index[-1])} of the "
+                f"the model raised {type(error).__name__} for samples {_span(data.numbers(index))} of the "
                 f"{data.role}: {first_line(error)}: {remedy}"
             ) from error
 
@@ -358,6 +366,16 @@ class Target:
         _check_weights(other.module, what)
         other._name_weights(None if self.head is None else self.head.name)
         other.__dict__.pop("model_hash", None)
+        return other
+
+    def in_order(self, order: Tensor) -> Target:
+        """The same target with its training samples in another order, a permutation of int64, shape (n,).
+
+        Outputs in a trajectory stay in the order of the source.
+        """
+        other = copy.copy(self)
+        other.data = self.data.reordered(order)
+        other.__dict__.pop("data_hash", None)
         return other
 
     def _name_weights(self, head: str | None) -> None:
@@ -634,6 +652,13 @@ def as_logits(output: Any) -> Tensor:
     return output
 
 
+def _span(numbers: Tensor) -> str:
+    """Sample numbers in words, the first few where they do not follow each other."""
+    if len(numbers) == int(numbers[-1] - numbers[0]) + 1:
+        return f"{int(numbers[0])} to {int(numbers[-1])}"
+    return shortened([str(number) for number in sorted(numbers.tolist())])
+
+
 def check_finite(logits: Tensor, data: Data, first: int = 0) -> None:
     """Refuse logits (b, classes) of the samples from ``first`` on that are not numbers.
 
@@ -643,7 +668,8 @@ def check_finite(logits: Tensor, data: Data, first: int = 0) -> None:
     bad = ~torch.isfinite(logits).all(1)
     if bad.any():
         raise ModelError(
-            f"the model returned NaN or infinite logits for sample {first + int(bad.nonzero()[0])} of the {data.role}"
+            f"the model returned NaN or infinite logits for sample {int(data.numbers(first + bad.nonzero()).min())} of "
+            f"the {data.role}"
         )
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from forgetcast._content_order import content_order, copies
 from forgetcast._precision import exact_convolutions
 from forgetcast._random import sample_positions
 from forgetcast.errors import IndexRangeError, NotApplicableError, PluginWarning
@@ -21,6 +23,9 @@ from forgetcast.registry import FACTOR_GROUP, Plugin, load_factors, not_found, r
 from forgetcast.target import Target
 
 __all__ = ["FactorTable", "factor_table", "quantile_column"]
+
+RECORDED = frozenset({"learning_curves", "checkpoint_gradient_norms"})
+"""Probes that tell copies of a sample apart: the training run visited each in its own turn."""
 
 REFERENCE = 2000
 """Samples that quantiles are taken among where not all are worked out: a standard error of at most 0.011."""
@@ -128,26 +133,32 @@ def factor_table(
     chosen: dict[str, Factor] = {name: known[name] for name in (known if names is None else names)}
     n = len(target)
     wanted = torch.arange(n) if indices is None else target.data.check_indices(indices)
-    reference = sample_positions(n, REFERENCE, seed)
-    rows = torch.arange(n) if indices is None else torch.cat([wanted, reference]).unique()
+    order = content_order(target.data, target.num_classes)[0]
+    kind = copies(target.data)
+    place = torch.empty_like(order).index_copy_(0, order, torch.arange(n))
+    reference = order[sample_positions(n, REFERENCE, seed)].sort().values
+    rows = torch.arange(n)
+    if indices is not None:
+        asked = torch.cat([wanted, reference]).unique()
+        rows = torch.from_numpy(np.flatnonzero(np.isin(kind, kind[asked.numpy()])))
     probes = Probes(
-        target,
+        target.in_order(order),
         seed=seed,
         progress=progress,
         expected={probe for item in chosen.values() for probe in item.probes},
-        rows=None if len(rows) == n else rows,
+        rows=None if len(rows) == n else place[rows].sort().values,
     )
     columns: dict[str, np.ndarray] = {}
     not_applicable: dict[str, str] = {}
+    not_computed: dict[str, str] = {}
     failed: list[str] = []
     for name, item in tqdm(chosen.items(), desc="factors", unit="factor", disable=not progress, leave=False):
         try:
-            values = _computed(item, probes)
-            bad = rows[~np.isfinite(values[rows.numpy()])]
-            if len(bad):
-                raise NotApplicableError(
-                    f"not finite for {len(bad)} of {len(rows)} samples, the first is sample {int(bad[0])}"
-                )
+            values = _computed(item, probes)[place.numpy()]
+            values[~np.isfinite(values)] = np.nan
+            if not item.per_target and not RECORDED.intersection(item.probes):
+                values = _shared(values, kind)
+            not_computed[name] = _not_finite(values, rows)
         except NotApplicableError as reason:
             not_applicable[name] = str(reason)
             values = np.full(n, np.nan)
@@ -158,10 +169,11 @@ def factor_table(
         if not item.per_target:
             columns[quantile_column(name)] = _quantiles(values, reference.numpy())[rows.numpy()]
     notes = {
-        name: "; ".join(probes.notes[probe] for probe in item.probes if probe in probes.notes)
+        name: "; ".join(filter(None, [not_computed[name], *(probes.notes.get(probe, "") for probe in item.probes)]))
         for name, item in chosen.items()
-        if name not in not_applicable and any(probe in probes.notes for probe in item.probes)
+        if name not in not_applicable
     }
+    notes = {name: note for name, note in notes.items() if note}
     table = pd.DataFrame(columns, index=pd.RangeIndex(n) if len(rows) == n else pd.Index(rows.numpy()))
     table.index.name = "index"
     if indices is None:
@@ -169,6 +181,31 @@ def factor_table(
     return FactorTable(
         table.loc[wanted.numpy()], not_applicable, chosen, notes, table.loc[reference.numpy()], tuple(failed)
     )
+
+
+def _shared(values: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """The mean over the copies of every sample, as far as they have values; copies differ by chance alone."""
+    known = np.isfinite(values)
+    count = np.bincount(kind[known], minlength=kind.max() + 1)
+    if count.max() < 2:
+        return values
+    total = np.bincount(kind[known], weights=values[known], minlength=len(count))
+    return np.where(known & (count[kind] > 1), total[kind] / np.maximum(count[kind], 1), values)
+
+
+def _not_finite(values: np.ndarray, rows: Tensor) -> str:
+    """Which of the samples ``rows`` have no value, in words; empty where all have one.
+
+    Raises:
+        NotApplicableError: none has.
+    """
+    bad = rows[np.isnan(values[rows.numpy()])]
+    if len(bad) == 0:
+        return ""
+    found = f"not finite for {len(bad)} of {len(rows)} samples, the first is sample {int(bad[0])}"
+    if len(bad) == len(rows):
+        raise NotApplicableError(found)
+    return f"{found}; they have no value, all others have"
 
 
 class _FailedFactorError(NotApplicableError):
@@ -196,12 +233,23 @@ def _computed(item: Factor, probes: Probes) -> np.ndarray:
 def _quantiles(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """(average rank - 1/2) / n, in (0, 1): of n samples, or where some are NaN of the reference and the sample itself.
 
-    NaN stays NaN.
+    Values that agree to six digits tie: they differ by the rounding of float32. NaN stays NaN.
     """
-    if np.isfinite(values).all() or np.isnan(values).all():
+    values = _rounded(values)
+    known = np.isfinite(values)
+    if known.all() or not known.any():
         return ((pd.Series(values).rank(method="average") - 0.5) / len(values)).to_numpy()
+    reference = reference[known[reference]]
     among = np.sort(values[reference])
     middle = (np.searchsorted(among, values) + np.searchsorted(among, values, side="right")) / 2
     outside = np.ones(len(values))
     outside[reference] = 0
-    return np.where(np.isnan(values), np.nan, (middle + outside / 2) / (len(among) + outside))
+    return np.where(known, (middle + outside / 2) / (len(among) + outside), np.nan)
+
+
+def _rounded(values: np.ndarray, digits: int = 6) -> np.ndarray:
+    """Values to so many significant digits."""
+    size = np.abs(values)
+    with np.errstate(divide="ignore"):
+        unit = 10.0 ** (np.floor(np.log10(np.where(size > 0, size, 1))) - digits + 1)
+    return np.round(values / unit) * unit

@@ -9,8 +9,7 @@ from forgetcast.factors._factor import factor
 __all__ = ["FACTORS"]
 
 VOTE = "ours; leave-one-out k-nearest-neighbour vote, Cover & Hart 1967"
-RIDGE = "ours; leave-one-out random-feature ridge, Rahimi & Recht 2008 and Allen 1974"
-PERCEPTRON = "ours; cross-fitted perceptrons, Stone 1974 (cross-validatory choice and assessment)"
+LOGISTIC = "ours; cross-fitted kernel logistic regression, Stone 1974 (cross-validatory choice and assessment)"
 
 
 @factor(
@@ -51,74 +50,38 @@ def surrogate_feature_vote(feature_vote: Tensor) -> Tensor:
 
 @factor(
     family="surrogates",
-    source=RIDGE,
+    source=LOGISTIC,
     unit="probability",
-    high="a simple model of the raw inputs that never saw it expects its label ({value:.0%}) more than usual here",
-    low="a simple model of the raw inputs that never saw it expects its label ({value:.0%}) less than usual here",
+    high="simple models of the raw inputs that never saw it expect its label ({value:.0%}) more than usual here",
+    low="simple models of the raw inputs that never saw it expect its label ({value:.0%}) less than usual here",
 )
-def surrogate_input_ridge(input_ridge: Tensor) -> Tensor:
-    """Probability of its label by a simple model of the inputs fitted without it. Shape (n,), in [0, 1]."""
-    return input_ridge
+def surrogate_input_logistic(input_logistic: Tensor) -> Tensor:
+    """Probability of its label by simple models of the inputs, out of fold. Shape (n,), in [0, 1]."""
+    return input_logistic
 
 
 @factor(
     family="surrogates",
-    source=RIDGE,
+    source=LOGISTIC,
     unit="probability",
-    high="a simple model of the middle layer that never saw it expects its label ({value:.0%}) more than usual here",
-    low="a simple model of the middle layer that never saw it expects its label ({value:.0%}) less than usual here",
+    high="simple models of an early layer that never saw it expect its label ({value:.0%}) more than usual here",
+    low="simple models of an early layer that never saw it expect its label ({value:.0%}) less than usual here",
 )
-def surrogate_middle_ridge(middle_ridge: Tensor) -> Tensor:
-    """Probability of its label by a simple model of the middle layer fitted without it. Shape (n,), in [0, 1]."""
-    return middle_ridge
+def surrogate_early_logistic(early_logistic: Tensor) -> Tensor:
+    """Probability of its label by simple models of the early layer, out of fold. Shape (n,), in [0, 1]."""
+    return early_logistic
 
 
 @factor(
     family="surrogates",
-    source=RIDGE,
+    source=LOGISTIC,
     unit="probability",
-    high="a simple model of the features that never saw it expects its label ({value:.0%}) more than usual here",
-    low="a simple model of the features that never saw it expects its label ({value:.0%}) less than usual here",
+    high="simple models of the middle layer that never saw it expect its label ({value:.0%}) more than usual here",
+    low="simple models of the middle layer that never saw it expect its label ({value:.0%}) less than usual here",
 )
-def surrogate_feature_ridge(feature_ridge: Tensor) -> Tensor:
-    """Probability of its label by a simple model of the features fitted without it. Shape (n,), in [0, 1]."""
-    return feature_ridge
-
-
-@factor(
-    family="surrogates",
-    source=PERCEPTRON,
-    unit="probability",
-    high="small networks on the raw inputs that never saw it expect its label ({value:.0%}) more than usual here",
-    low="small networks on the raw inputs that never saw it expect its label ({value:.0%}) less than usual here",
-)
-def surrogate_input_perceptron(input_perceptron: Tensor) -> Tensor:
-    """Probability of its label by small networks on the inputs, out of fold. Shape (n,), in [0, 1]."""
-    return input_perceptron
-
-
-@factor(
-    family="surrogates",
-    source=PERCEPTRON,
-    unit="probability",
-    high="small networks on an early layer that never saw it expect its label ({value:.0%}) more than usual here",
-    low="small networks on an early layer that never saw it expect its label ({value:.0%}) less than usual here",
-)
-def surrogate_early_perceptron(early_perceptron: Tensor) -> Tensor:
-    """Probability of its label by small networks on the early layer, out of fold. Shape (n,), in [0, 1]."""
-    return early_perceptron
-
-
-@factor(
-    family="surrogates",
-    source=PERCEPTRON,
-    unit="probability",
-    high="small networks on the middle layer that never saw it expect its label ({value:.0%}) more than usual here",
-    low="small networks on the middle layer that never saw it expect its label ({value:.0%}) less than usual here",
-)
-def surrogate_middle_perceptron(middle_perceptron: Tensor) -> Tensor:
-    """Probability of its label by small networks on the middle layer, out of fold. Shape (n,), in [0, 1]."""
-    return middle_perceptron
+def surrogate_middle_logistic(middle_logistic: Tensor) -> Tensor:
+    """Probability of its label by simple models of the middle layer, out of fold. Shape (n,), in [0, 1]."""
+    return middle_logistic
 
 
 @factor(
@@ -131,18 +94,6 @@ def surrogate_middle_perceptron(middle_perceptron: Tensor) -> Tensor:
 def surrogate_confidence(surrogate_confidence: Tensor) -> Tensor:
     """Probability of its label by simple models fitted without it, on average. Shape (n,), in [0, 1]."""
     return surrogate_confidence
-
-
-@factor(
-    family="surrogates",
-    source="ours; range of the surrogates that apply",
-    unit="probability",
-    high="simple models that never saw it disagree about its label more than usual here (range {value:.0%})",
-    low="simple models that never saw it agree about its label more than usual here (range {value:.0%})",
-)
-def surrogate_range(surrogates: Tensor) -> Tensor:
-    """Largest minus smallest surrogate probability of its label. Shape (n,), in [0, 1]."""
-    return surrogates.amax(1) - surrogates.amin(1)
 
 
 @factor(
@@ -166,23 +117,19 @@ def surrogate_drop(true_probability: Tensor, surrogate_confidence: Tensor) -> Te
     low="the model is hardly surer of its label than a simple model of its own middle layer that never saw it "
     "({value:+.0%})",
 )
-def surrogate_middle_drop(true_probability: Tensor, middle_ridge: Tensor) -> Tensor:
+def surrogate_middle_drop(true_probability: Tensor, middle_logistic: Tensor) -> Tensor:
     """Probability of its label by the model minus that by the middle-layer surrogate. Shape (n,), in [-1, 1]."""
-    return true_probability - middle_ridge
+    return true_probability - middle_logistic
 
 
 FACTORS = (
     surrogate_input_vote,
     surrogate_middle_vote,
     surrogate_feature_vote,
-    surrogate_input_ridge,
-    surrogate_middle_ridge,
-    surrogate_feature_ridge,
-    surrogate_input_perceptron,
-    surrogate_early_perceptron,
-    surrogate_middle_perceptron,
+    surrogate_input_logistic,
+    surrogate_early_logistic,
+    surrogate_middle_logistic,
     surrogate_confidence,
-    surrogate_range,
     surrogate_drop,
     surrogate_middle_drop,
 )
