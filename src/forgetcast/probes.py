@@ -22,6 +22,7 @@ from forgetcast._filled import Filled, filled
 from forgetcast._gradient_pass import (
     Parameters,
     Score,
+    Unexplained,
     gradient_batch,
     gradient_pass,
     measured_parameters,
@@ -633,8 +634,21 @@ class Probes:
         return {quantity for probe, quantity in FROM_GRADIENTS.items() if probe in self.expected}
 
     def _measure(self, wanted: set[str]) -> None:
-        """Measure quantities that rest on gradients; the first pass over all data also gives what ``_forward`` does."""
+        """Measure quantities that rest on gradients, again where a layer turns out not to be what it was taken for."""
+        try:
+            self._measure_once(wanted)
+        except Unexplained as found_out:
+            self._kept["_parameters"] = self._parameters.without(self.target, found_out.parts)
+            for name in ("squares", "influence"):
+                self._gradients.pop(name, None)
+            for name in ("_fisher_weights", "gradient_norm", "self_influence"):
+                self._kept.pop(name, None)
+            self._measure(wanted)
+
+    def _measure_once(self, wanted: set[str]) -> None:
+        """The first pass over all data also gives what ``_forward`` does."""
         wanted = wanted - self._gradients.keys()
+        _ = self._parameters  # first, while no hook of our own is on the model
         weights = None
         if "influence" in wanted:
             try:
