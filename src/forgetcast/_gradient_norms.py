@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from forgetcast._layer_gradients import Measured, Squares
 
-__all__ = ["LayerTap", "Terms", "Unexplained", "add_up"]
+__all__ = ["LayerTap", "Terms", "UnexplainedError", "add_up"]
 
 CHUNK = 1 << 24
 """Numbers that an intermediate result may hold."""
@@ -29,7 +29,7 @@ Terms = Iterable[tuple[str, slice, Squares]]
 """Squared gradients in a group of parameters (by a name of its own) of the samples in a slice of the batch."""
 
 
-class Unexplained(Exception):
+class UnexplainedError(Exception):
     """Some parts of the model are not what they were taken for; what was measured on that ground does not count."""
 
     def __init__(self, parts: Collection[str]) -> None:
@@ -117,7 +117,7 @@ class LayerTap:
 
         Raises:
             RuntimeError: the model cannot be differentiated, or changed a layer's input after the layer ran.
-            Unexplained: a layer did not see one row for every sample.
+            UnexplainedError: a layer did not see one row for every sample.
         """
         calls = [call for calls in self._calls.values() for call in calls]
         wanted: list[Any] = [*also, *(call.edge for call in calls)]
@@ -132,14 +132,14 @@ class LayerTap:
             if any(_apart(layer, call, len(logits)) for call in self._calls.get(layer.name, [])):
                 apart.add(layer.name)
         if apart:
-            raise Unexplained(apart)
+            raise UnexplainedError(apart)
         return [torch.zeros_like(x) if own is None else own for x, own in zip(also, found, strict=False)]
 
     def terms(self) -> Iterator[tuple[str, slice, Squares]]:
         """Squared gradients in every weight and bias, a few samples at a time.
 
         Raises:
-            Unexplained: a layer's rule cannot be applied to what it saw.
+            UnexplainedError: a layer's rule cannot be applied to what it saw.
         """
         for layer in self.layers:
             calls = [
@@ -160,7 +160,7 @@ class LayerTap:
                 try:
                     found = layer.squares([(x[part], delta[part]) for x, delta in calls])
                 except (RuntimeError, IndexError) as error:
-                    raise Unexplained([layer.name]) from error
+                    raise UnexplainedError([layer.name]) from error
                 for which, squares in enumerate(found):
                     yield f"{layer.name}.{which}", part, squares
 
@@ -182,8 +182,8 @@ def add_up(
 ) -> tuple[Tensor | None, Tensor | None]:
     """With ``plain`` Σ_k g_k² and with ``weights`` Σ_k w_k g_k² over all groups of parameters, for each of b samples.
 
-    ``fisher``: where g² is summed over the samples, group by group, each as often as ``times`` (b,) says. ``by_group``: where Σ_k g_k² of each sample is
-    kept, group by group, (b,).
+    ``fisher``: where g² is summed over the samples, group by group, each as often as ``times`` (b,) says.
+    ``by_group``: where Σ_k g_k² of each sample is kept, group by group, (b,).
     """
     result = torch.zeros_like(times) if plain else None
     weighted = None if weights is None else torch.zeros_like(times)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast._filled import Filled
-from forgetcast._gradient_norms import LayerTap, Terms, Unexplained, add_up
+from forgetcast._gradient_norms import LayerTap, Terms, UnexplainedError, add_up
 from forgetcast._layer_gradients import Entries, Measured, measured_layers
 from forgetcast._layers import Layout
 from forgetcast._logits import loss_slope
@@ -29,7 +29,7 @@ from forgetcast.target import Target
 __all__ = [
     "Parameters",
     "Score",
-    "Unexplained",
+    "UnexplainedError",
     "gradient_batch",
     "gradient_pass",
     "measured_parameters",
@@ -136,7 +136,7 @@ def measured_parameters(target: Target, found: Layout) -> Parameters:
                 if _compare(target, parameters, batch, squares, range(len(y))) == 0:
                     return Parameters([], [], [], parameters.names() + parameters.left_out, numb=True)
             return parameters
-        except Unexplained as found_out:
+        except UnexplainedError as found_out:
             parameters = parameters.without(target, found_out.parts)
         except Exception:  # cannot be differentiated: the pass over the data says why
             return parameters
@@ -179,7 +179,7 @@ def gradient_pass(
         narrow: sketch of rows (b, ...).
 
     Raises:
-        Unexplained: some of the parameters must be measured in another way.
+        UnexplainedError: some of the parameters must be measured in another way.
     """
     results: dict[Quantity, Any] = {}
     parts: dict[str, Filled] = defaultdict(partial(Filled, n))
@@ -213,7 +213,7 @@ def gradient_pass(
                 found = _sample_gradients(target, parameters, tap, batch, left, fisher, weights, by_group)
                 if by_group is not None:
                     _compare(target, parameters, batch, by_group, [number % len(y)])
-            except (ForgetcastError, Unexplained):
+            except (ForgetcastError, UnexplainedError):
                 raise
             except Exception as error:
                 give_up(wanted, f"the model cannot be differentiated: {first_line(error)}")
@@ -348,7 +348,7 @@ def _compare(
         rows: which of the samples.
 
     Raises:
-        Unexplained: some layers, or parameters outside of layers, have other gradients.
+        UnexplainedError: some layers, or parameters outside of layers, have other gradients.
     """
     assert batch.slope is not None
     groups = {layer.name: ([f"{layer.name}.0", f"{layer.name}.1"], layer.names) for layer in parameters.layers}
@@ -372,5 +372,5 @@ def _compare(
             if abs(got - own) > max(TOLERANCE, 8 * eps) * own + noise:
                 wrong.add(part)
     if wrong:
-        raise Unexplained(wrong)
+        raise UnexplainedError(wrong)
     return largest
