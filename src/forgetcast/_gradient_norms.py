@@ -182,6 +182,8 @@ def add_up(
 ) -> tuple[Tensor | None, Tensor | None]:
     """With ``plain`` Σ_k g_k² and with ``weights`` Σ_k w_k g_k² over all groups of parameters, for each of b samples.
 
+    ``weights``: w by group; w[""] in groups that have none of their own.
+
     ``fisher``: where g² is summed over the samples, group by group, each as often as ``times`` (b,) says.
     ``by_group``: where Σ_k g_k² of each sample is kept, group by group, (b,).
     """
@@ -192,7 +194,7 @@ def add_up(
             total = squares.total(times[part])
             fisher[name] = fisher[name] + total if name in fisher else total
         if weights is not None and weighted is not None:
-            weighted[part] += squares.weighted(weights[name])
+            weighted[part] += squares.weighted(weights[name]) if name in weights else squares.norms() * weights[""]
         if result is not None or by_group is not None:
             norms = squares.norms()
             if result is not None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from forgetcast._filled import Filled
 from forgetcast._gradient_norms import LayerTap, Terms, UnexplainedError, add_up
 from forgetcast._layer_gradients import Entries, Measured, measured_layers
-from forgetcast._layers import Layout
+from forgetcast._layers import Layout, few_samples
 from forgetcast._logits import loss_slope
 from forgetcast._plain_gradients import broadcast_parameters, gradients_of_one, plain_parameters, plain_terms
 from forgetcast._precision import exact_convolutions
@@ -44,9 +44,6 @@ CPU_ACTIVATIONS = 1 << 21
 
 LEAST_BATCH = 16
 """Samples that go together on the CPU all the same."""
-
-CHECKED = 12
-"""Samples on which all parameters are compared with plain differentiation before anything is measured."""
 
 EVERY = 8
 """While measuring, one sample of each of that many first batches is compared, and then of every so-manieth."""
@@ -119,12 +116,8 @@ def measured_parameters(target: Target, found: Layout) -> Parameters:
     others = [name for name in others if name not in broadcast]
     plain = plain_parameters(target, others)
     parameters = Parameters(layers, broadcast, plain, [name for name in others if name not in plain])
-    generator = torch.Generator().manual_seed(0)
-    places = torch.linspace(0, len(target) - 1, min(CHECKED, len(target))).round().long()
-    order = torch.randperm(len(places), generator=generator)  # sorted by class is sorted by what a model sorts by
-    x, y = target.data.fetch(target.labels.argsort(stable=True)[places][order])
-    x, y = target.to_device(x), y.to(target.device)
-    slope = torch.randn(len(y), target.num_classes, generator=generator)
+    x, y = few_samples(target)
+    slope = torch.randn(len(y), target.num_classes, generator=torch.Generator().manual_seed(0))
     slope = (slope / slope.norm(dim=1, keepdim=True)).to(target.device)
     while parameters.names():
         tap = LayerTap(parameters.layers, False)

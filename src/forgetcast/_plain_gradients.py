@@ -74,7 +74,7 @@ def plain_terms(
         part = slice(start, start + rows)
         gradients = _gradients(target, chosen, map_leaves(itemgetter(part), x), slope[part], alone)
         for name, gradient in gradients.items():
-            yield name, part, Entries(gradient.float())
+            yield name, part, Entries(gradient.detach().float())
 
 
 def gradients_of_one(target: Target, chosen: dict[str, Tensor], x: Inputs, slope: Tensor) -> list[Tensor | None]:

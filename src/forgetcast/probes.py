@@ -337,13 +337,13 @@ class Probes:
 
     @probe
     def _fisher_weights(self) -> dict[str, Tensor]:
-        """1/F by group of parameters."""
+        """1/F by group of parameters, and by "" for the parameters that no sample moved."""
         fisher = self._differentiate({"fisher"}, rows=sample_positions(len(self.target), FISHER, self.seed))["fisher"]
         if isinstance(fisher, NotApplicableError):
             raise fisher
-        mean = sum(float(part.sum()) for part in fisher.values()) / sum(part.numel() for part in fisher.values())
-        floor = max(DAMPING * mean, 1e-30)
-        return {name: 1 / (part + floor) for name, part in fisher.items()}
+        size = sum(self.target.params[name].numel() for name in self._parameters.names())
+        floor = max(DAMPING * sum(float(part.sum()) for part in fisher.values()) / size, 1e-30)
+        return {"": torch.tensor(1 / floor), **{name: 1 / (part + floor) for name, part in fisher.items()}}
 
     @probe
     def margin_input_gradient_norm(self) -> Tensor:
@@ -644,6 +644,7 @@ class Probes:
             self._measure_once(wanted)
         except UnexplainedError as found_out:
             self._kept["_parameters"] = self._parameters.without(self.target, found_out.parts)
+            self._kept["_layout"] = self._layout.without(found_out.parts)
             for name in ("squares", "influence"):
                 self._gradients.pop(name, None)
             for name in ("_fisher_weights", "gradient_norm", "self_influence"):
@@ -860,7 +861,8 @@ class _Recorder:
                 if (real := real_tensor(batch[1])) is not None:
                     self._seen["inputs"] = _narrow(real.to(self._target.dtype), self._seed + 1)
             for name, values in self._seen.items():
-                self._kept[name].add(values if name == "checksums" else values.float().cpu())
+                if len(values) == len(batch[2]):  # else no row is a sample's, and the whole is not complete
+                    self._kept[name].add(values if name == "checksums" else values.float().cpu())
             self._seen.clear()
 
     @property
