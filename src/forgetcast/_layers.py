@@ -105,12 +105,13 @@ def few_samples(target: Target) -> tuple[Inputs, Tensor]:
 def _moved(target: Target, layers: list[Layer]) -> set[str]:
     """Layers whose output for a few samples is not, row by row, that for each of them alone."""
     x, y = few_samples(target)
-    together = _watch(target, x)
     found: set[str] = set()
+    together: Seen = {}
     for row in range(len(y)):
         try:
+            together = together or _watch(target, x)
             alone = _watch(target, map_leaves(itemgetter(slice(row, row + 1)), x))
-        except Exception:  # a model that takes no sample alone
+        except Exception:  # a model that takes no sample alone, or fails on one: the pass over all says which
             return found
         for layer in layers:
             if layer.output_dim is not None and not _same_row(together, alone, layer, row, len(y)):
