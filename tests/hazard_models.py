@@ -222,7 +222,7 @@ class Shapes(Block):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.enter(x))
         h = h + self.gain * torch.tanh(self.inner(h)) + self.shift + self.none.sum() + self.empty.sum()
-        return self.head(h) * self.count
+        return self.head(h * self.count)
 
 
 class LowRank(nn.Module):
