@@ -86,7 +86,7 @@ def gradients_of_one(target: Target, chosen: dict[str, Tensor], x: Inputs, slope
         x: one input, without a dimension for the batch.
         slope: gradient in its logits, (C,).
     """
-    leaf = {name: value.detach().clone().requires_grad_() for name, value in chosen.items()}
+    leaf = {name: value.detach().requires_grad_() for name, value in chosen.items()}
     product = _product(target, leaf, x, slope)
     if not product.requires_grad:
         return [None] * len(leaf)
