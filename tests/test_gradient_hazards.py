@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forgetcast._logits import cross_entropy
+from forgetcast.errors import NotApplicableError
 from forgetcast.probes import DAMPING, Probes
 from forgetcast.target import Target
 from gradient_cases import relative_error, seeded
@@ -114,3 +115,36 @@ def test_ordinary_layers_are_not_differentiated_plainly() -> None:
     _ = probes.gradient_norm, probes.loss
     assert [layer.name for layer in probes._parameters.layers] == ["0", "1", "3"]
     assert not probes._parameters.plain
+
+
+@pytest.mark.parametrize(
+    "case", ["rows sorted by expert", "rows chosen by mask", "rows sent to slots", "tokens: packed"]
+)
+def test_hidden_layers_that_see_other_rows_are_no_representation(case: str) -> None:
+    """Early and middle layer are, row by row, what the layer makes of the sample alone, in any order of samples."""
+    model, x, y, _ = fitted(case)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
+    one = Probes(Target(model, (x, y), batch_size=16))
+    other = Probes(Target(model, (x[order], y[order]), batch_size=9))
+    for name in ("early", "middle"):
+        try:
+            expected = getattr(one, name)[order]
+        except NotApplicableError:
+            with pytest.raises(NotApplicableError):
+                getattr(other, name)
+            continue
+        assert torch.allclose(getattr(other, name), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("room", [36, 1 << 24])
+def test_a_note_says_what_no_way_measures(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a layer does not explain its weight and the weight is too large for a gradient per sample, it is left out."""
+    monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", room)
+    model, x, y, g = fitted("weight used again")
+    probes = Probes(Target(model, (x, y)))
+    norms = probes.gradient_norm
+    if room > 36:
+        assert not probes.notes
+    else:
+        assert probes.notes["gradient_norm"].endswith("of the parameters: inner.weight")
+        assert bool((norms <= g.norm(dim=1) * (1 + 1e-6)).all())

@@ -176,7 +176,8 @@ class Probes:
     on gradients, together; a second time where ``rows`` are given (those rows alone), where a probe that rests on
     gradients was not expected, or where the model cannot be differentiated; up to 5000 samples once more, before, for
     ``self_influence``; and for every checkpoint of a trajectory once, and once more if its gradients are asked for.
-    Held-out data is read once. A few tiny passes over copies of the first sample find the layers. No batch is kept:
+    Held-out data is read once. A few tiny passes over copies of the first sample and over twelve samples find the
+    layers and check them; one sample of some batches is looked at once more. No batch is kept:
     memory holds the rows of features, early and middle layer and inputs (at most 512 numbers each, 4 bytes a number),
     what follows from them, and one batch. The target stays as it is.
 
