@@ -61,7 +61,7 @@ def test_gradients_are_the_models(case: str, order: str) -> None:
     influence = (g.square() / (fisher + DAMPING * fisher.mean())).sum(1)
     for batch_size in (16, 64):
         probes = Probes(Target(model, (x[ranks], y[ranks]), batch_size=batch_size))
-        assert relative_error(probes.gradient_norm, norms) < 1e-3
+        assert float(((probes.gradient_norm - norms).abs() / norms.clamp(min=1e-30)).max()) < 1e-3
         assert relative_error(probes.self_influence, influence) < 2e-3
         assert not any("leaves out" in note for note in probes.notes.values())
 
@@ -71,15 +71,16 @@ def test_the_surest_samples_keep_their_digits() -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)))
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        model[2].weight *= 150
+        model[2].weight *= 400
         y = model(x).argmax(1)
     norms = written_out(model, x, y).norm(dim=1)
-    assert float(norms.min()) < 1e-20
+    assert float(norms.min()) < 1e-30
     probes = Probes(Target(model, (x, y)))
-    assert relative_error(probes.gradient_norm, norms) < 1e-3
+    assert float(((probes.gradient_norm - norms).abs() / norms).max()) < 1e-3
     leaf = x.double().requires_grad_()
     (score,) = torch.autograd.grad(cross_entropy(copy.deepcopy(model).double()(leaf), y).sum(), leaf)
-    assert relative_error(probes._from_gradients("score").norm, score.norm(dim=1)) < 1e-3
+    lengths = score.norm(dim=1)
+    assert float(((probes._from_gradients("score").norm - lengths).abs() / lengths).max()) < 1e-3
 
 
 def test_what_turns_up_late_is_measured_again() -> None:
@@ -138,7 +139,7 @@ def test_hidden_layers_that_see_other_rows_are_no_representation(case: str) -> N
 
 @pytest.mark.parametrize("room", [36, 1 << 24])
 def test_a_note_says_what_no_way_measures(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a layer does not explain its weight and the weight is too large for a gradient per sample, it is left out."""
+    """Where a layer does not explain its weight, which is too large for a gradient per sample, it is left out."""
     monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", room)
     model, x, y, g = fitted("weight used again")
     probes = Probes(Target(model, (x, y)))
