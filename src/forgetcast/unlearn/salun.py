@@ -23,6 +23,7 @@ class SalUn(RandomRelabelling):
     The mask is laid on the forget step. Retain steps move all weights, so that the control is the same for every
     sample.
 
+    >>> import torch
     >>> SalUn.mask({"w": torch.tensor([[0.1, -3.0], [2.0, 1.0]])}, 0.5)["w"].tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
