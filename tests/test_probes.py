@@ -186,10 +186,13 @@ def test_a_layer_that_sees_no_row_per_sample_is_differentiated_plainly() -> None
     assert relative_error(Probes(Target(model, (x, y))).gradient_norm, expected) < 1e-4
 
 
-def test_gradients_that_the_layers_do_not_explain_do_not_apply() -> None:
-    """A weight that is also used outside its layer is noticed by plain differentiation of two samples."""
-    with pytest.raises(NotApplicableError, match="by plain differentiation"):
-        _ = Probes(Target(seeded(Sneaky), data((5,)))).gradient_norm
+def test_a_weight_that_is_also_used_outside_its_layer_counts_with_both_uses() -> None:
+    """Noticed by plain differentiation of a few samples; what the layer does not explain is differentiated plainly."""
+    model, (x, y) = seeded(Sneaky), data((5,))
+    probes = Probes(Target(model, (x, y)))
+    expected = sum(per_sample_squares(model, x, y).values()).sqrt()
+    assert relative_error(probes.gradient_norm, expected) < 1e-4
+    assert probes._parameters.plain == ["one.weight", "one.bias"]
 
 
 def test_a_model_that_cannot_be_differentiated_says_so() -> None:

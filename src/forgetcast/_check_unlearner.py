@@ -13,7 +13,7 @@ from forgetcast._conformance import example_target, module_state, same_state
 from forgetcast._precision import exact_convolutions
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
-from forgetcast.unlearn.stack import Params, Stack
+from forgetcast.unlearn.stack import Params, Stack, flat, norm
 
 __all__ = ["check_unlearner"]
 
@@ -177,6 +177,7 @@ def _unsure(target: Target, count: int = 3) -> Tensor:
 def _follow(walk: _Together | _Alone, target: Target, samples: Samples, law: _Law, *, near: bool = False) -> _Trace:
     """Walk to the end and hold every point to its law; ``near``: only as far as law 8 looks."""
     trace = _Trace(walk.discrete)
+    frozen = {name: value for name, value in target.module.named_parameters() if name not in target.params}
     forgotten = torch.zeros(len(samples), dtype=torch.bool)
     last: tuple[Stack, Stack] | None = None
     while (point := walk.step()) is not None:
@@ -188,6 +189,10 @@ def _follow(walk: _Together | _Alone, target: Target, samples: Samples, law: _La
         m = len(walk.walking)
         _check_shapes(point[0], target, m, f"point {t}", law)
         _check_shapes(point[1], target, m, f"the control of point {t}", law)
+        moved = sorted(
+            name for name in point[0].keys() & frozen.keys() if not bool((point[0][name] == frozen[name]).all())
+        )
+        law(trace.discrete or not moved, "what is frozen stays as it is", f"point {t} moves {moved}")
         law(bool(_finite(point[1]).all()), "every control is finite", f"that of point {t} is not")
         lost = ~_finite(point[0]) & ~forgotten[walk.walking]
         law(not lost.any(), "a point is finite until the sample is forgotten", f"point {t} holds NaN or infinity")
@@ -217,10 +222,11 @@ def _losses(stack: Stack, target: Target, samples: Samples) -> Tensor:
 
 def _check_shapes(part: Stack, target: Target, m: int, what: str, law: _Law) -> None:
     rule = "every point has the target's parameters"
-    missing, unknown = target.params.keys() - part.keys(), part.keys() - target.params.keys() - target.buffers.keys()
+    known = {**dict(target.module.named_parameters()), **target.buffers}  # frozen parameters too, after retraining
+    missing, unknown = target.params.keys() - part.keys(), part.keys() - known.keys()
     law(not missing and not unknown, rule, f"{what} lacks {sorted(missing)} and adds {sorted(unknown)}")
     for name, value in part.items():
-        like = target.params[name] if name in target.params else target.buffers[name]
+        like = known[name]
         found, expected = (tuple(value.shape[1:]), value.dtype), (tuple(like.shape), like.dtype)
         law(found == expected, rule, f"{name} of {what} has shape and type {found} instead of {expected}")
         law(len(value) == m, rule, f"{name} of {what} is there for {len(value)} samples instead of {m}")
@@ -292,15 +298,12 @@ def _norm(params: Params) -> Tensor:
 
 def _moved(stack: Stack, target: Target) -> Tensor:
     """Distance of every model's parameters from the target's, (m,)."""
-    parts = [
-        (stack[name] - value).reshape(len(stack[name]), -1).square().sum(1) for name, value in target.params.items()
-    ]
-    return torch.stack(parts).sum(0).sqrt()
+    return norm({name: stack[name] - value for name, value in target.params.items()})
 
 
 def _finite(stack: Stack) -> Tensor:
     """Whether all numbers of a model are finite, (m,)."""
-    return torch.stack([torch.isfinite(value).reshape(len(value), -1).all(1) for value in stack.values()]).all(0).cpu()
+    return flat({name: torch.isfinite(value) for name, value in stack.items()}).all(1).cpu()
 
 
 def _equal(a: Stack, b: Stack) -> bool:

@@ -7,7 +7,7 @@ gradient of a weight is ever taken, and none of the input unless it is asked for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from forgetcast._layer_gradients import Measured, Squares
 
-__all__ = ["LayerTap", "Terms", "add_up"]
+__all__ = ["LayerTap", "Terms", "UnexplainedError", "add_up"]
 
 CHUNK = 1 << 24
 """Numbers that an intermediate result may hold."""
@@ -27,6 +27,15 @@ CPU_CHUNK = 1 << 20
 
 Terms = Iterable[tuple[str, slice, Squares]]
 """Squared gradients in a group of parameters (by a name of its own) of the samples in a slice of the batch."""
+
+
+class UnexplainedError(Exception):
+    """Some parts of the model are not what they were taken for; what was measured on that ground does not count."""
+
+    def __init__(self, parts: Collection[str]) -> None:
+        super().__init__(f"the inputs and output gradients of {sorted(parts)} do not explain their parameters")
+        self.parts = frozenset(parts)
+        """Names of layers, or of parameters that are measured without a layer."""
 
 
 @dataclass
@@ -56,6 +65,7 @@ class LayerTap:
         self.written_out = written_out
         self._watching = False
         self._calls: dict[str, list[_Call]] = {}
+        self._unseen: set[str] = set()
         self._handles: list[Any] = []
 
     def __enter__(self) -> LayerTap:
@@ -63,7 +73,7 @@ class LayerTap:
             self._handles += [
                 layer.module.register_forward_pre_hook(self._start),
                 layer.module.register_forward_hook(
-                    lambda _m, args, out, layer=layer: self._keep(layer.name, args[0], out)
+                    lambda _m, args, out, layer=layer: self._keep(layer.name, args, out)
                 ),
             ]
         return self
@@ -75,6 +85,7 @@ class LayerTap:
     def watch(self, forward: Callable[[], Tensor]) -> Tensor:
         """Run the model on one batch, forgetting the one before."""
         self._calls.clear()
+        self._unseen.clear()
         self._watching = True
         try:
             return forward()
@@ -83,14 +94,17 @@ class LayerTap:
 
     def _start(self, _module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Where nothing before a layer carries a gradient, one starts at its input."""
-        x = args[0]
-        if not self._watching or x.requires_grad or not x.is_floating_point():
+        if not self._watching or not args or args[0].requires_grad or not args[0].is_floating_point():
             return None
-        return x.detach().requires_grad_(), *args[1:]
+        return args[0].detach().requires_grad_(), *args[1:]
 
-    def _keep(self, name: str, x: Tensor, out: Tensor) -> Tensor:
-        if not self._watching:
+    def _keep(self, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        if not self._watching or not torch.is_grad_enabled():  # what runs without gradients has none
             return out
+        if not args:  # called by keyword
+            self._unseen.add(name)
+            return out
+        x = args[0]
         if not out.requires_grad:  # an embedding: token numbers carry no gradient
             out = out + torch.zeros((), dtype=out.dtype, device=out.device, requires_grad=True)
         self._calls.setdefault(name, []).append(_Call(x.detach(), x._version, get_gradient_edge(out)))
@@ -103,6 +117,7 @@ class LayerTap:
 
         Raises:
             RuntimeError: the model cannot be differentiated, or changed a layer's input after the layer ran.
+            UnexplainedError: a layer did not see one row for every sample.
         """
         calls = [call for calls in self._calls.values() for call in calls]
         wanted: list[Any] = [*also, *(call.edge for call in calls)]
@@ -112,10 +127,20 @@ class LayerTap:
                 raise RuntimeError(f"the input of layer {name!r} was changed in place after the layer ran")
         for call, delta in zip(calls, found[len(also) :], strict=True):
             call.delta = delta
+        apart = self._unseen.copy()
+        for layer in self.layers:
+            if any(_apart(layer, call, len(logits)) for call in self._calls.get(layer.name, [])):
+                apart.add(layer.name)
+        if apart:
+            raise UnexplainedError(apart)
         return [torch.zeros_like(x) if own is None else own for x, own in zip(also, found, strict=False)]
 
     def terms(self) -> Iterator[tuple[str, slice, Squares]]:
-        """Squared gradients in every weight and bias, a few samples at a time."""
+        """Squared gradients in every weight and bias, a few samples at a time.
+
+        Raises:
+            UnexplainedError: a layer's rule cannot be applied to what it saw.
+        """
         for layer in self.layers:
             calls = [
                 (
@@ -132,32 +157,48 @@ class LayerTap:
             rows = max(1, limit // layer.numbers(calls, self.written_out))
             for start in range(0, len(x), rows):
                 part = slice(start, start + rows)
-                for which, squares in enumerate(layer.squares([(x[part], delta[part]) for x, delta in calls])):
+                try:
+                    found = layer.squares([(x[part], delta[part]) for x, delta in calls])
+                except (RuntimeError, IndexError) as error:
+                    raise UnexplainedError([layer.name]) from error
+                for which, squares in enumerate(found):
                     yield f"{layer.name}.{which}", part, squares
+
+
+def _apart(layer: Measured, call: _Call, rows: int) -> bool:
+    """Whether input or output of a call do not run over the samples."""
+    ran = ((call.x, layer.input_dim), (call.delta, layer.output_dim))
+    return any(t is not None and (t.ndim <= dim or t.shape[dim] != rows) for t, dim in ran)
 
 
 def add_up(
     terms: Terms,
-    rows: int,
-    device: torch.device,
+    times: Tensor,
     *,
     fisher: dict[str, Tensor] | None = None,
     weights: dict[str, Tensor] | None = None,
     plain: bool = True,
+    by_group: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """With ``plain`` Σ_k g_k² and with ``weights`` Σ_k w_k g_k² over all groups of parameters, for each of ``rows``
-    samples.
+    """With ``plain`` Σ_k g_k² and with ``weights`` Σ_k w_k g_k² over all groups of parameters, for each of b samples.
 
-    ``fisher``: where g² is summed over the samples, group by group.
+    ``weights``: w by group; w[""] in groups that have none of their own.
+
+    ``fisher``: where g² is summed over the samples, group by group, each as often as ``times`` (b,) says.
+    ``by_group``: where Σ_k g_k² of each sample is kept, group by group, (b,).
     """
-    result = torch.zeros(rows, device=device) if plain else None
-    weighted = None if weights is None else torch.zeros(rows, device=device)
+    result = torch.zeros_like(times) if plain else None
+    weighted = None if weights is None else torch.zeros_like(times)
     for name, part, squares in terms:
         if fisher is not None:
-            total = squares.total()
+            total = squares.total(times[part])
             fisher[name] = fisher[name] + total if name in fisher else total
         if weights is not None and weighted is not None:
-            weighted[part] += squares.weighted(weights[name])
-        if result is not None:
-            result[part] += squares.norms()
+            weighted[part] += squares.weighted(weights[name]) if name in weights else squares.norms() * weights[""]
+        if result is not None or by_group is not None:
+            norms = squares.norms()
+            if result is not None:
+                result[part] += norms
+            if by_group is not None:
+                by_group.setdefault(name, torch.zeros_like(times))[part] += norms
     return result, weighted

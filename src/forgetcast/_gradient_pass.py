@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from operator import itemgetter
@@ -14,17 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast._filled import Filled
-from forgetcast._gradient_norms import LayerTap, Terms, add_up
+from forgetcast._gradient_norms import LayerTap, Terms, UnexplainedError, add_up
 from forgetcast._layer_gradients import Entries, Measured, measured_layers
-from forgetcast._layers import Layout
+from forgetcast._layers import Layout, few_samples
 from forgetcast._logits import loss_slope
-from forgetcast._plain_gradients import broadcast_parameters, plain_parameters, plain_terms
+from forgetcast._plain_gradients import broadcast_parameters, gradients_of_one, plain_parameters, plain_terms
 from forgetcast._precision import exact_convolutions
 from forgetcast.data import Inputs, leaves, map_leaves
-from forgetcast.errors import NotApplicableError
+from forgetcast.errors import ForgetcastError, NotApplicableError, first_line
 from forgetcast.target import Target
 
-__all__ = ["Parameters", "Score", "gradient_batch", "gradient_pass", "measured_parameters", "real_tensor"]
+__all__ = [
+    "Parameters",
+    "Score",
+    "UnexplainedError",
+    "gradient_batch",
+    "gradient_pass",
+    "measured_parameters",
+    "real_tensor",
+]
 
 ACTIVATION_BUDGET = 1 << 27
 """Numbers that the activations of one batch may hold."""
@@ -34,6 +44,12 @@ CPU_ACTIVATIONS = 1 << 21
 
 LEAST_BATCH = 16
 """Samples that go together on the CPU all the same."""
+
+EVERY = 16
+"""While measuring, one sample of each of the first batches is compared, and then of every so-manieth."""
+
+TOLERANCE = 1e-3
+"""Relative error of a norm that is no rounding in single precision."""
 
 PARAMETRIC = ("squares", "fisher", "influence")
 """Quantities that rest on gradients in the parameters."""
@@ -54,15 +70,27 @@ class Parameters:
     """By plain differentiation."""
     left_out: list[str]
     """Not at all."""
+    alone: bool = False
+    """Whether the plain ones are never vectorised."""
+    numb: bool = False
+    """Whether no gradient arrives at any parameter."""
 
     def names(self) -> list[str]:
         """Names of all that are measured, sorted."""
-        inside = [
-            f"{layer.name}.{name}" if layer.name else name
-            for layer in self.layers
-            for name, _ in layer.module.named_parameters(recurse=False)
-        ]
-        return sorted({*inside, *self.broadcast, *self.plain})
+        return sorted({*self.broadcast, *self.plain, *(name for layer in self.layers for name in layer.names)})
+
+    def without(self, target: Target, parts: Collection[str]) -> Parameters:
+        """The same with some layers, or parameters outside of layers, measured in a way that rests on less."""
+        moved = [name for layer in self.layers if layer.name in parts for name in layer.names]
+        moved += [name for name in self.broadcast if name in parts]
+        plain = plain_parameters(target, moved)
+        return Parameters(
+            [layer for layer in self.layers if layer.name not in parts],
+            [name for name in self.broadcast if name not in parts],
+            [*self.plain, *plain],
+            [*self.left_out, *(name for name in moved if name not in plain)],
+            self.alone or any(name in parts for name in self.plain),
+        )
 
 
 @dataclass(frozen=True)
@@ -78,12 +106,34 @@ class Score:
 
 
 def measured_parameters(target: Target, found: Layout) -> Parameters:
-    """Sort the parameters of the target by the way how their gradients are measured."""
-    layers, others = measured_layers(target.module, found.layers)
+    """Sort the parameters of the target by the way how their gradients are measured.
+
+    The quick ways are compared with plain differentiation on a few samples of all classes, in one batch and in random
+    directions of the logits, so that no sample is too well fitted to tell. What does not hold is measured plainly.
+    """
+    layers, others = measured_layers(target.module, found.layers, target.params)
     broadcast = broadcast_parameters(target, others)
     others = [name for name in others if name not in broadcast]
     plain = plain_parameters(target, others)
-    return Parameters(layers, broadcast, plain, [name for name in others if name not in plain])
+    parameters = Parameters(layers, broadcast, plain, [name for name in others if name not in plain])
+    x, y = few_samples(target)
+    slope = torch.randn(len(y), target.num_classes, generator=torch.Generator().manual_seed(0))
+    slope = (slope / slope.norm(dim=1, keepdim=True)).to(target.device)
+    while parameters.names():
+        tap = LayerTap(parameters.layers, False)
+        try:
+            with _differentiating(target), tap:
+                batch = _Batch(x, y, slope=slope)
+                squares: dict[str, Tensor] = {}
+                _sample_gradients(target, parameters, tap, batch, {"squares"}, by_group=squares)
+                if _compare(target, parameters, batch, squares, range(0, len(y), 2)) == 0:
+                    return Parameters([], [], [], parameters.names() + parameters.left_out, numb=True)
+            return parameters
+        except UnexplainedError as found_out:
+            parameters = parameters.without(target, found_out.parts)
+        except Exception:  # cannot be differentiated: the pass over the data says why
+            return parameters
+    return parameters
 
 
 def gradient_batch(target: Target, activations: int) -> int:
@@ -107,6 +157,9 @@ def gradient_pass(
     """Run every batch forward and backward once and return the wanted quantities, each with a reason in its place
     (a NotApplicableError) where it cannot be had.
 
+    Backpropagation starts from the loss's slope divided by its largest entry, and what follows is multiplied by that
+    in double precision: gradients of the surest samples keep their digits.
+
     Args:
         target: the model.
         parameters: whose gradients count for ``squares``, ``fisher`` and ``influence``.
@@ -117,6 +170,9 @@ def gradient_pass(
             (n,)) and ``score`` (a :class:`Score`).
         weights: w by group of parameters; goes with ``influence``, which is Σ_k w_k g_k², float64, (n,).
         narrow: sketch of rows (b, ...).
+
+    Raises:
+        UnexplainedError: some of the parameters must be measured in another way.
     """
     results: dict[Quantity, Any] = {}
     parts: dict[str, Filled] = defaultdict(partial(Filled, n))
@@ -130,39 +186,40 @@ def gradient_pass(
 
     if not parameters.names():
         listed = ", ".join(parameters.left_out[:5])
-        give_up(PARAMETRIC, f"no layer's gradients can be measured sample by sample ({listed})")
-    recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
+        reason = f"no layer's gradients can be measured sample by sample ({listed})"
+        if parameters.numb:
+            reason = "the model cannot be differentiated: no gradient arrives at a trainable parameter"
+        give_up(PARAMETRIC, reason)
     width = 0
-    check = weights is None  # else the pass that the weights come from has looked
     tap = LayerTap(parameters.layers, fisher is not None or weights is not None)
-    with (
-        tap,
-        torch.enable_grad(),
-        exact_convolutions(cudnn=not recurrent),  # cuDNN has no backward pass of these in evaluation mode
-    ):
-        for _, x, y in batches:
+    with tap, _differentiating(target):
+        for number, (_, x, y) in enumerate(batches):
             if not left:
                 break
-            x, y = target.to_device(x), y.to(target.device)
-            if real_tensor(x) is None:
+            batch = _Batch(target.to_device(x), y.to(target.device))
+            if real_tensor(batch.x) is None:
                 give_up(("margin", "score"), "the inputs are not one tensor of real numbers per sample")
+            # with weights, the pass that they come from has looked
+            look = weights is None and bool(left.intersection(PARAMETRIC)) and (number < 4 or number % EVERY == 0)
+            by_group: dict[str, Tensor] | None = {} if look else None
             try:
-                found = _sample_gradients(target, parameters, tap, x, y, left, fisher, weights, check)
-            except (RuntimeError, NotImplementedError) as error:
-                give_up(wanted, f"the model cannot be differentiated: {str(error).splitlines()[0]}")
+                found = _sample_gradients(target, parameters, tap, batch, left, fisher, weights, by_group)
+                if by_group is not None:
+                    _compare(target, parameters, batch, by_group, [number % len(y)])
+            except (ForgetcastError, UnexplainedError):
+                raise
+            except Exception as error:
+                give_up(wanted, f"the model cannot be differentiated: {first_line(error)}")
                 break
-            if check and "squares" in found:
-                if difference := _difference(target, parameters.names(), x, y, found["squares"]):
-                    give_up(PARAMETRIC, difference)
-                check = False
+            scale = batch.scale.cpu()
             for name in ("squares", "influence"):
                 if name in found:
-                    parts[name].add(found[name].cpu().double())
+                    parts[name].add(found[name].cpu().double() * scale.square())
             if "margin" in found:
                 parts["margin"].add(_lengths(found["margin"]))
             if "score" in found:
-                parts["score"].add(narrow(found["score"]))
-                parts["score norm"].add(_lengths(found["score"]))
+                parts["score"].add(narrow(found["score"]) * scale.float()[:, None])
+                parts["score norm"].add(_lengths(found["score"]) * scale)
                 width = found["score"][0].numel()
     for name in left:
         if name == "fisher":
@@ -185,21 +242,50 @@ def _lengths(gradient: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradient.flatten(1), dim=1).cpu().double()
 
 
+@contextmanager
+def _differentiating(target: Target) -> Iterator[None]:
+    """A block with gradients; cuDNN has no backward pass of recurrent layers in evaluation mode."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in target.module.modules())
+    with torch.enable_grad(), exact_convolutions(cudnn=not recurrent):
+        yield
+
+
+@dataclass
+class _Batch:
+    """Some samples on the device, and from where backpropagation starts."""
+
+    x: Inputs
+    y: Tensor
+    slope: Tensor | None = None
+    """Gradients in the logits, (b, C); where none is given that of the loss, divided by ``scale``."""
+    scale: Tensor = field(init=False)
+    """Float64, (b,)."""
+
+    def start(self, logits: Tensor) -> Tensor:
+        """The slope at these logits (b, C)."""
+        if self.slope is None:
+            slope = loss_slope(logits.double(), self.y)
+            self.scale = slope.abs().amax(1).clamp(min=1e-300)
+            self.slope = (slope / self.scale[:, None]).float()
+        else:
+            self.scale = torch.ones(len(self.y), dtype=torch.float64, device=logits.device)
+        return self.slope
+
+
 def _sample_gradients(
     target: Target,
     parameters: Parameters,
     tap: LayerTap,
-    x: Inputs,
-    y: Tensor,
+    batch: _Batch,
     wanted: Collection[Quantity],
-    fisher: dict[str, Tensor] | None,
-    weights: dict[str, Tensor] | None,
-    check: bool,
+    fisher: dict[str, Tensor] | None = None,
+    weights: dict[str, Tensor] | None = None,
+    by_group: dict[str, Tensor] | None = None,
 ) -> dict[Quantity, Tensor]:
-    """``squares`` (b,), ``margin`` and ``score`` (gradients in the input) of one batch, as far as wanted.
-
-    ``check``: ``squares`` in any case, if parameters are looked at.
+    """``squares`` and ``influence`` (b,), ``margin`` and ``score`` (gradients in the input) of one batch, as far as
+    wanted; all but the margin's in units of the batch's scale.
     """
+    x, y = batch.x, batch.y
     rows, inside = len(y), any(name in wanted for name in PARAMETRIC)
     real = real_tensor(x) if "margin" in wanted or "score" in wanted else None
     leaf = None if real is None else real.detach().requires_grad_()
@@ -216,21 +302,24 @@ def _sample_gradients(
         margin = (logits.gather(1, y[:, None]) - logits.gather(1, rival)).sum()
         (gradient,) = torch.autograd.grad(margin, leaf, retain_graph=True)
         found["margin"] = gradient.float()
+    slope = batch.start(logits)
     upstream = [leaf] if leaf is not None and "score" in wanted else []
     gradients = []
     if inside or upstream:
-        gradients = tap.differentiate(logits, loss_slope(logits, y), [*copies.values(), *upstream])
+        gradients = tap.differentiate(logits, slope, [*copies.values(), *upstream])
     if upstream:
         found["score"] = -gradients.pop().float()
     if inside:
         everyone = slice(0, rows)
+        plain = parameters.plain
         terms: Terms = chain(
             tap.terms(),
             ((name, everyone, Entries(gradient.float())) for name, gradient in zip(copies, gradients, strict=True)),
-            plain_terms(target, parameters.plain, x, y) if parameters.plain else (),
+            plain_terms(target, plain, x, slope, alone=parameters.alone) if plain else (),
         )
+        times = batch.scale.square().float()
         squares, influence = add_up(
-            terms, rows, target.device, fisher=fisher, weights=weights, plain=check or "squares" in wanted
+            terms, times, fisher=fisher, weights=weights, plain="squares" in wanted, by_group=by_group
         )
         if squares is not None:
             found["squares"] = squares
@@ -239,18 +328,43 @@ def _sample_gradients(
     return found
 
 
-def _difference(target: Target, names: list[str], x: Inputs, y: Tensor, squares: Tensor) -> str:
-    """Compare the first two samples with plain differentiation; the reason why they differ, or nothing."""
-    for row in range(min(2, len(y))):
-        leaf = {name: target.params[name].detach().requires_grad_() for name in names}
-        logits = target.call(leaf, map_leaves(itemgetter(slice(row, row + 1)), x)).float()
-        slope = loss_slope(logits, y[row : row + 1])
-        found = torch.autograd.grad(logits, list(leaf.values()), slope, allow_unused=True)
-        true = sum(float(gradient.float().square().sum()) for gradient in found if gradient is not None)
-        got = float(squares[row])
-        if abs(got**0.5 - true**0.5) > 0.02 * true**0.5 + 1e-4:
-            return (
-                "the model's layers do not explain its gradients: layer by layer the first samples have norm "
-                f"{got**0.5:.4g}, by plain differentiation {true**0.5:.4g}"
-            )
-    return ""
+def _compare(
+    target: Target, parameters: Parameters, batch: _Batch, by_group: dict[str, Tensor], rows: Iterable[int]
+) -> float:
+    """Hold some rows of a batch against plain differentiation of the one sample, and return the largest norm found so.
+
+    Args:
+        target: the model.
+        parameters: how its gradients are measured.
+        batch: the samples.
+        by_group: Σ_k g_k² in each group of parameters, (b,).
+        rows: which of the samples.
+
+    Raises:
+        UnexplainedError: some layers, or parameters outside of layers, have other gradients.
+    """
+    assert batch.slope is not None
+    groups = {layer.name: ([f"{layer.name}.0", f"{layer.name}.1"], layer.names) for layer in parameters.layers}
+    groups |= {name: ([name], [name]) for name in parameters.broadcast}
+    if not parameters.alone:
+        groups |= {name: ([name], [name]) for name in parameters.plain}
+    chosen = {name: target.params[name] for name in parameters.names()}
+    eps = max((torch.finfo(p.dtype).eps for p in chosen.values()), default=0.0)
+    wrong, largest = set(), 0.0
+    for row in rows:
+        found = gradients_of_one(target, chosen, map_leaves(itemgetter(row), batch.x), batch.slope[row])
+        reached = [name for name, part in zip(chosen, found, strict=True) if part is not None]
+        lengths = [torch.linalg.vector_norm(part.float()) for part in found if part is not None]
+        true = dict.fromkeys(chosen, 0.0)
+        if lengths:
+            true |= zip(reached, torch.stack(lengths).tolist(), strict=True)
+        length = math.hypot(*true.values())
+        largest, noise = max(largest, length), 32 * eps * length
+        for part, (measured, names) in groups.items():
+            own = math.hypot(*(true[name] for name in names))
+            got = sum(float(by_group[name][row]) for name in measured if name in by_group) ** 0.5
+            if abs(got - own) > max(TOLERANCE, 8 * eps) * own + noise:
+                wrong.add(part)
+    if wrong:
+        raise UnexplainedError(wrong)
+    return largest

@@ -12,8 +12,43 @@ import torch
 from torch import Tensor
 
 from forgetcast._filled import Filled
+from forgetcast.errors import NotApplicableError
+from forgetcast.target import Head, Target
 
-__all__ = ["KernelRows", "augmented", "kernel_rows", "leave_one_out_logits", "residuals", "unit_residuals"]
+__all__ = [
+    "KernelRows",
+    "augmented",
+    "kernel_rows",
+    "leave_one_out_logits",
+    "residuals",
+    "trainable_head",
+    "unit_residuals",
+]
+
+
+def trainable_head(target: Target) -> Head:
+    """The last linear layer as far as it is trained: a frozen bias is None.
+
+    Raises:
+        NotApplicableError: there is none, its weight is frozen, or it is computed from other parameters.
+    """
+    head = target.head
+    if head is None:
+        raise NotApplicableError(target.head_missing)
+    names = {id(value): name for name, value in target.module.named_parameters()}
+    layer = target.module.get_submodule(head.name)
+    weight, bias = names.get(id(layer.weight)), names.get(id(layer.bias))
+    if weight is None:
+        raise NotApplicableError(
+            f"the last linear layer {head.name!r} has no weight of its own but computes it from other parameters "
+            "(pruning, weight norm or another parametrization); factors and unlearners of the last layer do not apply"
+        )
+    if weight not in target.params:
+        raise NotApplicableError(
+            f"the last linear layer {head.name!r} is frozen (requires_grad=False); factors and unlearners of the last "
+            "layer do not apply"
+        )
+    return head if bias in target.params else Head(head.name, head.weight, None)
 
 
 def augmented(features: Tensor, bias: bool) -> Tensor:

@@ -11,7 +11,7 @@ patches (Rochette et al. 2019, arXiv 1912.06015); normalisation layers and embed
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -34,8 +34,8 @@ class Squares(Protocol):
     def norms(self) -> Tensor:
         """Σ_k g_k² of each sample, shape (b,)."""
 
-    def total(self) -> Tensor:
-        """g² summed over the samples, in a shape of its own."""
+    def total(self, times: Tensor) -> Tensor:
+        """g² summed over the samples, each as often as ``times`` (b,) says, in a shape of its own."""
 
     def weighted(self, weight: Tensor) -> Tensor:
         """Σ_k w_k g_k² of each sample, shape (b,); ``weight`` is shaped like ``total``."""
@@ -53,13 +53,13 @@ class Entries:
         return self.gradient.square()
 
     def norms(self) -> Tensor:
-        return torch.linalg.vector_norm(self.gradient.flatten(1), dim=1).square()
+        return torch.linalg.vector_norm(_flat(self.gradient), dim=1).square()
 
-    def total(self) -> Tensor:
-        return self._squared.sum(0)
+    def total(self, times: Tensor) -> Tensor:
+        return (times @ _flat(self._squared)).reshape(self.gradient.shape[1:])
 
     def weighted(self, weight: Tensor) -> Tensor:
-        return self._squared.flatten(1) @ weight.flatten()
+        return _flat(self._squared) @ weight.flatten()
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class _OnePosition:
         size = _length(self.a).square()
         return ((size + 1 if self.bias else size) * _length(self.delta).square()).sum(1)
 
-    def total(self) -> Tensor:
-        square = self.delta.square()
+    def total(self, times: Tensor) -> Tensor:
+        square = self.delta.square() * times[:, None, None]
         weight = torch.einsum("bgo,bgi->goi", square, self.a.square())
         return torch.cat([weight, square.sum(0)[..., None]], 2) if self.bias else weight
 
@@ -108,8 +108,8 @@ class _Products:
             return ((a @ a.mT) * (delta @ delta.mT)).sum((1, 2, 3))
         return self._written_out.norms()
 
-    def total(self) -> Tensor:
-        return self._written_out.total()
+    def total(self, times: Tensor) -> Tensor:
+        return self._written_out.total(times)
 
     def weighted(self, weight: Tensor) -> Tensor:
         return self._written_out.weighted(weight)
@@ -137,12 +137,17 @@ class _TokenRows:
     def norms(self) -> Tensor:
         return self._shares.sum((1, 2))
 
-    def total(self) -> Tensor:
-        rows = self._shares.flatten(0, 1)
+    def total(self, times: Tensor) -> Tensor:
+        rows = (self._shares * times[:, None, None]).flatten(0, 1)
         return rows.new_zeros(self.vocabulary, rows.shape[1]).index_add_(0, self.tokens.flatten(), rows)
 
     def weighted(self, weight: Tensor) -> Tensor:
         return (self._shares * weight[self.tokens]).sum((1, 2))
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Rows of numbers, shape (b, p); parameters of shape () have one number."""
+    return x.flatten(1) if x.ndim > 1 else x[:, None]
 
 
 def _length(x: Tensor) -> Tensor:
@@ -226,23 +231,23 @@ def _embedding(layer: Any, x: Tensor, delta: Tensor) -> Pair:
 # -- squared gradients of weight and bias ----------------------------------------------------------------------------
 
 
-def _product_squares(layer: Any, pairs: list[Pair]) -> list[Squares]:
-    """Σ_t δ_t a_tᵀ and, with a bias, Σ_t δ_t."""
+def _product_squares(layer: Any, own: Collection[str], pairs: list[Pair]) -> list[Squares]:
+    """Σ_t δ_t a_tᵀ for the weight and Σ_t δ_t for the bias."""
     a, delta = _together(pairs, 2)
-    if a.shape[2] == 1:
-        return [_OnePosition(a[:, :, 0], delta[:, :, 0], layer.bias is not None)]
-    weight = _Products(a, delta)
-    return [weight] if layer.bias is None else [weight, Entries(delta.sum(2))]
+    if "weight" in own and a.shape[2] == 1:
+        return [_OnePosition(a[:, :, 0], delta[:, :, 0], "bias" in own)]
+    weight: list[Squares] = [_Products(a, delta)] if "weight" in own else []
+    return [*weight, Entries(delta.sum(2))] if "bias" in own else weight
 
 
-def _affine_squares(layer: Any, pairs: list[Pair]) -> list[Squares]:
-    """Σ_t δ_t x̂_t and, with a bias, Σ_t δ_t."""
+def _affine_squares(layer: Any, own: Collection[str], pairs: list[Pair]) -> list[Squares]:
+    """Σ_t δ_t x̂_t for the weight and Σ_t δ_t for the bias."""
     normal, delta = _together(pairs, 2)
-    weight = Entries((normal * delta).sum(2))
-    return [weight] if layer.bias is None else [weight, Entries(delta.sum(2))]
+    found = {"weight": lambda: (normal * delta).sum(2), "bias": lambda: delta.sum(2)}
+    return [Entries(found[name]()) for name in own]
 
 
-def _embedding_squares(layer: Any, pairs: list[Pair]) -> list[Squares]:
+def _embedding_squares(layer: Any, own: Collection[str], pairs: list[Pair]) -> list[Squares]:
     return [_TokenRows(*_together(pairs, 1), layer.num_embeddings)]
 
 
@@ -252,7 +257,7 @@ class _Rule:
 
     kinds: tuple[type[nn.Module], ...]
     pair: Callable[[Any, Tensor, Tensor], Pair]
-    squares: Callable[[Any, list[Pair]], list[Squares]]
+    squares: Callable[[Any, Collection[str], list[Pair]], list[Squares]]
 
 
 _RULES = (
@@ -276,10 +281,17 @@ class Measured:
     rule: _Rule
     input_dim: int
     output_dim: int
+    own: tuple[str, ...]
+    """Which of weight and bias are trainable."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of its trainable parameters in the model."""
+        return [f"{self.name}.{name}" if self.name else name for name in self.own]
 
     def squares(self, calls: list[Pair]) -> list[Squares]:
         """Squared gradients in weight and bias, from (input, δ) of all calls, with the samples first."""
-        return self.rule.squares(self.module, [self.rule.pair(self.module, x, delta) for x, delta in calls])
+        return self.rule.squares(self.module, self.own, [self.rule.pair(self.module, x, delta) for x, delta in calls])
 
     def numbers(self, calls: list[Pair], written_out: bool) -> int:
         """Numbers per sample that the largest intermediate result holds; ``written_out``: also the gradient itself."""
@@ -304,7 +316,18 @@ class Measured:
         return size if written_out else min(groups * positions**2, size)
 
 
-def _measured(layer: Layer) -> Measured | None:
+def _altered(module: nn.Module) -> bool:
+    """Whether something computes the weight anew or the output further: hooks, or parameters under other names."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return (
+        any(getattr(module, hook) for hook in hooks)
+        or "forward" in vars(module)
+        or hasattr(module, "parametrizations")
+        or not {"weight"} <= module._parameters.keys() <= {"weight", "bias"}
+    )
+
+
+def _measured(layer: Layer, trainable: Collection[str]) -> Measured | None:
     """The layer with its rule; None for a layer without one (a subclass with its own forward included)."""
     module = layer.module
     rule = next(
@@ -316,7 +339,7 @@ def _measured(layer: Layer) -> Measured | None:
         ),
         None,
     )
-    if rule is None or hasattr(module, "parametrizations"):
+    if rule is None or _altered(module):
         return None
     if layer.input_dim is None or layer.output_dim is None:
         return None
@@ -326,21 +349,25 @@ def _measured(layer: Layer) -> Measured | None:
         return None  # normalises with the batch at hand: samples do not have gradients of their own
     if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
         return None
-    return Measured(layer.name, module, rule, layer.input_dim, layer.output_dim)
+    prefix = f"{layer.name}." if layer.name else ""
+    own = tuple(name for name in ("weight", "bias") if prefix + name in trainable)
+    return Measured(layer.name, module, rule, layer.input_dim, layer.output_dim, own) if own else None
 
 
-def measured_layers(model: nn.Module, layers: tuple[Layer, ...]) -> tuple[list[Measured], list[str]]:
-    """The layers that can be measured, and the names of all parameters that cannot.
+def measured_layers(
+    model: nn.Module, layers: tuple[Layer, ...], trainable: Collection[str]
+) -> tuple[list[Measured], list[str]]:
+    """The layers that can be measured, and the names of all ``trainable`` parameters that cannot.
 
-    Left out are parameters of layers without a rule, of layers that never ran or do not see one row per sample, and
-    parameters that two layers share.
+    Left out are parameters of layers without a rule, of layers that never ran or do not see one row per sample, of
+    layers with hooks or parametrizations, and parameters that two layers share.
     """
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     found = [
         measured
         for layer in layers
-        if (measured := _measured(layer)) is not None
+        if (measured := _measured(layer, trainable)) is not None
         and all(owners[id(p)] == 1 for p in layer.module.parameters(recurse=False))
     ]
-    covered = {id(p) for layer in found for p in layer.module.parameters(recurse=False)}
-    return found, [name for name, p in model.named_parameters() if id(p) not in covered]
+    covered = {name for layer in found for name in layer.names}
+    return found, [name for name in trainable if name not in covered]

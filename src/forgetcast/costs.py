@@ -116,7 +116,7 @@ def _unlearner(target: Target, unlearner: Any, samples: Samples, seed: int) -> t
 def _epoch(target: Target) -> float:
     """Seconds that one pass over the training data takes: fetch, forward, backward and update of a plain copy."""
     copy = deepcopy(target.module).train()
-    parameters = [value.requires_grad_(value.is_floating_point()) for value in copy.parameters()]
+    parameters = [value.requires_grad_() for name, value in copy.named_parameters() if name in target.params]
     optimiser = torch.optim.SGD(parameters, lr=1e-6)
     size = min(BATCH, len(target))
     generator = torch.Generator().manual_seed(0)

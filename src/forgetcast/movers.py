@@ -43,7 +43,7 @@ class Movers:
         progress: bars on stderr.
 
     Raises:
-        NotApplicableError: the model has no last linear layer.
+        NotApplicableError: the model has no last linear layer, or it is frozen.
     """
 
     def __init__(self, target: Target, *, seed: int = 0, progress: bool = False) -> None:
@@ -111,7 +111,7 @@ def movers(
     """The training samples that would move most if one were unlearned on the last layer: ``Movers`` for one sample.
 
     Raises:
-        NotApplicableError: the model has no last linear layer.
+        NotApplicableError: the model has no last linear layer, or it is frozen.
         IndexRangeError, UnknownNameError, InputError: as for ``Movers.of``.
     """
     return Movers(target, seed=seed).of(index, objective, goal=goal, count=count)

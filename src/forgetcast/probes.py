@@ -23,12 +23,13 @@ from forgetcast._filled import Filled, filled
 from forgetcast._gradient_pass import (
     Parameters,
     Score,
+    UnexplainedError,
     gradient_batch,
     gradient_pass,
     measured_parameters,
     real_tensor,
 )
-from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals
+from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals, trainable_head
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
 from forgetcast._logits import cross_entropy, margin, true_probability
@@ -180,9 +181,10 @@ class Probes:
     on gradients, together; a second time where ``rows`` are given (those rows alone), where a probe that rests on
     gradients was not expected, or where the model cannot be differentiated; up to 5000 samples once more, before, for
     ``self_influence``; and for every checkpoint of a trajectory once, and once more if its gradients are asked for.
-    Held-out data is read once. A few tiny passes over copies of the first sample find the layers. No batch is kept:
-    memory holds the rows of features, early and middle layer and inputs (4 bytes a number; at most 512 numbers a row,
-    or 4 million in all), what follows from them, and one batch. The target stays as it is.
+    Held-out data is read once. A few tiny passes over copies of the first sample and over twelve samples find the
+    layers and check them; one sample of some batches is looked at once more. No batch is kept: memory holds the rows of
+    features, early and middle layer and inputs (4 bytes a number; at most 512 numbers a row, or 4 million in all), what
+    follows from them, and one batch. The target stays as it is.
 
     Wide representations are sketched to 512 columns (up to 4096 where samples are few), sums of entries with random
     signs (after Charikar, Chen & Farach-Colton 2002), which keeps inner products in expectation and needs no large
@@ -307,8 +309,13 @@ class Probes:
 
     @probe
     def augmented_features(self) -> Tensor:
-        """[features, 1], or features alone when the last layer has no bias; float64, shape (n, d + 1)."""
-        return augmented(self.features, self.head.bias is not None)
+        """[features, 1], or features alone when the last layer has no bias that is trained; float64, (n, d + 1)."""
+        return augmented(self.features, self._trainable_head.bias is not None)
+
+    @probe
+    def _trainable_head(self) -> Head:
+        """What the rehearsals move."""
+        return trainable_head(self.target)
 
     @probe
     def centroids(self) -> Centroids:
@@ -337,13 +344,13 @@ class Probes:
 
     @probe
     def _fisher_weights(self) -> dict[str, Tensor]:
-        """1/F by group of parameters."""
+        """1/F by group of parameters, and by "" for the parameters that no sample moved."""
         fisher = self._differentiate({"fisher"}, rows=sample_positions(len(self.target), FISHER, self.seed))["fisher"]
         if isinstance(fisher, NotApplicableError):
             raise fisher
-        mean = sum(float(part.sum()) for part in fisher.values()) / sum(part.numel() for part in fisher.values())
-        floor = max(DAMPING * mean, 1e-30)
-        return {name: 1 / (part + floor) for name, part in fisher.items()}
+        size = sum(self.target.params[name].numel() for name in self._parameters.names())
+        floor = max(DAMPING * sum(float(part.sum()) for part in fisher.values()) / size, 1e-30)
+        return {"": torch.tensor(1 / floor), **{name: 1 / (part + floor) for name, part in fisher.items()}}
 
     @probe
     def margin_input_gradient_norm(self) -> Tensor:
@@ -560,7 +567,7 @@ class Probes:
 
     @probe
     def parameter_count(self) -> int:
-        """Number of parameters of the model."""
+        """Number of trainable parameters of the model."""
         return sum(p.numel() for p in self.target.params.values())
 
     # -- passes over the data ---------------------------------------------------------------------------------
@@ -609,8 +616,22 @@ class Probes:
         return {quantity for probe, quantity in FROM_GRADIENTS.items() if probe in self.expected}
 
     def _measure(self, wanted: set[str]) -> None:
-        """Measure quantities that rest on gradients; the first pass over all data also gives what ``_forward`` does."""
+        """Measure quantities that rest on gradients, again where a layer turns out not to be what it was taken for."""
+        try:
+            self._measure_once(wanted)
+        except UnexplainedError as found_out:
+            self._kept["_parameters"] = self._parameters.without(self.target, found_out.parts)
+            self._kept["_layout"] = self._layout.without(found_out.parts)
+            for name in ("squares", "influence"):
+                self._gradients.pop(name, None)
+            for name in ("_fisher_weights", "gradient_norm", "self_influence"):
+                self._kept.pop(name, None)
+            self._measure(wanted)
+
+    def _measure_once(self, wanted: set[str]) -> None:
+        """The first pass over all data also gives what ``_forward`` does."""
         wanted = wanted - self._gradients.keys()
+        _ = self._parameters  # first, while no hook of our own is on the model
         weights = None
         if "influence" in wanted:
             try:
@@ -661,8 +682,21 @@ class Probes:
         return torch.arange(n) if self.rows is None else torch.cat([self.rows, self.reference]).unique()
 
     def _note_left_out(self, name: str) -> None:
-        if left_out := self._parameters.left_out:
-            self.notes[name] = _left_out(self.target.module, left_out)
+        notes = [_left_out(self.target.params, left_out)] if (left_out := self._parameters.left_out) else []
+        if trained := self._trained:
+            notes.append(trained)
+        if notes:
+            self.notes[name] = "; ".join(notes)
+
+    @property
+    def _trained(self) -> str:
+        """What the user may not have meant where some or all parameters are frozen."""
+        frozen, whole = self.target.frozen, sum(p.numel() for p in self.target.module.parameters())
+        if frozen == 0:
+            return ""
+        if frozen == whole:
+            return "every parameter is frozen (requires_grad=False), so all count as if they were trained"
+        return f"counts {1 - frozen / whole:.1%} of the parameters; the others are frozen (requires_grad=False)"
 
     def _batches(
         self, data: Data, size: int, what: str, rows: Tensor | None = None
@@ -734,7 +768,7 @@ class Probes:
         if heldout is None:
             return Pool(self.augmented_features[pick], self.logits[pick], self.labels[pick], pick)
         assert heldout.features is not None
-        z = augmented(heldout.features[pick], self.head.bias is not None)
+        z = augmented(heldout.features[pick], self._trainable_head.bias is not None)
         return Pool(z, heldout.logits[pick].double(), heldout.labels[pick])
 
     @probe
@@ -747,14 +781,14 @@ class Probes:
         return reach / own.square().sum(1, keepdim=True).clamp(min=1e-30)
 
     def _rehearse(self, move: Move) -> Rehearsal:
-        head, numbers = self.head, self._chosen(torch.arange(len(self.target)))
+        head, numbers = self._trainable_head, self._chosen(torch.arange(len(self.target)))
         z, near = self.augmented_features[numbers], self.feature_neighbours.index[numbers, :20]
         outside = None
         if self.target.heldout is not None and self.heldout.features is not None:
             outside = damage(move, z, self._pool(move, self.heldout), numbers)
-        size = head.weight.square().sum()
+        size = head.weight.cpu().double().square().sum()
         if head.bias is not None:
-            size = size + head.bias.square().sum()
+            size = size + head.bias.cpu().double().square().sum()
         strength = move.step * move.length / z.norm(dim=1).clamp(min=1e-15)
         return Rehearsal(
             step=self._placed(move.step),
@@ -811,7 +845,8 @@ class _Recorder:
             if self._inputs and (real := real_tensor(batch[1])) is not None:
                 self._seen["inputs"] = _narrow(real.to(self._target.dtype), self._seed + 1, self._width)
             for name, values in self._seen.items():
-                self._kept[name].add(values.float().cpu())
+                if len(values) == len(batch[2]):  # else no row is a sample's, and the whole is not complete
+                    self._kept[name].add(values.float().cpu())
             self._seen.clear()
 
     @property
@@ -921,8 +956,8 @@ def _centroids(z: Tensor, labels: Tensor, classes: int) -> Centroids:
     return Centroids(own / spread, torch.where(other.isfinite(), other, alone) / spread)
 
 
-def _left_out(model: nn.Module, names: list[str]) -> str:
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    share = sum(sizes[name] for name in names) / sum(sizes.values())
+def _left_out(params: dict[str, Tensor], names: list[str]) -> str:
+    sizes = {name: parameter.numel() for name, parameter in params.items()}
+    share = sum(sizes[name] for name in names) / max(1, sum(sizes.values()))
     listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     return f"leaves out {share:.1%} of the parameters: {listed}"

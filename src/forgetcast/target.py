@@ -6,7 +6,7 @@ import copy
 import hashlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -119,15 +119,31 @@ def _check_weights(model: nn.Module, what: str) -> None:
 
 
 def _trainable(model: nn.Module) -> frozenset[str]:
-    """Names of the parameters that training moves; all of them where none is marked."""
-    marked = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return marked or frozenset(name for name, _ in model.named_parameters())
+    """Names of the parameters that training moves; all of them (that are real numbers) where none is marked."""
+    named = dict(model.named_parameters())
+    marked = frozenset(name for name, parameter in named.items() if parameter.requires_grad)
+    return marked or frozenset(name for name, value in named.items() if value.is_floating_point()) or frozenset(named)
 
 
 def _has_ties(module: nn.Module) -> bool:
     """Whether a parameter or buffer has several names; looking for them at every call takes a third of its overhead."""
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     return len({id(value) for _, value in named}) < len(named)
+
+
+@contextmanager
+def _attributes_kept(module: nn.Module) -> Iterator[None]:
+    """A block after which tensors that hooks compute anew (pruning, older weight norm) are those of before: what they
+    compute under other parameters belongs to a graph and cannot be copied.
+    """
+    tensors = [
+        (vars(part), name, v) for part in module.modules() for name, v in vars(part).items() if torch.is_tensor(v)
+    ]
+    try:
+        yield
+    finally:
+        for attributes, name, value in tensors:
+            attributes[name] = value
 
 
 class Target:
@@ -170,6 +186,8 @@ class Target:
     module alone; a model in which all are frozen was frozen for inference, and all count as trainable."""
     buffers: dict[str, Tensor]
     """The buffers by name."""
+    frozen: int
+    """How many numbers the user's model has in parameters with ``requires_grad=False``."""
 
     def __init__(
         self,
@@ -191,6 +209,7 @@ class Target:
         self.batch_size = batch_size
         self.module = frozen_copy(model)
         self._trainable = _trainable(model)
+        self.frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
         self._name_weights(None)
         first = next(self.module.parameters())
         self.device = first.device
@@ -200,6 +219,7 @@ class Target:
         self._train = train
         self._channels_last = False
         self._ties = _has_ties(self.module)
+        self._hooked = any(part._forward_pre_hooks for part in self.module.modules())
         with self._asking():
             self._inspect_model()
             self._check_function()
@@ -233,7 +253,8 @@ class Target:
         """
         args, kwargs = model_arguments(x)
         replaced = {**self.buffers, **params}
-        return as_logits(functional_call(self.module, replaced, args, kwargs, tie_weights=self._ties))
+        with _attributes_kept(self.module) if self._hooked else nullcontext():
+            return as_logits(functional_call(self.module, replaced, args, kwargs, tie_weights=self._ties))
 
     def forward(self, x: Inputs) -> Tensor:
         """Logits (b, classes) of ``x`` (already on the device) under the target's own parameters."""

@@ -47,7 +47,7 @@ def classes(logits: Tensor) -> float:
     per_target=True,
 )
 def log_parameters(parameter_count: int) -> float:
-    """Decimal logarithm of the number of parameters. One value per target."""
+    """Decimal logarithm of the number of parameters. One value per target. Frozen parameters do not count."""
     return math.log10(parameter_count)
 
 
@@ -60,7 +60,7 @@ def log_parameters(parameter_count: int) -> float:
     per_target=True,
 )
 def log_parameters_per_sample(parameter_count: int, labels: Tensor) -> float:
-    """Decimal logarithm of parameters per training sample. One value per target."""
+    """Decimal logarithm of parameters per training sample. One value per target. Frozen parameters do not count."""
     return math.log10(parameter_count / len(labels))
 
 

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from forgetcast._last_layer import augmented
+from forgetcast._last_layer import augmented, trainable_head
 from forgetcast.data import Data
-from forgetcast.errors import NotApplicableError
 from forgetcast.target import Target
 from forgetcast.unlearn.base import GridUnlearner, Samples
 from forgetcast.unlearn.stack import Stack
@@ -47,22 +46,21 @@ class CertifiedRemoval(GridUnlearner):
         float64, scale of H, λ.
 
         Raises:
-            NotApplicableError: the model has no last linear layer.
+            NotApplicableError: the model has no last linear layer, or it is frozen.
         """
-        if target.head is None:
-            raise NotApplicableError(target.head_missing)
+        head = trainable_head(target)
         chosen = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))[: self.most_samples]
         parts = [Data(target.data.fetch(part)) for part in chosen.split(target.batch_size)]
-        z = augmented(torch.cat([target.features(part) for part in parts]), target.head.bias is not None)
+        z = augmented(torch.cat([target.features(part) for part in parts]), head.bias is not None)
         p = torch.cat([target.logits(part) for part in parts]).double().softmax(1)
         scale = len(target) / len(chosen)
         diagonal = scale * float(((p - p.square()).mean(1) * z.square().mean(1)).sum())
         return chosen, z, p, scale, self.damping * max(diagonal, 1e-30)
 
     def displacement(self, target: Target, state: Any, samples: Samples, seed: int) -> Stack:
-        assert target.head is not None
+        head = trainable_head(target)
         chosen, z, p, scale, damping = state
-        own = augmented(target.features(Data(target.data.fetch(samples.index))), target.head.bias is not None)
+        own = augmented(target.features(Data(target.data.fetch(samples.index))), head.bias is not None)
         counted = torch.isin(samples.index, chosen).double()[:, None]
         residual = samples.logits.cpu().double().softmax(1)
         own_p = residual.clone()
@@ -81,10 +79,10 @@ class CertifiedRemoval(GridUnlearner):
         step = _conjugate_gradients(hessian, gradient, self.iterations)
         out = {name: torch.zeros(len(step), *value.shape).to(value) for name, value in target.params.items()}
         names = {id(value): name for name, value in target.module.named_parameters()}
-        layer = target.module.get_submodule(target.head.name)
+        layer = target.module.get_submodule(head.name)
         weight = names[id(layer.weight)]
         out[weight] = step[:, :, : layer.weight.shape[1]].to(out[weight])  # type: ignore[union-attr, index]
-        if target.head.bias is not None:
+        if head.bias is not None:
             bias = names[id(layer.bias)]
             out[bias] = step[:, :, -1].to(out[bias])
         return out

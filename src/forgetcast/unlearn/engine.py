@@ -241,7 +241,7 @@ class _Crossings:
 
     def _start(self, m: int, like: Stack) -> Stack:
         """Strength 0: the target itself."""
-        state = {**self.target.buffers, **self.target.params}
+        state = {**dict(self.target.module.named_parameters()), **self.target.buffers}
         return {name: state[name].expand(m, *state[name].shape) for name in like}
 
     def _bisect(self, spans: list[_Span], discrete: bool) -> Crossed:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.fisher import sample_gradients
 from forgetcast.unlearn.random_relabelling import RandomRelabelling
-from forgetcast.unlearn.stack import Stack
+from forgetcast.unlearn.stack import Stack, flat
 
 __all__ = ["SalUn"]
 
@@ -24,6 +23,7 @@ class SalUn(RandomRelabelling):
     The mask is laid on the forget step. Retain steps move all weights, so that the control is the same for every
     sample.
 
+    >>> import torch
     >>> SalUn.mask({"w": torch.tensor([[0.1, -3.0], [2.0, 1.0]])}, 0.5)["w"].tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
@@ -35,7 +35,7 @@ class SalUn(RandomRelabelling):
     @staticmethod
     def mask(gradients: Stack, share: float) -> Stack:
         """1 where a model's gradient is among its largest, else 0."""
-        size = torch.cat([g.abs().reshape(len(g), -1) for g in gradients.values()], 1)
+        size = flat(gradients).abs()
         kept = max(1, round(share * size.shape[1]))
         least = size.topk(kept, dim=1).values[:, -1]
         return {n: (g.abs() >= least.reshape(-1, *[1] * (g.ndim - 1))).to(g.dtype) for n, g in gradients.items()}

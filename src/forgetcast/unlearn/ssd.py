@@ -12,7 +12,7 @@ from torch import Tensor
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner, Walk, path_of_walk
 from forgetcast.unlearn.fisher import fisher_diagonal, sample_gradients
-from forgetcast.unlearn.stack import Params, Stack
+from forgetcast.unlearn.stack import Params, Stack, flat
 
 __all__ = ["SelectiveSynapticDampening"]
 
@@ -52,9 +52,8 @@ class SelectiveSynapticDampening(Unlearner):
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:
         own = sample_gradients(target, samples.x, samples.y)
-        ratios = (own[name].square() / (f + 1e-12) for name, f in state.items())
-        ratio = torch.cat([part.reshape(len(part), -1) for part in ratios], 1)
-        return _SsdWalk(self, target, ratio)
+        ratios = {name: own[name].square() / (f + 1e-12) for name, f in state.items()}
+        return _SsdWalk(self, target, flat(ratios))
 
     def path(self, target: Target, state: Any, samples: Samples, seed: int) -> Iterator[tuple[Params, Params]]:
         return path_of_walk(self.walk(target, state, samples, seed))

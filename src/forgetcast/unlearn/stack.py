@@ -15,6 +15,7 @@ __all__ = [
     "combine",
     "differentiated",
     "distance",
+    "flat",
     "gradients",
     "map_models",
     "mix",
@@ -61,8 +62,18 @@ def mix(a: Stack, b: Stack, fraction: Tensor) -> Stack:
 
 def norm(stack: Stack) -> Tensor:
     """Euclidean norm of every model's parameters, shape (m,)."""
-    lengths = [torch.linalg.vector_norm(value.reshape(len(value), -1), dim=1) for value in stack.values()]
+    lengths = [torch.linalg.vector_norm(_flat(value), dim=1) for value in stack.values()]
     return torch.linalg.vector_norm(torch.stack(lengths), dim=0)
+
+
+def flat(stack: Stack) -> Tensor:
+    """All parameters of every model in one row, shape (m, P)."""
+    return torch.cat([_flat(value) for value in stack.values()], 1)
+
+
+def _flat(value: Tensor) -> Tensor:
+    """Shape (m, p), whatever the parameter's own shape: () has one number, (3, 0) none."""
+    return value.flatten(1) if value.ndim > 1 else value[:, None]
 
 
 def distance(a: Stack, b: Stack, names: Iterable[str]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from forgetcast.target import Target
 from forgetcast.unlearn.base import GridUnlearner, Samples
 from forgetcast.unlearn.fisher import drawn_gradients, sample_gradients
-from forgetcast.unlearn.stack import Stack
+from forgetcast.unlearn.stack import Stack, flat
 
 __all__ = ["WoodFisher"]
 
@@ -48,17 +48,13 @@ class WoodFisher(GridUnlearner):
         """(G, λ)."""
         size = sum(value.numel() for value in target.params.values())
         rows = int(max(2, min(self.fisher_samples, self.memory_bytes // (4 * size))))
-        G = torch.cat([_flat(gradients) for gradients in drawn_gradients(target, rows)])
+        G = torch.cat([flat(gradients) for gradients in drawn_gradients(target, rows)])
         return G, self.damping * max(float(G.square().mean()), 1e-30)
 
     def displacement(self, target: Target, state: Any, samples: Samples, seed: int) -> Stack:
         G, damping = state
         gradients = sample_gradients(target, samples.x, samples.y)
-        solved = self.solve(_flat(gradients), G, damping)
+        solved = self.solve(flat(gradients), G, damping)
         sizes = [value[0].numel() for value in gradients.values()]
         parts = zip(gradients.items(), solved.split(sizes, dim=1), strict=True)
         return {name: part.reshape(value.shape) for (name, value), part in parts}
-
-
-def _flat(stack: Stack) -> Tensor:
-    return torch.cat([value.reshape(len(value), -1) for value in stack.values()], 1)
