@@ -244,6 +244,12 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if text or features.shape[1] == 0:
         what = f"{shortened(text)} are not numbers: encode or drop them" if text else "there is no other column"
         raise DatasetError(f"{path}: expected numeric feature columns beside {label!r}; {what}")
+    missing = np.flatnonzero(frame[label].isna())
+    if len(missing):
+        raise DatasetError(
+            f"{path}: the label of row {missing[0]} (counted from 0) is missing in the column {label!r} (in all "
+            f"{len(missing)} of {len(frame)} are): drop the rows without one"
+        )
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         x = features.to_numpy(np.float32, copy=True)
     return x, frame[label].to_numpy(copy=True)

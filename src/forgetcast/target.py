@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from forgetcast._disjoint import shared_samples
 from forgetcast._filled import Filled
 from forgetcast._precision import exact_convolutions
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
@@ -133,7 +134,8 @@ class Target:
             positional arguments; an output with a ``logits`` attribute is unwrapped.
         dataset: the training data: map-style dataset of (x, y), pair (x, y), or a DataLoader over such a dataset; see
             ``forgetcast.data.Data``.
-        heldout: data of the same kind that the model was not trained on; optional for predicting.
+        heldout: data of the same kind that the model was not trained on; optional for predicting. Samples of it that
+            are training samples too are counted in ``notes``.
         train: ``train(indices, seed)`` returns a model trained from scratch on those samples; needed to retrain.
         trajectory: checkpoints of the training run or outputs recorded during it; optional, with it the factors of
             the family "trajectory" apply.
@@ -147,7 +149,8 @@ class Target:
             logits of a sample are not the same at every call and in every batch; or a checkpoint does not fit it.
         InputError: a trajectory of other samples or classes.
         FileFormatError: a checkpoint's file is damaged.
-        DatasetError: the data is empty, malformed, not finite or of another shape than the model takes.
+        DatasetError: the data is empty, malformed, not finite or of another shape than the model takes; or more than a
+            twentieth of the held-out samples are training samples.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> target = Target(model, (torch.randn(10, 4), torch.arange(10) % 3))
@@ -162,6 +165,8 @@ class Target:
     module alone; a model in which all are frozen was frozen for inference, and all count as trainable."""
     buffers: dict[str, Tensor]
     """The buffers by name."""
+    notes: list[str]
+    """What is to be known of the data, such as held-out samples that are training samples; shown with a forecast."""
 
     def __init__(
         self,
@@ -189,6 +194,9 @@ class Target:
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
         self.data = Data(dataset, collate_fn=collate_fn)
         self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
+        self.notes: list[str] = []
+        if self.heldout is not None and (shared := shared_samples(self.data, self.heldout)):
+            self.notes.append(shared)
         self._train = train
         self._channels_last = False
         self._ties = _has_ties(self.module)
