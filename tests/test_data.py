@@ -459,7 +459,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Counted(lambda i: (torch.zeros(3, dtype=torch.float32 if i == 700 else torch.uint8), 0)),
         r"items 512-1023 have inputs of real numbers, item 0 of integers\. Item 700 is \(\(3,\) of float32, int\)",
     ),
-    "one without a label": (lambda: Counted(lambda i: (torch.zeros(3), None if i == 9 else 0)), "label of item 9 is missing"),
+    "one without a label": (
+        lambda: Counted(lambda i: (torch.zeros(3), None if i == 9 else 0)),
+        "label of item 9 is missing",
+    ),
     "augmented": (
         lambda: Counted(lambda i: (torch.rand(3), 0)),
         "other inputs when item 0 is read again: a transform draws at random .augmentation.*without augmentation",

@@ -10,7 +10,7 @@ from forgetcast.errors import DatasetError
 __all__ = ["shared_samples"]
 
 MOST = 0.05
-"""Share of the held-out samples that may be training samples, beyond what equal rows within the training data explain."""
+"""Share of the held-out samples that may be training samples, beyond what equal rows among the latter explain."""
 
 
 def shared_samples(data: Data, heldout: Data) -> str:

@@ -49,8 +49,8 @@ def check_gives_all(loader: DataLoader, role: str = "dataset") -> None:
     name = type(inner).__name__
     if isinstance(inner, DistributedSampler) and inner.num_replicas > 1:
         raise DatasetError(
-            f"the {role}: its loader gives one process's share of the samples ({name}, {inner.num_replicas} processes): "
-            "if all of them trained the model, hand over the dataset itself (loader.dataset)"
+            f"the {role}: its loader gives one process's share of the samples ({name}, {inner.num_replicas} "
+            "processes): if all of them trained the model, hand over the dataset itself (loader.dataset)"
         )
     with as_before():
         try:

@@ -141,6 +141,8 @@ def _nbytes(item: Any) -> int:
     """Bytes of the arrays in an item of a dataset."""
     if isinstance(item, (tuple, list, Mapping)):
         return sum(_nbytes(part) for part in (item.values() if isinstance(item, Mapping) else item))
+    if isinstance(item, Tensor):  # sparse ones refuse to say
+        return item.numel() * item.element_size()
     return int(getattr(item, "nbytes", 0))
 
 
@@ -169,7 +171,7 @@ def _odd_one(items: Sequence[Any], indices: Sequence[int]) -> str:
 
 
 def _sparse(x: Any) -> str:
-    """How to make the first sparse part of ``x`` (tensor, matrix of scipy, or a container of them) dense; else empty."""
+    """How to make the first sparse tensor or matrix of scipy in ``x`` dense; empty where there is none."""
     if isinstance(x, Tensor):
         return ".to_dense()" if x.layout not in (torch.strided, torch._mkldnn) else ""
     if hasattr(x, "nnz") and hasattr(x, "toarray"):
@@ -293,14 +295,15 @@ class Data:
         if isinstance(source, (str, bytes)) or source is None:
             raise DatasetError(expected)
         if isinstance(source, (IterableDataset, Iterator)):
-            raise DatasetError(f"{expected}. Materialise it first: list(...) has its samples by number")
+            raise DatasetError(
+                f"{expected}. Materialise it first: x, y = zip(*dataset), then (torch.stack(x), torch.tensor(y))"
+            )
         if sparse := _sparse(source):
             raise DatasetError(f"{expected}, which is sparse: give a pair (inputs{sparse}, labels)")
         if lacking := [name for name in ("__len__", "__getitem__") if not hasattr(source, name)]:
             raise DatasetError(
-                f"{expected}, which has no {' and no '.join(lacking)}: add "
-                f"{'the number of its samples as __len__' if lacking[0] == '__len__' else 'its items by number'}, or "
-                "materialise it as a list of (x, y)"
+                f"{expected}, which has no {' and no '.join(lacking)}: __len__ is to give the number of samples, "
+                "__getitem__ a sample (x, y) by its number"
             )
         n = self._length_of(source)
         self._dataset = source
@@ -496,7 +499,7 @@ class Data:
         if len(labels) == 0:
             return labels.long()
         if labels.is_floating_point():
-            where = (labels != labels.round()).nonzero().flatten().tolist()  # NaN is unlike itself
+            where = (~labels.isfinite() | (labels != labels.round())).nonzero().flatten().tolist()
             if where:
                 index, label = where[0] if indices is None else indices[where[0]], float(labels[where[0]])
                 if np.isnan(label):

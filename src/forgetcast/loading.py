@@ -247,8 +247,8 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     missing = np.flatnonzero(frame[label].isna())
     if len(missing):
         raise DatasetError(
-            f"{path}: the label of row {missing[0]} (counted from 0) is missing in the column {label!r} (in all "
-            f"{len(missing)} of {len(frame)} are): drop the rows without one"
+            f"{path}: {len(missing)} of {len(frame)} labels in the column {label!r} are missing, the first in row "
+            f"{missing[0]} (counted from 0): drop the rows without a label"
         )
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         x = features.to_numpy(np.float32, copy=True)
