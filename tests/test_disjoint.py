@@ -63,7 +63,9 @@ def test_shared_samples_are_refused_in_any_form(form: str, cache: int, monkeypat
 def test_a_twentieth_is_said_and_served() -> None:
     """Up to there the forecast is made, and its provenance names the number."""
     target = Target(model(), rows(0, 100), heldout=joined(rows(95, 100), rows(200, 295)))
-    assert target.notes[0].startswith("5 of 100 samples of the held-out dataset are training samples too (the first: 0,")
+    assert target.notes[0].startswith(
+        "5 of 100 samples of the held-out dataset are training samples too (the first: 0,"
+    )
     assert predict_difficulty(target).provenance["notes"] == target.notes[0]
     assert "notes" not in predict_difficulty(Target(model(), rows(0, 100), heldout=rows(200, 300))).provenance
 

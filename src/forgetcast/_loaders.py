@@ -90,7 +90,8 @@ def _given(sampler: Any, n: int) -> np.ndarray:
     elif type(sampler) is BatchSampler and not sampler.drop_last:
         return _given(sampler.sampler, n)
     elif type(sampler) is BatchSampler and type(sampler.sampler) in SHUFFLING:
-        positions = _given(sampler.sampler, n) if len(sampler.sampler) >= sampler.batch_size else []
+        inner: Any = sampler.sampler
+        positions = _given(inner, n) if len(inner) >= sampler.batch_size else []
     else:
         positions = _one_epoch(sampler, n)
     found = np.unique(np.fromiter(map(int, positions), dtype=np.int64))

@@ -28,6 +28,8 @@ PIECE = 512
 """Items of a dataset that are read and checked at a time, at most; fewer of more than 64 kB each."""
 PIECE_BYTES = 1 << 25
 """Bytes of a dataset that are read and checked at a time."""
+SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+"""Layouts of tensors that leave zeros out."""
 EXACT = 1 << 24
 """From here on not every integer is a float32."""
 AGAIN = 8
@@ -173,7 +175,7 @@ def _odd_one(items: Sequence[Any], indices: Sequence[int]) -> str:
 def _sparse(x: Any) -> str:
     """How to make the first sparse tensor or matrix of scipy in ``x`` dense; empty where there is none."""
     if isinstance(x, Tensor):
-        return ".to_dense()" if x.layout not in (torch.strided, torch._mkldnn) else ""
+        return ".to_dense()" if x.layout in SPARSE else ""
     if hasattr(x, "nnz") and hasattr(x, "toarray"):
         return ".toarray()"
     parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else ()
@@ -287,24 +289,7 @@ class Data:
         self._x = x
 
     def _from_dataset(self, source: Any) -> None:
-        kind = type(source).__name__
-        expected = (
-            f"the {self.role}: expected a map-style dataset (with __len__ and __getitem__), a pair of tensors or "
-            f"a DataLoader over one; got {kind}"
-        )
-        if isinstance(source, (str, bytes)) or source is None:
-            raise DatasetError(expected)
-        if isinstance(source, (IterableDataset, Iterator)):
-            raise DatasetError(
-                f"{expected}. Materialise it first: x, y = zip(*dataset), then (torch.stack(x), torch.tensor(y))"
-            )
-        if sparse := _sparse(source):
-            raise DatasetError(f"{expected}, which is sparse: give a pair (inputs{sparse}, labels)")
-        if lacking := [name for name in ("__len__", "__getitem__") if not hasattr(source, name)]:
-            raise DatasetError(
-                f"{expected}, which has no {' and no '.join(lacking)}: __len__ is to give the number of samples, "
-                "__getitem__ a sample (x, y) by its number"
-            )
+        self._check_source(source)
         n = self._length_of(source)
         self._dataset = source
         # Batches of the default collate function can be joined. Any other may pad to the longest of its batch, so
@@ -358,6 +343,27 @@ class Data:
                 self._x = _join(kept)
             else:
                 self._items = kept
+
+    def _check_source(self, source: Any) -> None:
+        """Refuse what has no samples by number; the message names what it lacks."""
+        kind = type(source).__name__
+        expected = (
+            f"the {self.role}: expected a map-style dataset (with __len__ and __getitem__), a pair of tensors or "
+            f"a DataLoader over one; got {kind}"
+        )
+        if isinstance(source, (str, bytes)) or source is None:
+            raise DatasetError(expected)
+        if isinstance(source, (IterableDataset, Iterator)):
+            raise DatasetError(
+                f"{expected}. Materialise it first: x, y = zip(*dataset), then (torch.stack(x), torch.tensor(y))"
+            )
+        if sparse := _sparse(source):
+            raise DatasetError(f"{expected}, which is sparse: give a pair (inputs{sparse}, labels)")
+        if lacking := [name for name in ("__len__", "__getitem__") if not hasattr(source, name)]:
+            raise DatasetError(
+                f"{expected}, which has no {' and no '.join(lacking)}: __len__ is to give the number of samples, "
+                "__getitem__ a sample (x, y) by its number"
+            )
 
     def _length_of(self, source: Any) -> int:
         try:
@@ -499,9 +505,9 @@ class Data:
         if len(labels) == 0:
             return labels.long()
         if labels.is_floating_point():
-            where = (~labels.isfinite() | (labels != labels.round())).nonzero().flatten().tolist()
-            if where:
-                index, label = where[0] if indices is None else indices[where[0]], float(labels[where[0]])
+            odd = (~labels.isfinite() | (labels != labels.round())).nonzero().flatten().tolist()
+            if odd:
+                index, label = odd[0] if indices is None else indices[odd[0]], float(labels[odd[0]])
                 if np.isnan(label):
                     self._refuse_missing(index, label)
                 raise DatasetError(

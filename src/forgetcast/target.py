@@ -194,9 +194,6 @@ class Target:
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
         self.data = Data(dataset, collate_fn=collate_fn)
         self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
-        self.notes: list[str] = []
-        if self.heldout is not None and (shared := shared_samples(self.data, self.heldout)):
-            self.notes.append(shared)
         self._train = train
         self._channels_last = False
         self._ties = _has_ties(self.module)
@@ -211,6 +208,9 @@ class Target:
         for data in (self.data, self.heldout):
             if data is not None:
                 self._check_classes(data)
+        self.notes = []
+        if self.heldout is not None and (shared := shared_samples(self.data, self.heldout)):
+            self.notes.append(shared)
         self.trajectory = trajectory
         self._check_trajectory()
 
