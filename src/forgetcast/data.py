@@ -182,7 +182,7 @@ def _sparse(x: Any) -> str:
     return next(filter(None, map(_sparse, parts)), "")
 
 
-def _missing(label: Any) -> bool:
+def is_missing(label: Any) -> bool:
     """Whether a label is None, NaN or another mark of pandas for what is not there."""
     return label is None or (np.ndim(label) == 0 and pd.api.types.is_scalar(label) and bool(pd.isna(label)))
 
@@ -413,6 +413,8 @@ class Data:
         for index in indices:
             try:
                 items.append(self._dataset[int(index)])
+            except DatasetError:  # it names the row itself
+                raise
             except Exception as error:
                 raise DatasetError(
                     f"the {self.role} raised {type(error).__name__} at item {index}: {first_line(error)}"
@@ -452,7 +454,7 @@ class Data:
     def _check_items(self, items: list[Any], indices: Sequence[int]) -> None:
         """Refuse what keeps items from becoming a batch, where it can be named better than by what that raised."""
         for item, index in zip(items, indices, strict=True):
-            if _missing(_label_of(item)):
+            if is_missing(_label_of(item)):
                 self._refuse_missing(index, _label_of(item))
             if sparse := _sparse(item):
                 raise DatasetError(f"the {self.role}: item {index} is sparse: make it dense with {sparse}")
@@ -533,7 +535,7 @@ class Data:
         found = list(y) if isinstance(y, Iterable) and not isinstance(y, (str, bytes)) else [y]
         indices = range(len(found)) if indices is None else indices
         for index, label in zip(indices, found, strict=False):
-            if _missing(label):
+            if is_missing(label):
                 self._refuse_missing(index, label)
         text = next((label for label in found if isinstance(label, str)), None)
         what = (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Subset
 
 from forgetcast._random import seeded
 from forgetcast.adapters._library import library
@@ -38,30 +40,39 @@ def from_skorch(
 
     Args:
         net: a fitted ``NeuralNetClassifier`` or ``NeuralNetBinaryClassifier``; it stays as it is.
-        X, y: what it was fitted to: arrays or tensors, a dict of them, or a dataset of (x, y) and no ``y``.
-        heldout: a pair (X, y), or a dataset, that it was not fitted to.
-        can_train: let the target be retrained by a clone of the net with all its settings, its ``train_split`` too (by
-            default skorch holds a fifth of the data back; the model was trained without it).
+        X, y: what it was trained on: arrays or tensors, a dict of them, or a dataset of (x, y) and no ``y``. By default
+            skorch holds a fifth of what ``fit`` gets back and trains without it; such a net wants the trained part, as
+            in ``trained, held = net.get_split_datasets(X, y)`` and ``from_skorch(net, trained, heldout=held)``.
+        heldout: a pair (X, y), or a dataset, that it was not trained on.
+        can_train: let the target be retrained by a clone of the net with all its settings; where the net held samples
+            back, the clone is validated on ``heldout``, or not at all.
         name: of the target; default: the module's class.
         batch_size, info: as for ``Target``.
 
     Raises:
         NotApplicableError: skorch is not installed.
         ModelError: no such net, not fitted, or of another criterion.
-        DatasetError: see ``Target``; or labels that are not the class numbers 0 to C - 1.
+        DatasetError: see ``Target``; samples that the net held back; labels that are not the class numbers 0 to C - 1.
     """
     classifiers = library("skorch.classifier", extra="skorch")
     if not isinstance(net, (classifiers.NeuralNetClassifier, classifiers.NeuralNetBinaryClassifier)):
         raise ModelError(f"expected a skorch classifier; got {type(net).__name__}")
     if not getattr(net, "initialized_", False):
         raise ModelError("the net is not fitted: call net.fit(X, y) first")
-    data = _pair(X, y)
+    splits = _splits(net)
+    if splits and not (y is None and isinstance(X, Subset)):
+        raise DatasetError(
+            f"the net held some of these samples back (train_split={net.train_split!r}) and was not trained on them: "
+            "give those that it was trained on, trained, held = net.get_split_datasets(X, y) with the X and y of fit, "
+            "as from_skorch(net, trained, heldout=held)"
+        )
+    data, held = _pair(X, y), heldout if heldout is None or not isinstance(heldout, tuple) else _pair(*heldout)
     model = _as_logits(net)
     target = Target(
         model,
         data,
-        heldout=heldout if heldout is None or not isinstance(heldout, tuple) else _pair(*heldout),
-        train=_Retrained(net, data) if can_train else None,
+        heldout=held,
+        train=_Retrained(net, data, held, splits) if can_train else None,
         name=name or type(net.module_).__name__,
         batch_size=batch_size,
         info={"architecture": type(net.module_).__name__, **(info or {})},
@@ -70,6 +81,16 @@ def from_skorch(
     if classes.dtype.kind not in "iu" or not np.array_equal(classes, np.arange(len(classes))):
         raise DatasetError(f"expected classes 0 to C - 1, as skorch's criteria take them; got {classes[:5].tolist()}")
     return target
+
+
+def _splits(net: Any) -> bool:
+    """Whether the net holds some of the samples back that it is fitted to.
+
+    A split that skorch makes of a dataset of its own (``predefined_split``) holds none back.
+    """
+    split = net.train_split
+    predefined = isinstance(split, partial) and split.func.__module__ == "skorch.helper"
+    return bool(split) and not predefined
 
 
 def _pair(X: Any, y: Any) -> Any:
@@ -125,23 +146,42 @@ class _Retrained:
 
     net: Any
     data: Any
+    heldout: Any
+    splits: bool
 
     def __call__(self, indices: np.ndarray, seed: int) -> nn.Module:
         from sklearn.base import clone
 
         fresh = clone(self.net)
         fresh.set_params(verbose=0)
-        x, y = Data(self.data).fetch(torch.as_tensor(indices))
-        dtype = next(self.net.module_.parameters()).dtype
-        labels = y.to(dtype) if isinstance(self.net.criterion_, nn.BCEWithLogitsLoss) else y
+        x, labels = self._as_fitted(Data(self.data), indices)
+        if self.splits:
+            fresh.set_params(train_split=self._validation())
         state = np.random.get_state()
         try:
             np.random.seed(seed % 2**32)
             with seeded(seed):
-                fresh.fit(_numpy(x, dtype), labels.numpy())
+                fresh.fit(x, labels)
         finally:
             np.random.set_state(state)
         return _as_logits(fresh)
+
+    def _validation(self) -> Any:
+        """The held-out data as the clone's validation data."""
+        if self.heldout is None:
+            return None
+        from skorch.dataset import Dataset
+        from skorch.helper import predefined_split
+
+        data = Data(self.heldout)
+        return predefined_split(Dataset(*self._as_fitted(data, range(len(data)))))
+
+    def _as_fitted(self, data: Data, indices: Any) -> tuple[Any, np.ndarray]:
+        """Some samples as the net takes them: arrays of the module's own type."""
+        x, y = data.fetch(torch.as_tensor(indices))
+        dtype = next(self.net.module_.parameters()).dtype
+        labels = y.to(dtype) if isinstance(self.net.criterion_, nn.BCEWithLogitsLoss) else y
+        return _numpy(x, dtype), labels.numpy()
 
 
 def _numpy(x: Any, dtype: torch.dtype) -> Any:
