@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Subset
 
-from forgetcast._random import seeded
+from forgetcast._random import as_before, seeded
 from forgetcast.adapters._library import library
 from forgetcast.data import Data
 from forgetcast.errors import DatasetError, ModelError
@@ -59,15 +60,18 @@ def from_skorch(
         raise ModelError(f"expected a skorch classifier; got {type(net).__name__}")
     if not getattr(net, "initialized_", False):
         raise ModelError("the net is not fitted: call net.fit(X, y) first")
-    splits = _splits(net)
-    if splits and not (y is None and isinstance(X, Subset)):
-        raise DatasetError(
-            f"the net held some of these samples back (train_split={net.train_split!r}) and was not trained on them: "
-            "give those that it was trained on, trained, held = net.get_split_datasets(X, y) with the X and y of fit, "
-            "as from_skorch(net, trained, heldout=held)"
-        )
-    data, held = _pair(X, y), heldout if heldout is None or not isinstance(heldout, tuple) else _pair(*heldout)
     model = _as_logits(net)
+    splits = _splits(net)
+    if splits and y is None and isinstance(X, Subset):
+        _check_split(net, X)
+    elif splits:
+        raise DatasetError(
+            f"the net held some of these samples back (train_split is a {type(net.train_split).__name__}) and was not "
+            "trained on them: give those that it was trained on, trained, held = net.get_split_datasets(X, y) with the "
+            "X and y of fit, as from_skorch(net, trained, heldout=held)"
+        )
+    data = _named_classes(net, _pair(X, y))
+    held = _named_classes(net, heldout if not isinstance(heldout, tuple) else _pair(*heldout))
     target = Target(
         model,
         data,
@@ -89,8 +93,56 @@ def _splits(net: Any) -> bool:
     A split that skorch makes of a dataset of its own (``predefined_split``) holds none back.
     """
     split = net.train_split
-    predefined = isinstance(split, partial) and split.func.__module__ == "skorch.helper"
+    predefined = isinstance(split, partial) and split.func.__module__.startswith("skorch.")
     return bool(split) and not predefined
+
+
+def _check_split(net: Any, trained: Subset) -> None:
+    """Refuse a part of a dataset that is not what the net's split of it leaves for training.
+
+    Raises:
+        DatasetError: the split is drawn anew each time, or gives other samples.
+    """
+    parts = []
+    with as_before():
+        for seed in (0, 1):
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            try:
+                part, _ = net.get_split_datasets(trained.dataset, getattr(trained.dataset, "y", None))
+                parts.append(list(part.indices))
+            except Exception:  # a dataset without labels, or a split of another kind: then they are as the caller says
+                return
+    if parts[0] != parts[1]:
+        raise DatasetError(
+            "the net's train_split draws other samples each time, so which it was trained on is not known: fit it with "
+            "a split that has a random_state"
+        )
+    if parts[0] != list(trained.indices):
+        raise DatasetError(
+            f"expected the {len(parts[0])} samples that the net's train_split leaves for training; got "
+            f"{len(trained.indices)} others: give the first of net.get_split_datasets(X, y)"
+        )
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A dataset whose labels are floats, as a binary net's may be."""
+
+    dataset: Any
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = self.dataset[index]
+        return x, int(y) if float(y).is_integer() else y
+
+
+def _named_classes(net: Any, data: Any) -> Any:
+    """Data of a binary net with class numbers as labels."""
+    binary = isinstance(net.criterion_, nn.BCEWithLogitsLoss)
+    return _Numbered(data) if binary and isinstance(data, TorchDataset) else data
 
 
 def _pair(X: Any, y: Any) -> Any:
@@ -157,24 +209,18 @@ class _Retrained:
         x, labels = self._as_fitted(Data(self.data), indices)
         if self.splits:
             fresh.set_params(train_split=self._validation())
-        state = np.random.get_state()
-        try:
+        with as_before(), seeded(seed):
             np.random.seed(seed % 2**32)
-            with seeded(seed):
-                fresh.fit(x, labels)
-        finally:
-            np.random.set_state(state)
+            fresh.fit(x, labels)
         return _as_logits(fresh)
 
     def _validation(self) -> Any:
         """The held-out data as the clone's validation data."""
         if self.heldout is None:
             return None
-        from skorch.dataset import Dataset
-        from skorch.helper import predefined_split
-
-        data = Data(self.heldout)
-        return predefined_split(Dataset(*self._as_fitted(data, range(len(data)))))
+        data, skorch = Data(self.heldout), library("skorch.dataset", extra="skorch")
+        there = skorch.Dataset(*self._as_fitted(data, range(len(data))))
+        return library("skorch.helper", extra="skorch").predefined_split(there)
 
     def _as_fitted(self, data: Data, indices: Any) -> tuple[Any, np.ndarray]:
         """Some samples as the net takes them: arrays of the module's own type."""
