@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from forgetcast import predict_difficulty
-from forgetcast._torchvision import torchvision
 from forgetcast.adapters import from_lightning
 from forgetcast.data import Data
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
 from forgetcast.generate import measure
 
-torchvision()
 lightning: Any = import_module("pytorch_lightning")
 
 

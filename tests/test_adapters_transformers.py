@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from forgetcast import predict_difficulty
-from forgetcast._torchvision import torchvision
 from forgetcast.adapters import from_transformers
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
 from forgetcast.generate import measure
 from forgetcast.target import Target
 
-torchvision()
 transformers = import_module("transformers")
 
 WORDS = ("<pad>", "<unk>", "good", "bad", "odd", "film", "book", "song", "very", "quite", "a", "the")

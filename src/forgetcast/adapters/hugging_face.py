@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from forgetcast._random import as_before
+from forgetcast._torchvision import does_not_import
 from forgetcast.adapters._library import library
 from forgetcast.data import LABEL_NAMES, is_missing
-from forgetcast.errors import DatasetError, InputError, ModelError, first_line
+from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
 from forgetcast.target import Target, TrainFunction
 from forgetcast.trajectory import Trajectory
 
@@ -78,14 +79,18 @@ def from_transformers(
         A target for ``predict_difficulty`` and everything else.
 
     Raises:
-        NotApplicableError: transformers is not installed.
+        NotApplicableError: transformers is not installed, or does not import.
         ModelError: not such a model, or one for regression or several labels at a time.
         DatasetError: a column is missing; a text is missing or no string; a label is missing or no whole number.
         InputError: both a tokenizer and an image processor, a ``collate_fn`` beside either, or a ``max_length`` that
             the model cannot take.
     """
     transformers = library("transformers", extra="transformers")
-    if not isinstance(model, transformers.PreTrainedModel):
+    try:
+        kind = transformers.PreTrainedModel
+    except Exception as error:  # transformers imports its parts when they are asked for
+        raise NotApplicableError(does_not_import("transformers", error)) from error
+    if not isinstance(model, kind):
         raise ModelError(f"expected a transformers.PreTrainedModel; got {type(model).__name__}: for others use Target")
     config: Any = model.config
     if getattr(config, "problem_type", None) in ("regression", "multi_label_classification"):
