@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 import torch
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
-from skorch.dataset import Dataset
+from skorch.callbacks import Callback, EarlyStopping
+from skorch.dataset import Dataset, ValidSplit
+from skorch.helper import predefined_split
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from forgetcast import predict_difficulty
 from forgetcast.adapters import from_skorch
+from forgetcast.data import Data
 from forgetcast.errors import DatasetError, ModelError, NotApplicableError
 from forgetcast.generate import measure
 
-SETTINGS: dict[str, Any] = {"max_epochs": 15, "lr": 0.02, "optimizer": torch.optim.Adam, "verbose": 0}
+SPLITTING: dict[str, Any] = {"max_epochs": 15, "lr": 0.02, "optimizer": torch.optim.Adam, "verbose": 0}
+SETTINGS = {**SPLITTING, "train_split": None}
 
 
 class Net(nn.Module):
@@ -58,7 +63,7 @@ def fitted(net: Any, x: Any, y: Any) -> Any:
 def test_probabilities_are_read_as_logits() -> None:
     """Under the default criterion; the last layer is found behind the softmax, and the net stays as it was."""
     x, y = clouds()
-    net = fitted(NeuralNetClassifier(Net, train_split=None, **SETTINGS), x, y)
+    net = fitted(NeuralNetClassifier(Net, **SETTINGS), x, y)
     before = {name: value.clone() for name, value in net.module_.state_dict().items()}
     target = from_skorch(net, x.astype(np.float64), y, heldout=clouds(n=30))
     np.testing.assert_allclose(target.logits().softmax(1).numpy(), net.predict_proba(x), atol=1e-5)
@@ -103,6 +108,88 @@ def test_it_is_unlearned_and_retrained() -> None:
     outcomes, instances = measure(target, [0, 7], **settings)
     assert set(outcomes["objective"]) == {"retrain", "erase"}
     assert instances["p_out"].between(0, 1).all()
+
+
+SEEN: list[Tensor] = []
+
+
+class Recorder(Callback):
+    """Keeps the rows of every training batch, also of a clone."""
+
+    def on_batch_begin(self, net: Any, batch: Any = None, training: bool = False, **_: Any) -> None:
+        if training:
+            SEEN.append(batch[0].clone())
+
+
+def content(x: Any) -> list[int]:
+    """Hashes of the samples without repetition, sorted."""
+    return sorted(set(Data((x, [0] * len(x))).content_hashes().tolist()))
+
+
+@pytest.mark.parametrize("split", [ValidSplit(5, stratified=True), ValidSplit(0.3, random_state=1), ValidSplit(4)])
+@pytest.mark.parametrize("binary", [False, True])
+def test_samples_that_the_net_held_back_are_not_forecast(split: Any, binary: bool) -> None:
+    """All of fit's samples are refused; those it was trained on, as recorded batch by batch, are taken."""
+    x, y = clouds(classes=2 if binary else 3)
+    y = y.astype(np.float32) if binary else y
+    kind = NeuralNetBinaryClassifier if binary else NeuralNetClassifier
+    outputs = {"module__probabilities": False, "module__outputs": 1} if binary else {}
+    SEEN.clear()
+    net = fitted(kind(Net, train_split=split, callbacks=[Recorder()], **outputs, **SPLITTING), x, y)
+    for given in ((x, y), (Dataset(x, y),), (Subset(Dataset(x, y), range(90)),)):
+        with pytest.raises(
+            DatasetError, match=r"held some of these samples back|that the net's train_split leaves"
+        ) as e:
+            from_skorch(net, *given)
+        assert "net.get_split_datasets(X, y)" in str(e.value)
+        assert "\n" not in str(e.value)
+    trained, held = net.get_split_datasets(x, y)
+    target = from_skorch(net, trained, heldout=held)
+    assert sorted(set(target.data.content_hashes().tolist())) == content(torch.cat(SEEN))
+    assert target.notes == []
+    SEEN.clear()
+    model = target.train(np.arange(20), seed=0)
+    assert target.logits(module=model).shape == (len(trained), 2 if binary else 3)
+
+
+def test_a_clone_is_trained_on_all_that_it_gets() -> None:
+    """What the net held back is already left out: the clone is validated on it and holds nothing else back."""
+    x, y = clouds()
+    net = fitted(NeuralNetClassifier(Net, callbacks=[EarlyStopping(patience=50)], **SPLITTING), x, y)
+    trained, held = net.get_split_datasets(x, y)
+    retrained = from_skorch(net, trained, heldout=held)._train
+    assert retrained is not None
+    validated = []
+
+    class Watching(NeuralNetClassifier):
+        def get_split_datasets(self, X: Any, y: Any = None, **more: Any) -> Any:
+            parts = super().get_split_datasets(X, y, **more)
+            validated.append(tuple(map(len, parts)))
+            return parts
+
+    net.__class__ = Watching
+    retrained(np.arange(50), 0)
+    assert validated == [(50, len(held))]
+
+
+def test_a_split_drawn_anew_is_refused() -> None:
+    """Which samples the net was trained on is then not known, whatever part of them is given."""
+    x, y = clouds()
+    net = fitted(NeuralNetClassifier(Net, train_split=ValidSplit(0.2), **SPLITTING), x, y)
+    trained, held = net.get_split_datasets(x, y)
+    np.random.seed(3)
+    state = np.random.get_state()[1].copy()
+    with pytest.raises(DatasetError, match=r"draws other samples each time.*random_state"):
+        from_skorch(net, trained, heldout=held)
+    assert (np.random.get_state()[1] == state).all()
+
+
+def test_a_predefined_split_holds_nothing_back() -> None:
+    """Its validation data comes from elsewhere."""
+    x, y = clouds()
+    split = predefined_split(Dataset(*clouds(n=30)))
+    net = fitted(NeuralNetClassifier(Net, train_split=split, **SPLITTING), x, y)
+    assert len(from_skorch(net, x, y)) == 90
 
 
 def test_named_inputs_and_datasets() -> None:

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from forgetcast import predict_difficulty
-from forgetcast._torchvision import torchvision
 from forgetcast.adapters import from_transformers
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
 from forgetcast.generate import measure
 from forgetcast.target import Target
 
-torchvision()
 transformers = import_module("transformers")
 
 WORDS = ("<pad>", "<unk>", "good", "bad", "odd", "film", "book", "song", "very", "quite", "a", "the")
@@ -167,8 +165,9 @@ def test_an_image_processor_makes_the_inputs() -> None:
     processor = transformers.ViTImageProcessorPil(size={"height": 16, "width": 16})
     x, y = images(12)
     rows = [{"image": Image.fromarray(one), "label": int(label)} for one, label in zip(x, y, strict=True)]
+    others = [{"image": Image.fromarray(255 - one), "label": 0} for one in x[:3]]
     model = vit()
-    target = from_transformers(model, rows, image_processor=processor, heldout=rows[:3])
+    target = from_transformers(model, rows, image_processor=processor, heldout=others)
     made = processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(target.data.fetch([5])[0]["pixel_values"], made[5:6])
     assert target.labels.tolist() == y.tolist()
@@ -201,6 +200,195 @@ def test_rows_come_in_any_container() -> None:
     pairs = [{"a": row["text"], "b": "a film", "y": row["label"]} for row in rows]
     both = from_transformers(model, pairs, tokenizer=words, text=("a", "b"), label="y", max_length=9)
     assert both.data.fetch([0])[0]["input_ids"].shape == (1, 9)
+
+
+# -- what is checked -----------------------------------------------------------------------------------------
+
+NO_TEXT: dict[str, tuple[Any, str]] = {
+    "None": (None, "is missing"),
+    "NaN": (float("nan"), "is missing"),
+    "NA": (pd.NA, "is missing"),
+    "NaT": (pd.NaT, "is missing"),
+    "a list of words": (["good", "film"], r"is a list, not a string: join its words"),
+    "a tuple of words": (("good", "film"), r"is a tuple, not a string"),
+    "an array of words": (np.array(["good", "film"]), r"is a ndarray, not a string"),
+    "a number": (7, r"is a int, not a string"),
+    "bytes": (b"good", r"is a bytes, not a string"),
+    "a dict": ({"en": "good"}, r"is a dict, not a string"),
+}
+FORMS: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "rows": lambda rows: rows,
+    "dataset": lambda rows: Rows(rows),
+    "table": pd.DataFrame,
+    "columns": lambda rows: {name: [row[name] for row in rows] for name in rows[0]},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NO_TEXT)
+def test_what_is_no_text_is_refused_by_row(name: str, form: str) -> None:
+    """In a single column, in either of a pair, and in held-out rows; never read as 'None' or as a list's print."""
+    value, message = NO_TEXT[name]
+    rows = texts(5)
+    bad = [row | {"text": value} if k == 3 else row for k, row in enumerate(rows)]
+    model, words, made = bert(), tokenizer(), FORMS[form]
+    with pytest.raises(DatasetError, match=f"row 3 of the dataset: the text in column 'text' {message}") as caught:
+        from_transformers(model, made(bad), tokenizer=words)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DatasetError, match="row 3 of the held-out dataset: the text in column 'text'"):
+        from_transformers(model, made(rows), tokenizer=words, heldout=made(bad))
+    pairs = [row | {"title": "a film"} for row in bad]
+    for columns in (("title", "text"), ("text", "title")):
+        with pytest.raises(DatasetError, match=f"row 3 of the dataset: the text in column 'text' {message}"):
+            from_transformers(model, made(pairs), tokenizer=words, text=columns)
+
+
+LABELS_BAD: dict[str, tuple[Any, str]] = {
+    "None": (None, r"the label is missing \(column 'label' holds None\)"),
+    "NaN": (float("nan"), "the label is missing"),
+    "NA": (pd.NA, "the label is missing"),
+    "half": (1.5, r"expected a whole class number in column 'label'; got .*1\.5"),
+    "infinity": (float("inf"), "a whole class number"),
+    "a truth value": (True, "a whole class number.*True"),
+    "a list": ([0, 1], r"a whole class number.*\[0, 1\]"),
+    "a number as text": ("1", "label '1': expected one of LABEL_0"),
+}
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["texts", "inputs"])
+@pytest.mark.parametrize("name", LABELS_BAD)
+def test_a_label_that_is_no_class_number_is_refused_by_row(name: str, ready: bool) -> None:
+    """Cut to an integer it would be another class; whole numbers of any type are taken."""
+    value, message = LABELS_BAD[name]
+    rows = [{"input_ids": [2 + k, 5], "label": k % 3} if ready else row for k, row in enumerate(texts(6))]
+    words = None if ready else tokenizer()
+    bad = [row | {"label": value} if k == 4 else row for k, row in enumerate(rows)]
+    with pytest.raises(DatasetError, match=f"row 4 of the dataset: .*{message}") as caught:
+        from_transformers(bert(), bad, tokenizer=words)
+    assert "\n" not in str(caught.value)
+    kinds = [int, float, np.int8, np.float32, torch.tensor, np.array]
+    whole = [row | {"label": kind(row["label"])} for kind, row in zip(kinds, rows, strict=True)]
+    expected = [row["label"] for row in rows]
+    assert from_transformers(bert(), whole, tokenizer=words).labels.tolist() == expected
+
+
+def test_the_column_of_labels_that_is_named_is_the_one_read() -> None:
+    """A mistyped name is an error, never another column; without a name 'label' or 'labels' is, if there is one."""
+    model, words = bert(), tokenizer()
+    rows = [{"text": row["text"], "labels": row["label"], "stars": (row["label"] + 1) % 3} for row in texts(6)]
+    assert from_transformers(model, rows, tokenizer=words).labels.tolist() == [row["labels"] for row in rows]
+    assert from_transformers(model, rows, tokenizer=words, label="stars").labels.tolist() == [
+        row["stars"] for row in rows
+    ]
+    for label in ("star", "label"):
+        with pytest.raises(DatasetError, match=f"a column '{label}'; got text, labels, stars"):
+            from_transformers(model, rows, tokenizer=words, label=label)
+    both = [row | {"label": 0} for row in rows]
+    with pytest.raises(
+        DatasetError, match=r"row 0 of the dataset: expected one column of labels; got labels and label"
+    ):
+        from_transformers(model, both, tokenizer=words)
+    assert from_transformers(model, both, tokenizer=words, label="label").labels.tolist() == [0] * 6
+
+
+# -- lengths -------------------------------------------------------------------------------------------------
+
+
+def roberta() -> Any:
+    """Two of its positions are reserved."""
+    return transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SIZES, **TEXT))
+
+
+def xlm() -> Any:
+    """Positions start behind a padding token of another number."""
+    sizes = SIZES | TEXT | {"pad_token_id": 3}
+    return transformers.XLMRobertaForSequenceClassification(transformers.XLMRobertaConfig(**sizes))
+
+
+def opt() -> Any:
+    """Its table of positions is longer than it says."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16, "num_labels": 3}
+    return transformers.OPTForSequenceClassification(transformers.OPTConfig(**sizes, **TEXT, word_embed_proj_dim=16))
+
+
+def t5() -> Any:
+    """Relative positions: no limit."""
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "num_labels": 3, "vocab_size": 12}
+    return transformers.T5ForSequenceClassification(
+        transformers.T5Config(**sizes, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
+    )
+
+
+MODELS: dict[str, tuple[Callable[[], Any], int]] = {
+    "bert": (bert, 16),
+    "distilbert": (distilbert, 16),
+    "gpt2": (gpt2, 16),
+    "llama": (llama, 16),
+    "roberta": (roberta, 15),
+    "xlm-roberta": (xlm, 12),
+    "opt": (opt, 16),
+}
+"""Each with the most tokens that it takes: rotary positions have no limit but the one that the model was made with."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_texts_are_cut_to_what_the_model_takes(name: str) -> None:
+    """Its logits are then its own for the text cut by hand; how many are cut is noted; more cannot be asked for."""
+    make, most = MODELS[name]
+    torch.manual_seed(0)
+    model, words = make().eval(), tokenizer()
+    if name == "xlm-roberta":
+        words.pad_token = "bad"  # number 3 of the words, as the model has it
+    rows = [{"text": " ".join(["good", "film"] * (20 if k in (4, 5) else 1 + k)), "label": k % 3} for k in range(9)]
+    target = from_transformers(model, rows, tokenizer=words)
+    long = sum(len(row["text"].split()) > most for row in rows)
+    assert target.notes == [f"{long} of 9 texts are longer than {most} tokens and cut there"]
+    cut = words([" ".join(rows[4]["text"].split()[:most])], return_tensors="pt")
+    with torch.no_grad():
+        own = model(**{key: value for key, value in cut.items() if key != "token_type_ids"}).logits
+    torch.testing.assert_close(target.logits()[4:5], own, rtol=1e-3, atol=1e-4)
+    assert (
+        from_transformers(model, rows, tokenizer=words, max_length=7)
+        .notes[0]
+        .endswith("longer than 7 tokens and cut there")
+    )
+    if name not in ("llama",):
+        for rows_of in (rows, rows[:2]):
+            with pytest.raises(
+                InputError, match=f"max_length: the model takes at most {most} tokens; got 500"
+            ) as caught:
+                from_transformers(model, rows_of, tokenizer=words, max_length=500)
+            assert "\n" not in str(caught.value)
+    assert from_transformers(model, rows[:3], tokenizer=words).notes == []
+
+
+def test_relative_positions_have_no_limit() -> None:
+    """Nothing is cut of what the model takes whole."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    rows = [{"text": " ".join(["good", "film"] * (1 + 30 * k)) + " <unk>", "label": k} for k in range(3)]
+    target = from_transformers(t5(), rows, tokenizer=words)
+    assert target.data.fetch([2])[0]["input_ids"].shape == (1, 123)
+    assert target.notes == []
+
+
+def test_inputs_of_unequal_lengths_are_padded_by_a_collate_function() -> None:
+    """The message names it, and it is an argument: the logits are the model's own for each row alone."""
+    torch.manual_seed(0)
+    model, words = bert().eval(), tokenizer()
+    rows = [{**words("good " * (1 + k)), "label": k % 3, "text": "?"} for k in range(9)]
+    with pytest.raises(DatasetError, match=r"cannot be made into a batch.*give a collate_fn"):
+        from_transformers(model, rows)
+    target = from_transformers(
+        model, rows[:6], heldout=rows[6:], collate_fn=transformers.DataCollatorWithPadding(words)
+    )
+    for k, row in enumerate(rows[:6]):
+        with torch.no_grad():
+            own = model(**words(["good " * (1 + k)], return_tensors="pt")).logits
+        torch.testing.assert_close(target.logits()[k : k + 1], own, rtol=1e-3, atol=1e-4)
+        assert row["label"] == int(target.labels[k])
+    with pytest.raises(InputError, match="collate_fn is for rows that are inputs already"):
+        from_transformers(model, texts(), tokenizer=words, collate_fn=list)
 
 
 def test_rows_that_are_inputs_already_are_read_as_needed() -> None:
@@ -254,6 +442,17 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         from_transformers(model, {"text": ["a"], "label": [0, 1]}, tokenizer=words)
     model.config.problem_type = "multi_label_classification"
     with pytest.raises(ModelError, match="for multi label classification"):
+        from_transformers(model, texts(), tokenizer=words)
+    model.config.problem_type = None
+    for length in (0, -3, 2.5, True):
+        with pytest.raises(InputError, match="max_length: expected a positive integer"):
+            from_transformers(model, texts(), tokenizer=words, max_length=length)
+    with pytest.raises(DatasetError, match="row 1 of the dataset: the tokenizer makes no token of its text"):
+        from_transformers(model, [{"text": "film", "label": 0}, {"text": " ", "label": 1}], tokenizer=words)
+    with pytest.raises(DatasetError, match=r"rows with a length, by number .*; got generator: make it a list"):
+        from_transformers(model, (row for row in texts()), tokenizer=words)
+    words.pad_token = None
+    with pytest.raises(InputError, match="has no padding token"):
         from_transformers(model, texts(), tokenizer=words)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(NotApplicableError, match=r"pip install 'forgetcast\[transformers\]'"):

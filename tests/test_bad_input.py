@@ -83,7 +83,8 @@ def items_of_three():
     return [(x, y, 0) for x, y in zip(*data())]
 
 def target_without_train():
-    return Target(model(), data(), heldout=data())
+    x, y = data()
+    return Target(model(), (x, y), heldout=(x + 1, y))
 """
 
 
@@ -202,7 +203,8 @@ def test_bad_indices_are_refused_in_python(subjects: Any) -> None:
 
 def test_unknown_names_are_refused_with_the_known_ones(subjects: Any, here: Path) -> None:
     """Objective, unlearner, factor, dataset and recipe: each error lists what there is."""
-    target = Target(subjects.model(), subjects.data(), heldout=subjects.data())
+    x, y = subjects.data()
+    target = Target(subjects.model(), (x, y), heldout=(x + 1, y))
     cases: list[tuple[Callable[[], Any], str]] = [
         (lambda: predict_difficulty(target, None, objective="forget"), "retrain"),
         (lambda: measure(target, [0], unlearners=["gradient_ascend"]), "did you mean 'gradient_ascent'"),

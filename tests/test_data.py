@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
@@ -443,7 +444,8 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "three parts": (lambda: (*samples(9), samples(9)[1]), r"a pair \(inputs, labels\).*got a tuple of 3 items"),
     "iterable dataset": (Endless, "map-style dataset.*got Endless. Materialise"),
     "loader over a stream": (lambda: DataLoader(Endless()), "map-style dataset.*got Endless"),
-    "no length": (WithoutLength, "WithoutLength"),
+    "no length": (WithoutLength, "got WithoutLength, which has no __len__: __len__ is to give the number of samples"),
+    "no items by number": (lambda: {1, 2}, "got set, which has no __getitem__"),
     "length that raises": (LengthRaises, "length.*NotImplementedError: unknown"),
     "nothing": (lambda: None, "got NoneType"),
     "a path": (lambda: "data/train.npz", "got str"),
@@ -459,7 +461,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Counted(lambda i: (torch.zeros(3, dtype=torch.float32 if i == 700 else torch.uint8), 0)),
         r"items 512-1023 have inputs of real numbers, item 0 of integers\. Item 700 is \(\(3,\) of float32, int\)",
     ),
-    "one without a label": (lambda: Counted(lambda i: (torch.zeros(3), None if i == 9 else 0)), "Item 9 is .*NoneType"),
+    "one without a label": (
+        lambda: Counted(lambda i: (torch.zeros(3), None if i == 9 else 0)),
+        "label of item 9 is missing",
+    ),
     "augmented": (
         lambda: Counted(lambda i: (torch.rand(3), 0)),
         "other inputs when item 0 is read again: a transform draws at random .augmentation.*without augmentation",
@@ -500,6 +505,8 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "one label for all": (lambda: (samples()[0], 3), r"shape \(n,\), .* got \(\)$"),
     "text labels": (lambda: (samples(2)[0], ["cat", "dog"]), "class numbers"),
     "text labels in a dataset": (lambda: Counted(lambda i: (torch.zeros(3), "cat")), "class numbers"),
+    "a fraction as label": (lambda: (samples(3)[0], [0.0, 1.0, 1.5]), "item 2 has 1.5: forecasts are for classes"),
+    "infinity as label": (lambda: (samples(2)[0], [0.0, float("inf")]), "item 1 has inf: forecasts are for classes"),
     "one-hot labels in a dataset": (lambda: Counted(lambda i: (torch.zeros(3), torch.eye(3)[0].long())), "one-hot"),
 }
 
@@ -511,6 +518,50 @@ def test_bad_data_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(DatasetError, match=message) as caught:
         Data(make())
     assert "\n" not in str(caught.value)
+
+
+MISSING: dict[str, Any] = {
+    "None": [0, None, 1],
+    "NaN": [0, float("nan"), 1],
+    "objects": np.array([0, None, 1], dtype=object),
+    "nullable integers": pd.array([0, None, 1], dtype="Int64"),
+    "a column": pd.Series([0, None, 1]),
+    "a column of objects": pd.Series([0, pd.NA, 1]),
+    "among text": ["a", None, "b"],
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_missing_label_is_called_missing(name: str) -> None:
+    """In a pair, and in items that are tuples or dicts: with the number of the item, not as a matter of types."""
+    labels = MISSING[name]
+    for source in (
+        (torch.zeros(3, 2), labels),
+        Counted(lambda i: (torch.zeros(2), labels[i]), 3),
+        Counted(lambda i: {"x": torch.zeros(2), "label": labels[i]}, 3),
+    ):
+        with pytest.raises(DatasetError, match="the label of item 1 is missing") as caught:
+            Data(source)
+        assert "\n" not in str(caught.value)
+
+
+LAYOUTS = ["to_sparse", "to_sparse_csr", "to_sparse_csc"]
+MATRICES = [sparse.csr_matrix, sparse.csc_array, sparse.coo_matrix, sparse.lil_matrix, sparse.dok_matrix]
+
+
+@pytest.mark.parametrize("make", [*LAYOUTS, *MATRICES], ids=lambda make: getattr(make, "__name__", make))
+def test_sparse_data_is_called_sparse(make: Any) -> None:
+    """Of torch and of scipy, alone or within a dict, as inputs, labels or items: with the way to make it dense."""
+    x, y = torch.eye(6), torch.arange(6) % 2
+    thin: Any = getattr(x, make)() if isinstance(make, str) else make(x.numpy())
+    row = x[:1].to_sparse() if isinstance(make, str) else make(x[:1].numpy())
+    way = r"sparse.*\.to_dense\(\)" if isinstance(make, str) else r"sparse.*\.toarray\(\)"
+    for source in ((thin, y), ({"a": thin}, y), (x, thin), Counted(lambda i: (row, 0), 6)):
+        with pytest.raises(DatasetError, match=way) as caught:
+            Data(source)
+        assert "\n" not in str(caught.value)
+    dense = thin.to_dense() if isinstance(make, str) else thin.toarray()
+    assert torch.equal(Data((dense, y)).fetch(range(6))[0], x)
 
 
 def test_messages_call_the_data_by_its_role() -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from forgetcast._conformance import module_state, same_state
 from forgetcast._logits import margin as margins
+from forgetcast.data import Data
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, UnknownNameError
 from forgetcast.registry import unlearner as registered
 from forgetcast.target import Target
@@ -271,7 +272,8 @@ def test_an_equal_loss_is_half_an_evidence() -> None:
     (x, y), (x_test, y_test) = digits()
     chosen = [3, 30]
     copies = (torch.cat([x[chosen].repeat(4, 1, 1, 1), x_test[:2]]), torch.cat([y[chosen].repeat(4), y_test[:2]]))
-    target = Target(shared_mlp().module, (x, y), heldout=copies)
+    target = Target(shared_mlp().module, (x, y), heldout=(x_test, y_test))
+    target.heldout = Data(copies)
     with torch.no_grad():
         losses = F.cross_entropy(target.module(copies[0]), copies[1], reduction="none")
     frame = run(target, GradientAscent(steps=1), chosen, [1.0, 1.0], objectives=("retrain",))

@@ -256,7 +256,7 @@ def test_without_a_last_linear_layer_the_other_families_are_there() -> None:
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x, y = clouds(30, width=64)
     run = Trajectory.from_checkpoints([model.state_dict()] * 2)
-    target = Target(model, (x.reshape(30, 1, 8, 8), y), heldout=(x.reshape(30, 1, 8, 8), y), trajectory=run)
+    target = Target(model, (x.reshape(30, 1, 8, 8), y), heldout=(1 + x.reshape(30, 1, 8, 8), y), trajectory=run)
     table = factor_table(target)
     families = {name: table.factors[name].family for name in table.not_applicable}
     assert set(families.values()) == {
@@ -369,7 +369,7 @@ def test_tiny_and_one_sided_data_give_numbers_or_reasons(n: int, labels: list[in
     """One sample, classes with one sample or none, and a single class: never a quiet NaN."""
     x, _ = clouds(n)
     y = torch.tensor(labels)
-    table = factor_table(Target(perceptron(), (x, y), heldout=(x, y), trajectory=untrained_run()))
+    table = factor_table(Target(perceptron(), (x, y), heldout=(x + 1, y), trajectory=untrained_run()))
     for name in table.factors:
         assert table.values[name].notna().all() == (name not in table.not_applicable)
     needs_two = "neighbours need at least two samples"
@@ -387,7 +387,7 @@ def test_extreme_logits_stay_finite() -> None:
         model[2].weight *= 300
         model[2].bias *= 300
     run = Trajectory.from_checkpoints([model.state_dict()] * 2)
-    table = factor_table(Target(model, (x, y), heldout=(x, y), trajectory=run))
+    table = factor_table(Target(model, (x, y), heldout=(1.01 * x, y), trajectory=run))
     assert not table.not_applicable
     assert np.isfinite(table.values.to_numpy()).all()
     assert table.values["last_layer_gradient_norm"].nunique() == 40

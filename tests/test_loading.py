@@ -243,3 +243,22 @@ def test_paths_that_are_missing_or_folders_are_refused(tmp_path: Path) -> None:
         load_dataset("digit")
     with pytest.raises(PathError, match="weights: there is no file"):
         load_model("torch.nn:Identity", tmp_path / "no.pt")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_a_missing_label_of_a_table_is_named_by_row(suffix: str, gap: float | None, tmp_path: Path) -> None:
+    """An empty cell makes pandas read the whole column as real numbers: what is said is that a label is missing."""
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "label": pd.array([0, 1, 1], dtype="Int64")})
+    frame["label"] = frame["label"].astype(object)
+    frame.loc[1, "label"] = gap
+    path = tmp_path / f"gap.{suffix}"
+    if suffix == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    with pytest.raises(
+        DatasetError, match=r"1 of 3 labels in the column 'label' are missing, the first in row 1"
+    ) as caught:
+        load_dataset(str(path))
+    assert "\n" not in str(caught.value)

@@ -46,7 +46,7 @@ def callers_settings() -> Iterator[tuple[bool, bool, bool]]:
 def target(callers_settings: tuple[bool, bool, bool]) -> Target:
     drawn = torch.Generator().manual_seed(0)
     x, y = torch.randn(60, 4, generator=drawn), torch.arange(60) % 3
-    return Target(nn.Sequential(Witness(4, 8), nn.ReLU(), nn.Linear(8, 3)), (x, y), heldout=(x[:20], y[:20]))
+    return Target(nn.Sequential(Witness(4, 8), nn.ReLU(), nn.Linear(8, 3)), (x, y), heldout=(x[:20] + 1, y[:20]))
 
 
 def test_every_question_is_exact(target: Target) -> None:

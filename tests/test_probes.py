@@ -327,7 +327,7 @@ def test_probing_leaves_the_target_as_it_was() -> None:
     """No hooks, no gradients, same weights, same mode, and the caller's random numbers untouched."""
     make, shape = CASES["convolutions with batch norm"]
     run = Trajectory.from_checkpoints([seeded(make, seed).state_dict() for seed in (1, 2)])
-    target = Target(seeded(make), data(shape), heldout=data(shape), trajectory=run)
+    target = Target(seeded(make), data(shape), heldout=(data(shape)[0] + 1, data(shape)[1]), trajectory=run)
     before = {name: value.clone() for name, value in target.module.state_dict().items()}
     state = torch.random.get_rng_state()
     probes = Probes(target)

@@ -137,7 +137,7 @@ def test_the_users_model_is_exactly_as_before() -> None:
     """Weights, mode of every part, gradients, hooks and the random state survive everything a target does."""
     model, (x, y) = user_model(), samples(2, 6, 6)
     before = state(model)
-    target = Target(model, (x, y), heldout=(x, y), train=lambda indices, seed: model)
+    target = Target(model, (x, y), heldout=(x + 1, y), train=lambda indices, seed: model)
     target.logits()
     target.logits(module=model)
     target.features(target.heldout)
@@ -165,7 +165,7 @@ def test_a_models_own_random_numbers_are_not_the_callers() -> None:
     """A model that draws noise even in evaluation mode leaves the random state alone."""
     model = seeded(lambda: Custom(lambda m, h: m.head(h + torch.randn_like(h) * 0)))
     before = torch.random.get_rng_state()
-    target = Target(model, samples(4), heldout=samples(4))
+    target = Target(model, samples(4), heldout=(samples(4)[0] + 1, samples(4)[1]))
     target.logits()
     target.features()
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -272,9 +272,9 @@ def test_token_numbers_dicts_tuples_and_loaders_give_the_same_logits() -> None:
     expected = model(tokens, mask).logits.detach()
     loader = DataLoader(TensorDataset(tokens, mask, y), batch_size=4, shuffle=True, collate_fn=pack)
     for source in (({"mask": mask, "tokens": tokens}, y), ((tokens, mask), y), loader):
-        target = Target(model, source, heldout=source, batch_size=5)
+        target = Target(model, source, batch_size=5)
         assert torch.allclose(target.logits(), expected, atol=1e-6)
-        assert torch.allclose(target.logits(target.heldout), expected, atol=1e-6)
+        assert torch.allclose(target.logits(Data(source)), expected, atol=1e-6)
         assert target.head is not None
         assert target.head.name == "head"
         assert torch.allclose(target.features(), model(tokens, mask).hidden, atol=1e-6)
@@ -284,9 +284,10 @@ def test_token_numbers_dicts_tuples_and_loaders_give_the_same_logits() -> None:
 
 def test_an_explicit_collate_function_serves_both_datasets() -> None:
     """Given to the target, it is used for training and held-out data."""
-    data = TensorDataset(*sentences())
-    target = Target(seeded(Words), data, heldout=data, collate_fn=pack)
-    assert torch.equal(target.logits(), target.logits(target.heldout))
+    tokens, *others = sentences()
+    data, held = TensorDataset(tokens, *others), TensorDataset((tokens + 1) % 11, *others)
+    target = Target(seeded(Words), data, heldout=held, collate_fn=pack)
+    assert torch.equal(target.logits(target.heldout), Target(seeded(Words), held, collate_fn=pack).logits())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -552,7 +553,7 @@ def test_the_data_hash_is_that_of_the_training_data() -> None:
     """An input or a label changes it, the held-out data does not."""
     (x, y), model = samples(4), seeded(mlp)
     before = Target(model, (x, y)).data_hash
-    assert Target(model, TensorDataset(x, y), heldout=(x, y)).data_hash == before
+    assert Target(model, TensorDataset(x, y), heldout=(x + 1, y)).data_hash == before
     assert Target(model, (x + torch.eye(12, 4) * 1e-3, y)).data_hash != before
     assert Target(model, (x, y.flip(0))).data_hash != before
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from forgetcast import datasets
 from forgetcast._torchvision import torchvision
+from forgetcast.errors import NotApplicableError
 
 
 def run(code: str) -> str:
     """Output of a fresh interpreter."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -50,9 +53,22 @@ def test_models_and_datasets_of_torchvision_can_be_used() -> None:
     assert torchvision() is module
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no memory"), ImportError("not installed")])
-def test_any_other_failure_of_its_import_is_passed_on(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the missing operator schemas are mended."""
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("no memory"), r"torchvision does not import \(RuntimeError: no memory\)"),
+        (
+            ImportError("torchvision/_C.so: undefined symbol"),
+            r"build that belongs to torch .*pip uninstall torchvision",
+        ),
+        (ModuleNotFoundError("No module", name="torchvision"), r"pip install 'forgetcast\[torchvision\]'"),
+        (ModuleNotFoundError("No module named 'PIL'", name="PIL"), "does not import .*PIL"),
+    ],
+)
+def test_any_other_failure_of_its_import_says_how_to_mend_it(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line, with the cause."""
     whole = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -61,8 +77,11 @@ def test_any_other_failure_of_its_import_is_passed_on(error: Exception, monkeypa
         return whole(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(type(error), match=str(error)):
+    with pytest.raises(NotApplicableError, match=message) as caught:
         torchvision()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(NotApplicableError, match=message):
+        datasets.load("fashion-mnist")
 
 
 STUB = """
@@ -84,6 +103,7 @@ def test_a_build_without_compiled_operators_is_mended(tmp_path: Path) -> None:
     (tmp_path / "torchvision" / "__init__.py").write_text(STUB)
     code = f"""
 import sys
+sys.meta_path[:] = [one for one in sys.meta_path if type(one).__name__ != "Declared"]
 sys.path.insert(0, {str(tmp_path)!r})
 try:
     import torchvision
@@ -94,3 +114,54 @@ module = torchvision()
 print(module.__file__ == {str(tmp_path / "torchvision" / "__init__.py")!r}, torchvision() is module)
 """
     assert run(code).splitlines() == ["operator torchvision::nms does not exist", "True True"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from transformers import BertForSequenceClassification", "import pytorch_lightning", "import torchvision"],
+)
+def test_what_looks_for_torchvision_imports_in_a_fresh_process(line: str) -> None:
+    """In the environment that ``make test`` makes, whatever build of torchvision there is, and before anything else."""
+    assert run(f"{line}; print('there')").splitlines()[-1] == "there"
+
+
+def test_a_broken_torchvision_is_declared_as_it_is_imported(tmp_path: Path) -> None:
+    """What ``make test`` puts into such an environment, tried on a stub: without it the import fails."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(STUB)
+    code = f"""
+import sys
+sys.meta_path[:] = [one for one in sys.meta_path if type(one).__name__ != "Declared"]
+sys.path[:0] = [{str(tmp_path)!r}, {str(Path(__file__).parent)!r}]
+import torchvision_operators
+torchvision_operators.install()
+import json, torch
+assert not torchvision_operators.declared
+import torchvision
+print(torchvision.__file__, len(torchvision_operators.declared))
+"""
+    assert run(code) == f"{tmp_path / 'torchvision' / '__init__.py'} 1"
+
+
+@pytest.mark.parametrize(
+    ("adapter", "package"), [("from_transformers", "transformers"), ("from_lightning", "pytorch_lightning")]
+)
+def test_a_library_that_torchvision_breaks_is_named_with_the_cause(adapter: str, package: str, tmp_path: Path) -> None:
+    """One line that says which package is of another build, and what to do."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(STUB)
+    code = f"""
+import sys
+sys.meta_path[:] = [one for one in sys.meta_path if type(one).__name__ != "Declared"]
+sys.path.insert(0, {str(tmp_path)!r})
+from torch import nn
+from forgetcast import adapters
+from forgetcast.errors import NotApplicableError
+try:
+    adapters.{adapter}(nn.Linear(2, 2), [])
+except NotApplicableError as error:
+    print(error)
+"""
+    said = run(code)
+    assert said.startswith(f"{package} does not import (RuntimeError: operator torchvision::nms does not exist)")
+    assert "pip uninstall torchvision" in said

@@ -1,14 +1,16 @@
-"""Seeded random numbers of torch that leave the caller's generators alone."""
+"""Random numbers that leave the caller's generators alone."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["sample_positions", "seeded"]
+__all__ = ["as_before", "sample_positions", "seeded"]
 
 
 @contextmanager
@@ -30,6 +32,21 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def as_before() -> Iterator[None]:
+    """A block after which the generators of Python, NumPy and torch, on all devices in use, are as they were."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.random.set_rng_state(states[2])
+        if gpus is not None:
+            torch.cuda.set_rng_state_all(gpus)
 
 
 def sample_positions(n: int, m: int, seed: int) -> Tensor:

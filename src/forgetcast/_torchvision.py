@@ -1,8 +1,8 @@
 """The one place that imports torchvision, lazily.
 
-Some builds of torchvision come without compiled operators, and their import then stops because fake kernels are
-registered for ``torchvision::nms`` and ``torchvision::qnms``, whose schemas nobody defined. Defining the two schemas
-first makes models, transforms and datasets work; detection operators stay unavailable.
+Builds of torchvision that belong to another build of torch come without compiled operators, and their import then stops
+because fake kernels are registered for ``torchvision::nms`` and ``torchvision::qnms``, whose schemas nobody defined.
+Defining the two schemas first makes models, transforms and datasets work; detection operators stay unavailable.
 """
 
 from __future__ import annotations
@@ -12,13 +12,32 @@ from typing import Any
 
 import torch
 
-__all__ = ["torchvision"]
+from forgetcast.errors import NotApplicableError, first_line
+
+__all__ = ["does_not_import", "torchvision"]
 
 _schemas: list[Any] = []  # torch.library keeps a definition only as long as its Library object lives
 
 
 def torchvision() -> ModuleType:
-    """Import torchvision, defining the operator schemas that a build without compiled operators lacks."""
+    """Import torchvision, defining the operator schemas that a build without compiled operators lacks.
+
+    Raises:
+        NotApplicableError: it is not installed, or does not import.
+    """
+    try:
+        return _imported()
+    except ModuleNotFoundError as error:
+        if error.name == "torchvision":
+            raise NotApplicableError(
+                "this needs the package torchvision: pip install 'forgetcast[torchvision]'"
+            ) from error
+        raise NotApplicableError(does_not_import("torchvision", error)) from error
+    except Exception as error:
+        raise NotApplicableError(does_not_import("torchvision", error)) from error
+
+
+def _imported() -> ModuleType:
     try:
         import torchvision as module
     except RuntimeError as error:
@@ -30,3 +49,21 @@ def torchvision() -> ModuleType:
         _schemas.append(library)
         import torchvision as module
     return module
+
+
+def does_not_import(name: str, error: BaseException) -> str:
+    """What is said of a package that is installed and does not import; the cause is often torchvision.
+
+    >>> does_not_import("transformers", RuntimeError("operator torchvision::nms does not exist"))
+    'transformers does not import (RuntimeError: operator torchvision::nms does not exist): torchvision must be ...'
+    """
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    mend = f"try python -c 'import {name}'"
+    if "torchvision" in str(cause):
+        mend = (
+            f"torchvision must be the build that belongs to torch {torch.__version__}, from the same index: install "
+            "that, or pip uninstall torchvision"
+        )
+    return f"{name} does not import ({type(cause).__name__}: {first_line(cause)}): {mend}"

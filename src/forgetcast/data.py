@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from forgetcast._loaders import check_gives_all
 from forgetcast.errors import DatasetError, IndexRangeError, first_line
 
 __all__ = ["Data", "Inputs", "channels_last"]
@@ -27,6 +29,8 @@ PIECE = 512
 """Items of a dataset that are read and checked at a time, at most; fewer of more than 64 kB each."""
 PIECE_BYTES = 1 << 25
 """Bytes of a dataset that are read and checked at a time."""
+SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+"""Layouts of tensors that leave zeros out."""
 EXACT = 1 << 24
 """From here on not every integer is a float32."""
 AGAIN = 8
@@ -140,6 +144,8 @@ def _nbytes(item: Any) -> int:
     """Bytes of the arrays in an item of a dataset."""
     if isinstance(item, (tuple, list, Mapping)):
         return sum(_nbytes(part) for part in (item.values() if isinstance(item, Mapping) else item))
+    if isinstance(item, Tensor):  # sparse ones refuse to say
+        return item.numel() * item.element_size()
     return int(getattr(item, "nbytes", 0))
 
 
@@ -165,6 +171,28 @@ def _odd_one(items: Sequence[Any], indices: Sequence[int]) -> str:
         if _described(item) != expected:
             return f" Item {index} is {_described(item)}, item {indices[0]} is {expected}."
     return ""
+
+
+def _sparse(x: Any) -> str:
+    """How to make the first sparse tensor or matrix of scipy in ``x`` dense; empty where there is none."""
+    if isinstance(x, Tensor):
+        return ".to_dense()" if x.layout in SPARSE else ""
+    if hasattr(x, "nnz") and hasattr(x, "toarray"):
+        return ".toarray()"
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else ()
+    return next(filter(None, map(_sparse, parts)), "")
+
+
+def is_missing(label: Any) -> bool:
+    """Whether a label is None, NaN or another mark of pandas for what is not there."""
+    return label is None or (np.ndim(label) == 0 and pd.api.types.is_scalar(label) and bool(pd.isna(label)))
+
+
+def _label_of(item: Any) -> Any:
+    """The label of an item of a dataset; 0 where it is of a kind that has none."""
+    if isinstance(item, Mapping):
+        return next((item[name] for name in LABEL_NAMES if name in item), 0)
+    return item[1] if isinstance(item, (tuple, list)) and len(item) == 2 else 0
 
 
 def _kind(leaf: Tensor) -> str:
@@ -193,7 +221,8 @@ class Data:
     """Samples (x, y) behind one interface: in order, in batches, or by index.
 
     Accepts a pair of tensors or arrays, a map-style ``torch.utils.data.Dataset`` of (x, y), or a ``DataLoader``
-    (its dataset and collate function are used, its sampling is not). An item or a batch may also be one dict that
+    (its dataset and collate function are used, in the dataset's order; one whose sampler leaves samples out is refused,
+    so that sample k is item k of the dataset). An item or a batch may also be one dict that
     holds the label under ``labels`` or ``label``, as those of Hugging Face do; the rest is x. Items of a dataset are
     read once and kept while they take at most 1 GiB; beyond that they are read again whenever they are needed. A few
     are read a second time at once: a dataset that draws its items at random (augmentation) is refused, since what was
@@ -205,8 +234,9 @@ class Data:
         role: what messages call it, such as "dataset" or "held-out dataset".
 
     Raises:
-        DatasetError: empty, of unequal lengths, not finite, with labels that are not integers >= 0, with items that
-            differ when they are read again, or of a length that changes.
+        DatasetError: empty, of unequal lengths, sparse, not finite, with labels that are missing or no integers >= 0,
+            with items that differ when they are read again, of a length that changes, or a loader that leaves some
+            samples out.
     """
 
     labels: Tensor
@@ -226,6 +256,7 @@ class Data:
         self._hashes: np.ndarray | None = None
         self._order: Tensor | None = None
         if isinstance(source, DataLoader):
+            check_gives_all(source, role)
             if source.batch_sampler is not None:  # without one, its collate function is for single items
                 collate_fn = collate_fn or source.collate_fn
             source = source.dataset
@@ -260,15 +291,7 @@ class Data:
         self._x = x
 
     def _from_dataset(self, source: Any) -> None:
-        if (
-            isinstance(source, (IterableDataset, str, bytes))
-            or not hasattr(source, "__len__")
-            or not hasattr(source, "__getitem__")
-        ):
-            raise DatasetError(
-                f"the {self.role}: expected a map-style dataset (with __len__ and __getitem__), a pair of tensors or "
-                f"a DataLoader over one; got {type(source).__name__}. Materialise an iterable dataset first."
-            )
+        self._check_source(source)
         n = self._length_of(source)
         self._dataset = source
         # Batches of the default collate function can be joined. Any other may pad to the longest of its batch, so
@@ -301,7 +324,7 @@ class Data:
                     raise DatasetError(
                         f"the {self.role}: expected items of one shape; items from {start} on have inputs of "
                         f"{_listed(shapes)}, those before of {_listed(expected)}. Bring them to one shape, or give a "
-                        "collate_fn that does."
+                        "collate_fn that does, such as a DataLoader's."
                     )
                 labels.append(y)
                 if joinable:
@@ -322,6 +345,27 @@ class Data:
                 self._x = _join(kept)
             else:
                 self._items = kept
+
+    def _check_source(self, source: Any) -> None:
+        """Refuse what has no samples by number; the message names what it lacks."""
+        kind = type(source).__name__
+        expected = (
+            f"the {self.role}: expected a map-style dataset (with __len__ and __getitem__), a pair of tensors or "
+            f"a DataLoader over one; got {kind}"
+        )
+        if isinstance(source, (str, bytes)) or source is None:
+            raise DatasetError(expected)
+        if isinstance(source, (IterableDataset, Iterator)):
+            raise DatasetError(
+                f"{expected}. Materialise it first: x, y = zip(*dataset), then (torch.stack(x), torch.tensor(y))"
+            )
+        if sparse := _sparse(source):
+            raise DatasetError(f"{expected}, which is sparse: give a pair (inputs{sparse}, labels)")
+        if lacking := [name for name in ("__len__", "__getitem__") if not hasattr(source, name)]:
+            raise DatasetError(
+                f"{expected}, which has no {' and no '.join(lacking)}: __len__ is to give the number of samples, "
+                "__getitem__ a sample (x, y) by its number"
+            )
 
     def _length_of(self, source: Any) -> int:
         try:
@@ -371,6 +415,8 @@ class Data:
         for index in indices:
             try:
                 items.append(self._dataset[int(index)])
+            except DatasetError:  # it names the row itself
+                raise
             except Exception as error:
                 raise DatasetError(
                     f"the {self.role} raised {type(error).__name__} at item {index}: {first_line(error)}"
@@ -382,10 +428,11 @@ class Data:
         try:
             batch = self._collate(items)
         except Exception as error:
+            self._check_items(items, indices)
             raise DatasetError(
                 f"the {self.role}: items {indices[0]}-{indices[-1]} cannot be made into a batch "
                 f"({type(error).__name__}: {first_line(error)}).{_odd_one(items, indices)} Items must be tensors or "
-                "arrays of one shape: add a transform such as ToTensor, or give a collate_fn."
+                "arrays of one shape: add a transform such as ToTensor, or give a collate_fn, such as a DataLoader's."
             ) from error
         name = next((name for name in LABEL_NAMES if name in batch), None) if isinstance(batch, Mapping) else None
         if name is not None:
@@ -406,7 +453,26 @@ class Data:
         self._check_finite(x, indices)
         return x, y
 
+    def _check_items(self, items: list[Any], indices: Sequence[int]) -> None:
+        """Refuse what keeps items from becoming a batch, where it can be named better than by what that raised."""
+        for item, index in zip(items, indices, strict=True):
+            if is_missing(_label_of(item)):
+                self._refuse_missing(index, _label_of(item))
+            if sparse := _sparse(item):
+                raise DatasetError(f"the {self.role}: item {index} is sparse: make it dense with {sparse}")
+
+    def _refuse_missing(self, index: int, label: Any) -> None:
+        raise DatasetError(
+            f"the {self.role}: the label of item {index} is missing ({label}): every sample needs its class number; "
+            "drop the samples without one"
+        )
+
     def _checked_inputs(self, x: Any) -> Inputs:
+        if sparse := _sparse(x):
+            raise DatasetError(
+                f"the {self.role}: expected dense inputs; got sparse ones ({type(x).__name__}): make them dense with "
+                f"{sparse}"
+            )
         try:
             x = _tensors(x)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -422,12 +488,14 @@ class Data:
         return x
 
     def _checked_labels(self, y: Any, indices: Sequence[int] | None = None) -> Tensor:
+        if sparse := _sparse(y):
+            raise DatasetError(
+                f"the {self.role}: expected dense labels; got sparse ones: make them dense with {sparse}"
+            )
         try:
             labels = _tensor(y)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise DatasetError(
-                f"the {self.role}: labels must be class numbers (integers); got {type(y).__name__}: {first_line(error)}"
-            ) from error
+            raise self._odd_labels(y, error, indices) from error
         if labels.ndim != 1:
             hint = ""
             if labels.ndim == 2:
@@ -440,6 +508,16 @@ class Data:
             )
         if len(labels) == 0:
             return labels.long()
+        if labels.is_floating_point():
+            odd = (~labels.isfinite() | (labels != labels.round())).nonzero().flatten().tolist()
+            if odd:
+                index, label = odd[0] if indices is None else indices[odd[0]], float(labels[odd[0]])
+                if np.isnan(label):
+                    self._refuse_missing(index, label)
+                raise DatasetError(
+                    f"the {self.role}: labels must be integers (class numbers from 0); item {index} has {label:g}: "
+                    "forecasts are for classes, not for quantities"
+                )
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise DatasetError(
                 f"the {self.role}: labels must be integers (class numbers from 0); got {labels.dtype}. "
@@ -453,6 +531,21 @@ class Data:
                 f"{where if indices is None else indices[where]} has label {int(labels[where])}"
             )
         return labels
+
+    def _odd_labels(self, y: Any, error: Exception, indices: Sequence[int] | None) -> DatasetError:
+        """What is wrong with labels that cannot be made into a tensor."""
+        found = list(y) if isinstance(y, Iterable) and not isinstance(y, (str, bytes)) else [y]
+        indices = range(len(found)) if indices is None else indices
+        for index, label in zip(indices, found, strict=False):
+            if is_missing(label):
+                self._refuse_missing(index, label)
+        text = next((label for label in found if isinstance(label, str)), None)
+        what = (
+            f"got {type(y).__name__}: {first_line(error)}"
+            if text is None
+            else f"got text ({text!r}): number the classes as the model does, 0 for its first output"
+        )
+        return DatasetError(f"the {self.role}: labels must be class numbers (integers); {what}")
 
     def _check_finite(self, x: Inputs, indices: Sequence[int]) -> None:
         for leaf in leaves(x):

@@ -29,15 +29,15 @@ def load(name: str) -> Split:
     """Load a built-in dataset by name.
 
     Fashion-MNIST is read from the folder in ``FORGETCAST_FASHION_MNIST`` or where the Debian package
-    ``dataset-fashion-mnist`` puts it; satellite, letter and shuttle from ``FORGETCAST_MLBENCH`` or where
-    ``r-cran-mlbench`` puts them, spam from ``FORGETCAST_KERNLAB`` or where ``r-cran-kernlab`` puts it (these four need
-    the ``mlbench`` extra).
+    ``dataset-fashion-mnist`` puts it (with the extra ``torchvision``); satellite, letter and shuttle from
+    ``FORGETCAST_MLBENCH`` or where ``r-cran-mlbench`` puts them, spam from ``FORGETCAST_KERNLAB`` or where
+    ``r-cran-kernlab`` puts it (these four need the extra ``mlbench``).
 
     Raises:
         UnknownNameError: no such dataset.
         PathError: its files are not on this machine.
         FileFormatError: its files are damaged.
-        NotApplicableError: it needs the ``mlbench`` extra, which is not installed.
+        NotApplicableError: it needs the extra ``torchvision`` or ``mlbench``, which is not installed.
 
     >>> (x, y), (x_heldout, y_heldout) = load("digits")
     >>> x.shape, len(y_heldout)
@@ -107,6 +107,7 @@ def _fashion_mnist() -> Split:
         f"{part}-ubyte.gz" for half in ("train", "t10k") for part in (f"{half}-images-idx3", f"{half}-labels-idx1")
     ]
     folder = _find("FORGETCAST_FASHION_MNIST", FASHION_MNIST_FOLDERS, "dataset-fashion-mnist", files)
+    reader = torchvision().datasets.FashionMNIST
     with tempfile.TemporaryDirectory() as root:
         raw = Path(root, "FashionMNIST", "raw")
         raw.mkdir(parents=True)
@@ -114,7 +115,7 @@ def _fashion_mnist() -> Split:
             for file in files:
                 with gzip.open(folder / file) as source, (raw / file).with_suffix("").open("wb") as sink:
                     shutil.copyfileobj(source, sink)
-            parts = [torchvision().datasets.FashionMNIST(root, train=train) for train in (True, False)]
+            parts = [reader(root, train=train) for train in (True, False)]
         except Exception as error:  # a damaged file can raise nearly anything
             raise FileFormatError(
                 f"{folder} does not hold readable Fashion-MNIST files ({type(error).__name__}: {first_line(error)}): "

@@ -244,6 +244,12 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if text or features.shape[1] == 0:
         what = f"{shortened(text)} are not numbers: encode or drop them" if text else "there is no other column"
         raise DatasetError(f"{path}: expected numeric feature columns beside {label!r}; {what}")
+    missing = np.flatnonzero(frame[label].isna())
+    if len(missing):
+        raise DatasetError(
+            f"{path}: {len(missing)} of {len(frame)} labels in the column {label!r} are missing, the first in row "
+            f"{missing[0]} (counted from 0): drop the rows without a label"
+        )
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         x = features.to_numpy(np.float32, copy=True)
     return x, frame[label].to_numpy(copy=True)

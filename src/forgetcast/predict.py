@@ -366,6 +366,7 @@ def predict_difficulty(
         "data": target.data_hash,
         "n": len(target),
         "familiarity": str(likeness),
+        **({"notes": "; ".join(target.notes)} if target.notes else {}),
         "settings": {
             "objective": objective,
             "samples": len(index),

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from forgetcast._disjoint import shared_samples
 from forgetcast._filled import Filled
 from forgetcast._precision import exact_convolutions
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
@@ -157,7 +158,8 @@ class Target:
             positional arguments; an output with a ``logits`` attribute is unwrapped.
         dataset: the training data: map-style dataset of (x, y), pair (x, y), or a DataLoader over such a dataset; see
             ``forgetcast.data.Data``.
-        heldout: data of the same kind that the model was not trained on; optional for predicting.
+        heldout: data of the same kind that the model was not trained on; optional for predicting. Samples of it that
+            are training samples too are counted in ``notes``.
         train: ``train(indices, seed)`` returns a model trained from scratch on those samples; needed to retrain.
         trajectory: checkpoints of the training run or outputs recorded during it; optional, with it the factors of
             the family "trajectory" apply.
@@ -171,7 +173,8 @@ class Target:
             logits of a sample are not the same at every call and in every batch; or a checkpoint does not fit it.
         InputError: a trajectory of other samples or classes.
         FileFormatError: a checkpoint's file is damaged.
-        DatasetError: the data is empty, malformed, not finite or of another shape than the model takes.
+        DatasetError: the data is empty, malformed, not finite or of another shape than the model takes; or more than a
+            twentieth of the held-out samples are training samples.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> target = Target(model, (torch.randn(10, 4), torch.arange(10) % 3))
@@ -188,6 +191,8 @@ class Target:
     """The buffers by name."""
     frozen: int
     """How many numbers the user's model has in parameters with ``requires_grad=False``."""
+    notes: list[str]
+    """What is to be known of the data, such as held-out samples that are training samples; shown with a forecast."""
 
     def __init__(
         self,
@@ -231,6 +236,9 @@ class Target:
         for data in (self.data, self.heldout):
             if data is not None:
                 self._check_classes(data)
+        self.notes = []
+        if self.heldout is not None and (shared := shared_samples(self.data, self.heldout)):
+            self.notes.append(shared)
         self.trajectory = trajectory
         self._check_trajectory()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+from forgetcast._torchvision import does_not_import
 from forgetcast.errors import NotApplicableError
 
 __all__ = ["library"]
@@ -14,12 +15,14 @@ def library(*names: str, extra: str) -> ModuleType:
     """The first of these modules that is installed.
 
     Raises:
-        NotApplicableError: none is; the message names the extra that brings it.
+        NotApplicableError: none is, and the message names the extra that brings it; or it does not import.
     """
     for name in names:
         try:
             return import_module(name)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != name.partition(".")[0]:
-                raise  # it is there, and lacks something itself
+                raise NotApplicableError(does_not_import(name, error)) from error
+        except Exception as error:
+            raise NotApplicableError(does_not_import(name, error)) from error
     raise NotApplicableError(f"this needs the package {names[0]}: pip install 'forgetcast[{extra}]'")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import random
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +15,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from forgetcast._random import as_before
 from forgetcast.adapters._library import library
 from forgetcast.data import Data
-from forgetcast.errors import InputError, ModelError
+from forgetcast.errors import DatasetError, ForgetcastError, InputError, ModelError, first_line
 from forgetcast.target import Target
 from forgetcast.trajectory import Trajectory
 
@@ -24,11 +27,13 @@ __all__ = ["from_lightning"]
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 """Lightning has two names; a module is of the one that its author imported."""
 SEED = "PL_GLOBAL_SEED"
+FEW = 64
+"""Samples, spread over a dataset, by which two splits are told apart."""
 
 
 def from_lightning(
     module: nn.Module,
-    data: Any,
+    data: Any = None,
     *,
     heldout: Any = None,
     make: Callable[[], nn.Module] | None = None,
@@ -42,8 +47,10 @@ def from_lightning(
 
     Args:
         module: a ``LightningModule`` whose ``forward`` gives logits; it stays as it is.
-        data: a ``LightningDataModule`` (``prepare_data`` and ``setup("fit")`` are called), or the training data: a
-            ``DataLoader``, a dataset of (x, y), a pair (x, y).
+        data: the training data: a ``DataLoader``, a dataset of (x, y), a pair (x, y); or a ``LightningDataModule``. Of
+            one that the module was fitted with the loaders are taken that its trainer holds. One without a trainer is
+            asked for its loaders, after ``prepare_data`` and ``setup("fit")`` where it has none yet; a split that comes
+            out otherwise when it is made again is refused. None: the loaders of the trainer that fitted the module.
         heldout: a ``DataLoader``, dataset or pair that the module was not trained on; default for a data module its
             validation data.
         make: returns a new, untrained module; with ``trainer`` the target can be retrained.
@@ -55,7 +62,9 @@ def from_lightning(
     Raises:
         NotApplicableError: Lightning is not installed.
         ModelError: no such module, or see ``Target``.
-        InputError: only one of ``make`` and ``trainer``, or a data module with several training loaders.
+        InputError: only one of ``make`` and ``trainer``, no data, or a data module that raises or has several loaders.
+        DatasetError: which samples the module was trained on is not known (a split at random, made anew; a trainer that
+            did not go through all of its loader), or see ``Target``.
     """
     library(*PACKAGES, extra="lightning")
     loaded: Any = [sys.modules[package] for package in PACKAGES if package in sys.modules]
@@ -64,9 +73,12 @@ def from_lightning(
     if (make is None) != (trainer is None):
         raise InputError("to retrain, give both make and trainer; got only one")
     train_data: Any = data
-    if isinstance(data, tuple(package.LightningDataModule for package in loaded)):
-        train_data, validation = _loaders(data)
-        heldout = validation if heldout is None else heldout
+    if data is None or isinstance(data, tuple(package.LightningDataModule for package in loaded)):
+        trainer_there = _trainer(module, data)
+        if data is None and trainer_there is None:
+            raise InputError("the module holds no trainer that fitted it: give the data that it was trained on")
+        train_data, validation = _of_module(data) if trainer_there is None else _of_trainer(trainer_there)
+        heldout = _one(validation) if heldout is None and validation is not None else heldout
     return Target(
         module,
         train_data,
@@ -79,12 +91,117 @@ def from_lightning(
     )
 
 
-def _loaders(data: Any) -> tuple[DataLoader, DataLoader | None]:
-    """Training and validation data of a data module."""
-    data.prepare_data()
-    data.setup("fit")
-    validation = _one(data.val_dataloader(), "val_dataloader") if _overridden(data, "val_dataloader") else None
-    return _one(data.train_dataloader(), "train_dataloader"), validation
+def _trainer(module: Any, data: Any) -> Any:
+    """The trainer that fitted the module to ``data`` (None: to whatever it was), or None."""
+    for trainer in (getattr(module, "_trainer", None), getattr(data, "trainer", None)):
+        if trainer is None or trainer.train_dataloader is None:
+            continue
+        if data is None or trainer.datamodule is data:
+            return trainer
+    return None
+
+
+def _of_trainer(trainer: Any) -> tuple[DataLoader, Any]:
+    """The very loaders that a trainer took.
+
+    Raises:
+        DatasetError: it did not go through all of the training loader, or took several one after the other.
+    """
+    loader = _one(trainer.train_dataloader, "train_dataloader")
+    batches = _length(loader)
+    seen = min(trainer.num_training_batches, trainer.fit_loop.epoch_loop.batch_progress.total.ready)
+    again = trainer.reload_dataloaders_every_n_epochs
+    if seen < batches or again:
+        what = f"took new loaders every {again} epoch(s)" if again else f"ran {seen} of the loader's {batches} batches"
+        raise DatasetError(
+            f"the trainer {what} (limits, reloading or an early end), so some samples may be none that the module was "
+            "trained on: hand over those that it was, as a dataset of (x, y)"
+        )
+    return loader, trainer.val_dataloaders
+
+
+def _of_module(data: Any) -> tuple[DataLoader, Any]:
+    """Loaders of a data module that no trainer holds; one without loaders yet is set up.
+
+    Raises:
+        DatasetError: they hold other samples when they are asked for again, as after a split at random.
+        InputError: the data module raised.
+    """
+    other = data
+    with as_before():
+        try:
+            _seed(0)
+            found = _ask(data)
+            ready = _length(found[0].dataset) > 0
+        except Exception:
+            ready = False
+        try:
+            if not ready:
+                data.prepare_data()
+                other = _copied(data)
+                _seed(0)
+                data.setup("fit")
+                found = _ask(data)
+                _seed(1)
+                other.setup("fit")
+            _seed(1)
+            again = _ask(other)
+        except ForgetcastError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{type(data).__name__} raised {type(error).__name__} as it was asked for its loaders: "
+                f"{first_line(error)}: pass the loader that the module was fitted with"
+            ) from error
+        same = _alike(found[0], again[0]) and (found[1] is None or _alike(_one(found[1]), _one(again[1])))
+    if not same:
+        raise DatasetError(
+            f"{type(data).__name__} draws another split each time, so which samples the module was trained on is not "
+            "known: pass the loaders that it was fitted with, from_lightning(module, trainer.train_dataloader, "
+            "heldout=trainer.val_dataloaders)"
+        )
+    return found
+
+
+def _ask(data: Any) -> tuple[DataLoader, Any]:
+    """What a data module's loader methods return for training and validation."""
+    loader = _one(data.train_dataloader(), "train_dataloader")
+    return loader, data.val_dataloader() if _overridden(data, "val_dataloader") else None
+
+
+def _copied(data: Any) -> Any:
+    try:
+        return copy.deepcopy(data)
+    except Exception:  # it holds a handle; then it is set up twice itself
+        return data
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+
+
+def _length(data: Any) -> int:
+    """Number of items or batches; 0 where it has none."""
+    try:
+        return len(data)
+    except TypeError:
+        return 0
+
+
+def _alike(one: DataLoader, other: DataLoader) -> bool:
+    """Whether two loaders hold the same samples in the same order, judged by their indices and a few samples."""
+    a, b = one.dataset, other.dataset
+    if isinstance(a, Subset) and isinstance(b, Subset) and list(a.indices) != list(b.indices):
+        return False
+    n = _length(a)
+    if n != _length(b):
+        return False
+    few = np.unique(np.linspace(0, n - 1, min(n, FEW)).round().astype(int)).tolist()
+    parts = [Data(Subset(data, few), collate_fn=loader.collate_fn) for data, loader in ((a, one), (b, other))]
+    hashes = [part.content_hashes() for part in parts]
+    return bool((hashes[0] == hashes[1]).all()) and torch.equal(parts[0].labels, parts[1].labels)
 
 
 def _overridden(data: Any, method: str) -> bool:
@@ -92,8 +209,8 @@ def _overridden(data: Any, method: str) -> bool:
     return not getattr(type(data), method).__module__.startswith(("lightning.", "pytorch_lightning."))
 
 
-def _one(loaders: Any, method: str) -> DataLoader:
-    """The only loader of a data module.
+def _one(loaders: Any, method: str = "val_dataloader") -> DataLoader:
+    """The only loader there is.
 
     Raises:
         InputError: there are several, or none.
@@ -103,7 +220,7 @@ def _one(loaders: Any, method: str) -> DataLoader:
     if not isinstance(loaders, DataLoader):
         raise InputError(
             f"{method}: expected one DataLoader; got {type(loaders).__name__}: pass the dataset that the module was "
-            "trained on instead"
+            "trained on, and the one that is held out, instead"
         )
     return loaders
 
@@ -125,38 +242,20 @@ class _Retrained:
         elif isinstance(data, (tuple, list)):
             x, y = Data(data).fetch(torch.as_tensor(indices))
             data, indices = TensorDataset(x, y), np.arange(len(y))
-        random = _state()
         try:
-            package.seed_everything(seed % 2**32, verbose=False)
-            module = self.make()
-            loader = DataLoader(
-                Subset(data, np.asarray(indices).tolist()),
-                batch_size=size,
-                shuffle=True,
-                collate_fn=collate,
-                generator=torch.Generator().manual_seed(seed),
-            )
-            self.trainer().fit(module, loader)
+            with as_before():
+                package.seed_everything(seed % 2**32, verbose=False)
+                module = self.make()
+                loader = DataLoader(
+                    Subset(data, np.asarray(indices).tolist()),
+                    batch_size=size,
+                    shuffle=True,
+                    collate_fn=collate,
+                    generator=torch.Generator().manual_seed(seed),
+                )
+                self.trainer().fit(module, loader)
         finally:
-            _restore(random)
             os.environ.pop(SEED, None)
             if before is not None:
                 os.environ[SEED] = before
         return module
-
-
-def _state() -> tuple[Any, ...]:
-    import random
-
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return random.getstate(), np.random.get_state(), torch.random.get_rng_state(), gpus
-
-
-def _restore(state: tuple[Any, ...]) -> None:
-    import random
-
-    random.setstate(state[0])
-    np.random.set_state(state[1])
-    torch.random.set_rng_state(state[2])
-    if state[3] is not None:
-        torch.cuda.set_rng_state_all(state[3])

@@ -72,6 +72,8 @@ def predict(
     check_output(html, (".html", ".htm"))
     chosen = None if indices is None else parse_indices(indices)
     report = forecast(**inputs, indices=chosen)
+    if "notes" in report.provenance:
+        click.echo(f"note: {report.provenance['notes']}", err=True)
     if report.familiarity.out_of_distribution:
         click.echo(f"warning: {report.familiarity}; intervals may not hold", err=True)
     for gain in report.calibrated.values():
