@@ -8,15 +8,26 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from forgetcast.errors import FileFormatError, PathError, SchemaError, first_line, shortened
+from forgetcast.exact_values import LIMIT
 from forgetcast.foreign_files import each_once, read_table
 
-__all__ = ["ID_COLUMNS", "INDEX_COLUMNS", "naming_columns", "raw_requests", "read_requests", "records_as_requests"]
+__all__ = [
+    "ID_COLUMNS",
+    "INDEX_COLUMNS",
+    "free_name",
+    "named_column",
+    "naming_columns",
+    "raw_requests",
+    "read_requests",
+    "records_as_requests",
+]
 
 INDEX_COLUMNS = ("index", "sample_index", "sample")
 """Columns that name a sample by its number, 0 to n - 1; upper case, spaces and hyphens do not matter."""
@@ -53,7 +64,7 @@ def read_requests(path: str | Path, *, id_column: str | None = None) -> pd.DataF
         ``problem``, what is wrong with the row as such (a clause, or ""). Columns of the file with these names get
         the suffix ``_request``; of two columns with one name the second is ``name_2``. Nested values are kept as JSON
         text, and so is every value of a JSON column of mixed kinds, so that it can be written to a table again;
-        bytes of a Parquet file are read as text.
+        a JSON number that no float holds exactly is kept as its text; bytes of a Parquet file are read as text.
 
     Raises:
         PathError: missing, a folder, or not readable.
@@ -87,10 +98,10 @@ def read_requests(path: str | Path, *, id_column: str | None = None) -> pd.DataF
     return rows.frame(f"requests {path}", id_column)
 
 
-def records_as_requests(records: Iterable[Any]) -> pd.DataFrame:
+def records_as_requests(records: Iterable[Any], id_column: str | None = None) -> pd.DataFrame:
     """Requests given as mappings, in the form of :func:`read_requests`; what is no mapping is reported by its row."""
     rows = _Rows.of_records((0, record, "") for record in records)
-    return rows.frame("the requests", None)
+    return rows.frame("the requests", id_column)
 
 
 def raw_requests(frame: pd.DataFrame, id_column: str | None = None) -> pd.DataFrame:
@@ -100,6 +111,9 @@ def raw_requests(frame: pd.DataFrame, id_column: str | None = None) -> pd.DataFr
         SchemaError: no column names a sample, or several could.
     """
     if "id_column" in frame.attrs and {"row", "line", "problem"} <= set(frame.columns):
+        if id_column is not None and frame.attrs["id_column"] is None:
+            frame = frame.copy(deep=False)
+            frame.attrs = {"id_column": named_column([str(name) for name in frame.columns], id_column, "the requests")}
         return frame
     if frame.index.name is not None and _plain(frame.index.name) in (*INDEX_COLUMNS, *ID_COLUMNS):
         frame = frame.reset_index()
@@ -119,10 +133,7 @@ def naming_columns(columns: Sequence[str], id_column: str | None, source: str) -
         SchemaError: none does.
     """
     if id_column is not None:
-        for like in ([id_column], [name for name in columns if _plain(name) == _plain(id_column)]):
-            if len(like) == 1 and like[0] in columns:
-                return [], like
-        raise SchemaError(f"{source}: there is no column {id_column!r}; got {shortened(columns, 8) or 'none'}")
+        return [], [named_column(columns, id_column, source)]
     by_number = [name for known in INDEX_COLUMNS for name in columns if _plain(name) == known]
     by_id = [name for known in ID_COLUMNS for name in columns if _plain(name) == known]
     if by_number or by_id:
@@ -134,6 +145,18 @@ def naming_columns(columns: Sequence[str], id_column: str | None, source: str) -
     raise SchemaError(
         f"{source}: {wanted}; got {shortened(got, 8) or 'none'}: rename one, or name the column of the ids"
     )
+
+
+def named_column(columns: Sequence[str], wanted: str, source: str) -> str:
+    """The column of this name, or the only one whose name differs in case, blanks and hyphens alone.
+
+    Raises:
+        SchemaError: there is none.
+    """
+    for like in ([wanted], [name for name in columns if _plain(name) == _plain(wanted)]):
+        if len(like) == 1 and like[0] in columns:
+            return like[0]
+    raise SchemaError(f"{source}: there is no column {wanted!r}; got {shortened(columns, 8) or 'none'}")
 
 
 @dataclass
@@ -417,6 +440,15 @@ def _json_object(line: str) -> tuple[Any, str]:
         return None, "not readable: nested too deeply"
     except ValueError:
         return None, "not readable: a number of too many digits"
+    if isinstance(value, dict) and any(isinstance(part, float) and part.is_integer() for part in value.values()):
+        for name, written in json.loads(line, parse_float=str).items():
+            number = value[name]
+            if (
+                isinstance(number, float)
+                and number.is_integer()
+                and (abs(number) >= LIMIT or Decimal(written) != number)
+            ):
+                value[name] = written
     if repeated:
         return value, f"the name {_quoted(repeated[0])} is given twice"
     if "\\u" in line and (problem := _not_text(json.dumps(value, ensure_ascii=False))):
