@@ -24,6 +24,8 @@ from forgetcast.predict import needed_factors
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.routes import ROUTES, routes, why
 from forgetcast.screening import Triage, triage
+from forgetcast.triage_page import render_triage_html
+from forgetcast.verification import verify_triage
 from small_targets import clouds, digits, shared_mlp
 from synthetic import training_table
 
@@ -190,7 +192,8 @@ def test_the_batch_adds_up() -> None:
     worked = table[table["route"].isin(["quick", "careful"])]
     total = worked["seconds"].sum() + costs.prepare(worked["unlearner"].tolist())
     assert batch["unlearning_seconds"] == pytest.approx(total)
-    assert batch["retraining_seconds"] == costs.retraining == pytest.approx(20 * costs.epoch)
+    assert batch["retraining_seconds"] == costs.retraining > 0
+    assert batch["retraining_basis"] == costs.basis == "timed: one training by the target's own train"
     assert batch["share_of_retraining"] == pytest.approx(total / costs.retraining)
     assert batch["break_even"] == pytest.approx(len(worked) * costs.retraining / total)
     assert table["share_of_retraining"].to_numpy() == pytest.approx(table["seconds"].to_numpy() / costs.retraining)
@@ -358,9 +361,17 @@ def test_requests_by_id_with_columns_of_their_own(tmp_path: Path) -> None:
 
 
 def test_no_request_that_can_be_served() -> None:
-    """The error names how many there were and the first."""
-    with pytest.raises(InputError, match=r"none of the 3 requests can be served; the first: row 1: .*out of range"):
-        quickly([500, -1, 120])
+    """The queue is empty and names what is wrong; nothing at all is an error."""
+    none = quickly([500, -1, 120], person_column="index")
+    assert none.table.empty
+    assert none.table.columns.tolist() == list(COLUMNS)
+    assert none.problems["row"].tolist() == [1, 2, 3]
+    assert none.report.table.empty
+    assert none.batch["advice"] == "no request can be served: mend the rows that are named"
+    assert (none.batch["requests"], none.batch["served"], none.batch["groups"], none.batch["alike"]) == (3, 0, 0, 0)
+    assert "No request can be served." in render_triage_html(none)
+    with pytest.raises(InputError, match="nothing to verify"):
+        verify_triage(shared_mlp(), none)
     with pytest.raises(InputError, match="no requests"):
         quickly([])
     with pytest.raises(SchemaError):

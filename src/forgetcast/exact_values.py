@@ -1,7 +1,7 @@
 """Values that name a record or a person, never passed through a float: exactly what came, or marked as blurred.
 
-A floating-point number stands for itself alone only up to a limit: 2⁵³ for float64, 2²⁴ for float32, 2¹¹ for float16, 2⁸
-for bfloat16. From there on a whole number shares its float with its neighbours.
+A floating-point number stands for itself alone only up to a limit: 2⁵³ for float64, 2²⁴ for float32, 2¹¹ for float16,
+2⁸ for bfloat16. From there on a whole number shares its float with its neighbours.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _exact(item: Any, limit: int, kind: str) -> Any:
             limit, kind = _floats(item.dtype)
         if not math.isfinite(item):
             return item
-        if abs(item) >= limit:
+        if abs(float(item)) >= limit:
             return Blurred(str(item), kind, limit)
         return int(item) if item.is_integer() else item
     if isinstance(item, Decimal):

@@ -60,8 +60,8 @@ class Interactions:
     reason: str = ""
     """Why nothing is known of this queue; empty where it is."""
     alike: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Set of requests that share a neighbourhood and a label, (m,): 0 for one that is in none, else from 1, by the first
-    request. The forecast of each is made with the others still there, and they vouch for it."""
+    """Set of requests that share a neighbourhood and a label, (m,): 0 for one that is in none, else from 1, by the
+    first request. The forecast of each is made with the others still there, and they vouch for it."""
 
 
 def interactions(

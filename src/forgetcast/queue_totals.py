@@ -50,15 +50,17 @@ def queue_totals(
         "routes": counts,
         "unlearning_seconds": None,
         "retraining_seconds": None,
+        "retraining_basis": "",
         "share_of_retraining": None,
         "break_even": None,
         "groups": len(groups),
         "largest_group": int(groups.max()) if len(groups) else 0,
+        "alike": int((table["alike"] > 0).sum()),
         "unfamiliar": str(report.familiarity) if report.familiarity.out_of_distribution else "",
         "notes": notes,
     }
     if costs is not None:
-        found["retraining_seconds"] = costs.retraining
+        found["retraining_seconds"], found["retraining_basis"] = costs.retraining, costs.basis
         total = float(unlearned["seconds"].sum(skipna=False) + costs.prepare(unlearned["unlearner"].tolist()))
         if len(unlearned) and not np.isnan(total):
             found["unlearning_seconds"] = total
@@ -77,6 +79,8 @@ def _advice(batch: dict[str, Any]) -> str:
     if counts["retrain"]:
         joined = f"; the other {unlearned} that are not trivial can join it" if unlearned else ""
         return f"one retraining is needed for {_requests(counts['retrain'])}{joined}"
+    if not batch["served"]:
+        return "no request can be served: mend the rows that are named"
     if not unlearned:
         return "nothing has to be unlearned: delete the records, and check a sample of them"
     if share is None:

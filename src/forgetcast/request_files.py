@@ -511,6 +511,8 @@ def _parquet_column(column: Any, name: str, path: Path, problems: list[str]) -> 
             ]
         if pa.types.is_nested(column.type):
             return [None if value is None else _as_text(value) for value in column.to_pylist()]
+        if pa.types.is_uint64(column.type) and column.null_count:
+            return _one_kind(column.to_pylist())
         return column.to_pandas(integer_object_nulls=True).array
     except Exception as error:  # a damaged page, or a kind of value that pandas does not know
         raise FileFormatError(

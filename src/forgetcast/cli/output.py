@@ -78,7 +78,9 @@ def write_each(*writes: Callable[[], None]) -> None:
 
 def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
     """``{"provenance": {...}, "samples": [...]}`` one object per row; NaN becomes null."""
-    samples = json.loads(frame.to_json(orient="records", double_precision=15, date_format="iso"))
+    from forgetcast.canonical_json import json_value
+
+    samples = json_value(frame.to_dict("records"))
     return json.dumps({"provenance": dict(provenance), "samples": samples}, indent=2, default=str)
 
 
