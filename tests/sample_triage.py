@@ -187,6 +187,8 @@ def _batch(table: pd.DataFrame, problems: int, timed: bool) -> dict[str, Any]:
         "routes": {name: int((table["route"] == name).sum()) for name in ROUTES},
         "unlearning_seconds": seconds if timed else None,
         "retraining_seconds": RETRAINING_SECONDS if timed else None,
+        "retraining_basis": "timed: one training by the target's own train" if timed else "",
+        "alike": int((table["alike"] > 0).sum()),
         "share_of_retraining": seconds / RETRAINING_SECONDS if timed else None,
         "break_even": RETRAINING_SECONDS * unlearned / seconds if timed and unlearned else None,
         "advice": "unlearn the quick and careful requests one by one; retrain once for the others",

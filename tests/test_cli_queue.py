@@ -275,7 +275,7 @@ def test_no_file_is_written_over_another(run: Run, folder: Path) -> None:
         (("--requests", "."), ". is a folder"),
         (("--requests", "queue_of_mine.py"), "expected a .csv, .parquet, .jsonl"),
         (("--requests", "train.npz"), "expected a .csv"),
-        ((*QUEUE, "--objective", "both"), "one objective, retrain or erase; got both"),
+        ((*QUEUE, "--objective", "both"), "'both' is not one of 'retrain', 'erase'"),
         ((*QUEUE, "--policy", "none.json"), "there is no file none.json"),
         ((*QUEUE, "--policy", "wrong.json"), "did you mean 'quick_to'?"),
         ((*QUEUE, "--policy", "range.json"), "retrain_from: expected a number from 0 to 1; got 2"),
@@ -382,7 +382,7 @@ def test_verify_for_retrain_needs_a_target_that_can_be_trained(run: Run) -> None
     ("arguments", "said"),
     [
         ((*MODEL, *QUEUE, "--objective", "erase"), "held-out"),
-        ((*MODEL, *HELDOUT, *QUEUE, "--objective", "both"), "got both"),
+        ((*MODEL, *HELDOUT, *QUEUE, "--objective", "both"), "'both' is not one of 'retrain', 'erase'"),
         ((*MODEL, *HELDOUT, "--objective", "erase"), "expected --requests FILE"),
         ((*MODEL, *HELDOUT, *QUEUE, "--objective", "erase", "--samples", "0"), "--samples"),
         (("--target", "queue_of_mine:target", *MODEL, *QUEUE), "--target brings its model and data"),

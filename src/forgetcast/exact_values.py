@@ -21,7 +21,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-__all__ = ["AS_TEXT", "LIMIT", "Blurred", "exact_values", "is_missing", "names_exactly", "value_text", "written_float"]
+from forgetcast.errors import IndexRangeError
+
+__all__ = [
+    "AS_TEXT",
+    "LIMIT",
+    "Blurred",
+    "exact_values",
+    "is_missing",
+    "names_exactly",
+    "sample_numbers",
+    "value_text",
+    "written_float",
+]
 
 LIMIT = 2**53
 """Whole numbers below it have a float64 of their own."""
@@ -71,6 +83,27 @@ def exact_values(values: Any) -> list[Any]:
     """
     items, limit, kind = _items(values)
     return [_exact(item, limit, kind) for item in items]
+
+
+def sample_numbers(indices: Any) -> np.ndarray:
+    """Numbers of samples as an int64 array (m,), in the order given; a number that is no integer is never cut to one.
+
+    Raises:
+        IndexRangeError: not a sequence of integers; floats are none, whatever their value.
+    """
+    if isinstance(indices, torch.Tensor):
+        indices = indices.detach().cpu()
+    truths = isinstance(indices, list | tuple) and any(isinstance(number, bool | np.bool_) for number in indices)
+    try:
+        array = np.atleast_1d(np.asarray(indices))
+    except (TypeError, ValueError) as error:
+        raise IndexRangeError(f"sample indices must be integers; got {type(indices).__name__}") from error
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu") or truths:
+        kind = "truth values" if truths else f"{array.dtype} of shape {array.shape}"
+        raise IndexRangeError(f"sample indices must be integers; got {kind}")
+    if array.dtype.kind == "u" and array.size and array.max() >= 2**63:
+        raise IndexRangeError(f"sample index {array.max()} is out of range: no data has as many samples")
+    return array.astype(np.int64)
 
 
 def is_missing(value: object) -> bool:
