@@ -99,7 +99,7 @@ def sample_numbers(indices: Any) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise IndexRangeError(f"sample indices must be integers; got {type(indices).__name__}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu") or truths:
-        kind = "truth values" if truths else f"{array.dtype} of shape {array.shape}"
+        kind = "bool" if truths else f"{array.dtype} of shape {array.shape}"
         raise IndexRangeError(f"sample indices must be integers; got {kind}")
     if array.dtype.kind == "u" and array.size and array.max() >= 2**63:
         raise IndexRangeError(f"sample index {array.max()} is out of range: no data has as many samples")

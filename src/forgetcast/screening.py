@@ -23,7 +23,7 @@ from forgetcast.policy import Policy
 from forgetcast.predict import DifficultyReport, predict_difficulty, target_of
 from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
 from forgetcast.queue_columns import COLUMNS
-from forgetcast.queue_totals import processing_order, queue_totals, route_seconds
+from forgetcast.queue_totals import processing_order, queue_totals, requests_text, route_seconds
 from forgetcast.requests import Requests, checked_requests
 from forgetcast.routes import routes, why
 from forgetcast.target import Target
@@ -204,28 +204,25 @@ def _together(table: pd.DataFrame, people: bool) -> list[str]:
     several, unknown = int((table["person_rows"] > 1).sum()), int((table["person_rows"] == 0).sum())
     if several:
         notes.append(
-            f"{several:,} requests are of people who ask for more than one row: careful at least, for together their "
-            "rows may not be what each is alone"
+            f"{requests_text(several)} are of people who ask for more than one row: careful at least, for together "
+            "their rows may not be what each is alone"
         )
     if people and unknown:
         notes.append(
-            f"of {unknown:,} requests it is not known whose row they are (empty, or no exact value): careful at least"
+            f"of {requests_text(unknown)} it is not known whose row it is (empty, or no exact value): careful at least"
         )
     left = table[(table["alike"] > 0) & (table["person_rows"] < 2)]
     if len(left):
         sets = [
             ", ".join(map(str, part["row"].iloc[:8])) + ", …" * (len(part) > 8) for _, part in left.groupby("alike")
         ]
-        more = f"; and {len(sets) - 5:,} sets more" if len(sets) > 5 else ""
+        more = f"; and {len(sets) - 5:,} more" if len(sets) > 5 else ""
         notes.append(
-            f"{len(left):,} requests share a neighbourhood and label with others of this queue (rows "
+            f"{requests_text(len(left))} share a neighbourhood and label with others of this queue (rows "
             f"{'; '.join(sets[:5])}{more}): together they may not be what each is alone"
-            + (
-                ""
-                if people
-                else "; a column that says whose row each is (--person-column) makes those of one person careful"
-            )
         )
+        if not people:
+            notes.append("a column that says whose row each is (--person-column) makes rows of one person careful")
     return notes
 
 
