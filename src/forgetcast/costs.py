@@ -29,8 +29,8 @@ STEPS = 3
 """Steps of an unlearner that are timed after its first."""
 BATCH, BATCHES = 128, 10
 """Samples per training batch, and batches of which the quickest counts."""
-FIRST, LONGEST = 256, 10.0
-"""Samples of the first training that is timed, and seconds that a further one may be expected to take."""
+FIRST, BUDGET = 256, 20.0
+"""Samples of the first training that is timed, and seconds that all of them may be expected to take."""
 STARTS = 2
 """Starts of an unlearner of which the quicker counts: what else the machine does only adds to a time."""
 
@@ -111,10 +111,10 @@ def measure_costs(
 def timed_retraining(target: Target, costs: Costs, *, seed: int = 0, say: Callable[[str], None] | None = None) -> Costs:
     """The same costs with the time that the target's own ``train`` callable really takes.
 
-    Models are trained on more and more samples, four times as many each time, as long as the next training is expected
-    to take at most 10 seconds. If that gets as far as all samples, the last one is the answer; else it is the straight
-    line through the last two, which holds where a training passes over the data a fixed number of times. The models are
-    thrown away. What ``train`` prints goes to stderr.
+    Models are trained on 256 samples, then on more and more, as long as all together are expected to take at most 20
+    seconds. If that gets as far as all samples, the last training is the answer; else it is the straight line through
+    the last two, or through nothing and the only one. The line holds where a training passes over the data a fixed
+    number of times, or takes a fixed number of steps. The models are thrown away. What ``train`` prints goes to stderr.
 
     Args:
         target: with a ``train`` callable.
@@ -140,10 +140,10 @@ def timed_retraining(target: Target, costs: Costs, *, seed: int = 0, say: Callab
         times.append(max(time.perf_counter() - began, 1e-9))
         if size == n:
             return replace(costs, retraining=times[-1], basis="timed: one training by the target's own train")
-        following = min(n, 4 * size)
-        if times[-1] * following / size > LONGEST:
+        more = min(4.0, (BUDGET - sum(times)) / times[-1])
+        if more < 1.5:
             break
-        size = following
+        size = min(n, int(size * more))
     slope = max(times[-1] - times[-2], 0.0) / (sizes[-1] - sizes[-2])
     seen = " and ".join(f"{count:,}" for count in sizes[-2:] if count)
     return replace(

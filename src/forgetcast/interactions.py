@@ -27,7 +27,7 @@ __all__ = ["Interactions", "interactions"]
 POOL = 4096
 """Training samples, drawn at random, that stand for all of them."""
 NEIGHBOURS, SHARE = 20, 0.02
-"""Of a request, among the other requests and the pool: so many, and at most this share of them."""
+"""Of a request, among the other requests and the pool: so many, and for pairs at most this share of them."""
 DAMPING = 1e-3
 """Of the Hessian, relative to the mean of its diagonal, as in ``CertifiedRemoval``."""
 ROWS = 1024
@@ -104,7 +104,8 @@ def interactions(
     z, logits = _outputs(target, np.concatenate([index, others]))
     labels = target.labels[torch.as_tensor(np.concatenate([index, others]))]
     effect = _effects(z, logits, labels, m, objective, len(target) / len(z))
-    near = _nearest(z, m)
+    wide = _nearest(z, m)
+    near = wide[:, : max(1, min(NEIGHBOURS, int(SHARE * len(z))))]
     beside = np.zeros((m, m), dtype=bool)
     of_queue = near < m
     beside[np.nonzero(of_queue)[0], near[of_queue]] = True
@@ -118,7 +119,7 @@ def interactions(
     listed = ((listed | listed.T) & (effect >= effect_from)) | close
     ends = np.stack(np.nonzero(np.triu(listed, 1)))
     stands_for = (len(target) - m) / max(len(others), 1)
-    alike = _alike(near, labels.numpy(), m, stands_for)
+    alike = _alike(wide, labels.numpy(), m, stands_for)
     return Interactions(_pairs(index, ends, effect, beside, shared, group), group, alike=alike)
 
 
@@ -289,9 +290,9 @@ def _finite(strength: Tensor) -> Tensor:
 
 
 def _nearest(z: Tensor, m: int) -> np.ndarray:
-    """Positions of the nearest others of the first m samples among all, by cosine similarity, (m, k)."""
+    """Positions of the 20 nearest others of the first m samples, nearest first, by cosine similarity, (m, k)."""
     unit = F.normalize(z.float(), dim=1, eps=1e-12)
-    k = max(1, min(NEIGHBOURS, int(SHARE * len(z)), len(z) - 1))
+    k = min(NEIGHBOURS, len(z) - 1)
     nearest = Filled(m)
     for rows in torch.arange(m).split(max(1, CHUNK // len(z))):
         similarity = unit[rows] @ unit.T
