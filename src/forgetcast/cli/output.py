@@ -110,7 +110,7 @@ def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     for place in range(safe.shape[1]):
         if not is_numeric_dtype(safe.dtypes.iloc[place]):
             values = [plain(value) for value in safe.iloc[:, place]]  # map would make floats of long numbers with a gap
-            safe.isetitem(place, pd.Series(values, index=safe.index, dtype=object))
+            safe.isetitem(place, pd.Series(values, dtype=object).array)
     return safe.set_axis([plain(name) for name in safe.columns], axis=1)
 
 
