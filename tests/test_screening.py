@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -634,3 +635,38 @@ def test_a_retraining_that_can_be_timed_is_timed_once_and_only_where_times_are_w
     assert found.batch["retraining_basis"] in render_triage_html(found).replace("&#39;", "'")
     untrained = triage(clouds(train=False), requests=[1, 2])
     assert untrained.batch["retraining_basis"].startswith("assumed: 20 epochs")
+
+
+def test_rows_of_one_customer_vouch_for_each_other() -> None:
+    """Thirty similar rows with a label of their own: the model knows one from the others, and none without all; the queue
+    says trivial or quick of each, and careful once it knows whose they are. The figures are those of the README."""
+    digits_x, digits_y = load_digits(return_X_y=True)
+    x, y = torch.tensor(digits_x[:1200] / 16, dtype=torch.float32), torch.tensor(digits_y[:1200])
+    own = x[5] + 0.03 * torch.randn(30, 64, generator=torch.Generator().manual_seed(3))
+    x, y = torch.cat([x, own]), torch.cat([y, ((y[5] + 3) % 10).repeat(30)])
+
+    def train(indices: Any, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10))
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+        for _ in range(120):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(x[indices]), y[indices]).backward()
+            optimiser.step()
+        return model
+
+    def probability(left_out: int) -> float:
+        kept = torch.cat([torch.arange(1200), torch.arange(1200 + left_out, 1230)])
+        return float(train(kept, 0)(x[1200:]).softmax(1)[torch.arange(30), y[1200:]][: left_out or 30].mean())
+
+    assert probability(0) > 0.9
+    assert probability(1) > 0.5
+    assert probability(30) < 0.01
+    target = Target(train(torch.arange(1230), 0), (x, y), train=train)
+    queue = pd.DataFrame({"index": range(1200, 1230), "customer": "c"})
+    settings: dict[str, Any] = {"requests": queue, "timed": False, "policy": Policy(trust_unfamiliar=True)}
+    alone, known = triage(target, **settings), triage(target, **settings, person_column="customer")
+    assert alone.table["route"].isin(["trivial", "quick"]).mean() > 0.9
+    assert alone.batch["alike"] == 30
+    assert set(known.table["route"]) <= {"careful", "retrain"}
