@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forgetcast.errors import IndexRangeError, InputError
+from forgetcast.errors import IndexRangeError, InputError, SchemaError
 from forgetcast.exact_values import Blurred, exact_values, names_exactly, sample_numbers
 from forgetcast.requests import checked_requests
 
@@ -311,3 +311,14 @@ def test_indices_of_every_integer_type_are_taken() -> None:
     for indices in ([3, 1], np.array([3, 1], dtype=np.uint8), torch.tensor([3, 1]), range(3, 0, -2), pd.Series([3, 1])):
         assert sample_numbers(indices).tolist() == [3, 1]
         assert sample_numbers(indices).dtype == np.int64
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    """In a table and in Parquet as in CSV: which one is meant cannot be told."""
+    rows = pd.DataFrame([["a", "b"]], columns=["id", "id"])
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["key", "key"])
+    pq.write_table(table, tmp_path / "r.parquet")
+    (tmp_path / "r.csv").write_text("Key,key\na,b\n")
+    for source, column in ((rows, None), (tmp_path / "r.parquet", "key"), (tmp_path / "r.csv", "key")):
+        with pytest.raises(SchemaError, match="two columns are named"):
+            checked_requests(source, 2, ids=["a", "b"], id_column=column)

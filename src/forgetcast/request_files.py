@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -117,6 +118,7 @@ def raw_requests(frame: pd.DataFrame, id_column: str | None = None) -> pd.DataFr
         return frame
     if frame.index.name is not None and _plain(frame.index.name) in (*INDEX_COLUMNS, *ID_COLUMNS):
         frame = frame.reset_index()
+    _refuse_twins(frame.columns, id_column, "the requests")
     m = len(frame)
     problems = [""] * m
     columns: dict[str, Any] = {}
@@ -214,6 +216,21 @@ class _Rows:
         return cls(list(range(1, len(records) + 1)), lines, problems, columns)
 
 
+def _refuse_twins(names: Iterable[object], id_column: str | None, source: str) -> None:
+    """Refuse two columns of one name, where it names the sample: nobody can tell which is meant.
+
+    Raises:
+        SchemaError: there are two.
+    """
+    counts = Counter(str(name).strip() for name in names)
+    for name, times in counts.items():
+        naming = _plain(name) in (*INDEX_COLUMNS, *ID_COLUMNS) or (
+            id_column is not None and _plain(name) == _plain(id_column)
+        )
+        if times > 1 and naming:
+            raise SchemaError(f"{source}: two columns are named {name!r}: rename or drop one")
+
+
 def free_name(name: str, taken: Iterable[str]) -> str:
     """``name``, with ``_request`` after it until it is none of those ``taken``."""
     while name in taken:
@@ -304,9 +321,7 @@ def _csv_rows(content: bytes, path: Path, id_column: str | None) -> _Rows:
     _, _, header, wrong = next(records)
     if wrong or any(_BROKEN.search(name) for name in header):
         raise SchemaError(f"requests {path}: the header line cannot be read: {wrong or _not_text(''.join(header))}")
-    for name in {_plain(name) for name in header if _plain(name) in (*INDEX_COLUMNS, *ID_COLUMNS)}:
-        if sum(_plain(other) == name for other in header) > 1:
-            raise SchemaError(f"requests {path}: two columns are named {name!r}: rename or drop one")
+    _refuse_twins([_plain(name) for name in header], id_column, f"requests {path}")
     names = _distinct(header)
     by_number, by_id = naming_columns(names, id_column, f"requests {path}")
     named = names.index((by_number or by_id)[0])
@@ -484,6 +499,7 @@ def _parquet_rows(content: bytes, path: Path, id_column: str | None) -> _Rows:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise FileFormatError(f"requests {path}: not a readable Parquet file: {first_line(error)}") from error
+    _refuse_twins(table.column_names, id_column, f"requests {path}")
     problems = [""] * table.num_rows
     columns: dict[str, Any] = {}
     for name, column in zip(_distinct(table.column_names), table.columns, strict=True):
