@@ -78,6 +78,7 @@ def sample_triage(
     pairs: Sequence[tuple[int, int]] = ((0, 3), (3, 9), (30, 33)),
     timed: bool = True,
     unfamiliar: Sequence[int] = (6,),
+    alike: Sequence[int] = (3, 9),
 ) -> SampleTriage:
     """Requests for ``indices``, routed by a policy, or all to one ``route``.
 
@@ -91,6 +92,7 @@ def sample_triage(
         pairs: samples that interact, the stand-ins for measured pairs.
         timed: whether seconds are known.
         unfamiliar: samples outside what the predictor knows.
+        alike: samples that share a neighbourhood and label.
     """
     report = small_report() if report is None else report
     policy = SamplePolicy()
@@ -114,6 +116,8 @@ def sample_triage(
     table["label"] = forecast["label"].to_numpy()
     table["order"] = np.lexsort((harm, [ROUTES.index(name) for name in routes])).argsort() + 1
     table["group"] = [groups.get(index, 0) for index in indices]
+    table["alike"] = [1 if index in alike else 0 for index in indices]
+    table["person_rows"] = 0
     table["route"] = routes
     table["unlearner"] = np.where(unlearns, best, "")
     table["steps"] = forecast["steps"].to_numpy() if "steps" in forecast else np.nan
@@ -183,6 +187,8 @@ def _batch(table: pd.DataFrame, problems: int, timed: bool) -> dict[str, Any]:
         "routes": {name: int((table["route"] == name).sum()) for name in ROUTES},
         "unlearning_seconds": seconds if timed else None,
         "retraining_seconds": RETRAINING_SECONDS if timed else None,
+        "retraining_basis": "timed: one training by the target's own train" if timed else "",
+        "alike": int((table["alike"] > 0).sum()),
         "share_of_retraining": seconds / RETRAINING_SECONDS if timed else None,
         "break_even": RETRAINING_SECONDS * unlearned / seconds if timed and unlearned else None,
         "advice": "unlearn the quick and careful requests one by one; retrain once for the others",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
@@ -217,6 +218,82 @@ def test_requests_by_id(run: Run, folder: Path) -> None:
     assert "--ids" in run(*prescreen("--requests", "by-id.csv", "--ids", "none.txt"), code=2).stderr
 
 
+LONG = [12345678901234560 + number for number in range(45)]
+"""Ids beyond 2^53, each a neighbour of the next."""
+
+
+def test_long_ids_come_out_as_they_went_in(run: Run, folder: Path, tmp_path: Path) -> None:
+    """On the terminal, in CSV, JSON, Parquet, on the page and in the record, beside long numbers of customers."""
+    (folder / "long.txt").write_text("".join(f"{name}\n" for name in LONG))
+    wanted = [str(LONG[7]), str(LONG[8])]
+    rows = [
+        {"id": LONG[7], "customer": LONG[1]},
+        {"id": LONG[8], "customer": None},
+        {"id": float(LONG[9]), "customer": 3},
+    ]
+    (folder / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ("--requests", "long.jsonl", "--ids", "long.txt")
+    files = ("--html", str(tmp_path / "q.html"), "--record", str(tmp_path / "r.jsonl"))
+    shown = run(*prescreen(*common, *files))
+    assert all(name in shown.stdout and name in (tmp_path / "q.html").read_text() for name in wanted)
+    assert "row 3: no sample has this id: '1.2345678901234568e+16' is written with an exponent" in shown.stderr
+    entries = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    requests = [entry["entry"]["request"] for entry in entries if "entry" in entry] or [
+        entry["request"] for entry in entries if "request" in entry
+    ]
+    assert [request["id"] for request in requests][:2] == wanted
+    assert requests[0]["customer"] == LONG[1]
+    for name in ("q.csv", "q.json", "q.parquet"):
+        run(*prescreen(*common, "--out", str(tmp_path / name)))
+    assert pd.read_csv(tmp_path / "q.csv", dtype=str)[["id", "customer"]].values.tolist()[0] == [
+        wanted[0],
+        str(LONG[1]),
+    ]
+    samples = json.loads((tmp_path / "q.json").read_text())["samples"]
+    assert [sample["id"] for sample in samples] == wanted
+    assert [sample["customer"] for sample in samples] == [LONG[1], None]
+    table = pq.read_table(tmp_path / "q.parquet")
+    assert table["id"].to_pylist() == wanted
+    assert table["customer"].to_pylist() == [LONG[1], None]
+
+
+def test_ids_in_a_file_that_went_through_a_float_are_refused(run: Run, folder: Path) -> None:
+    """One line that names the sample and the way out."""
+    for text in ("{:.1f}", "{:.6e}", "{!r}"):
+        (folder / "floats.txt").write_text("".join(text.format(float(name)) + "\n" for name in LONG))
+        result = run(*prescreen(*QUEUE, "--ids", "floats.txt"), code=2)
+        assert "the id of sample 0 is not known exactly" in result.stderr
+
+
+def test_people_are_asked_about(run: Run, folder: Path) -> None:
+    """--person-column: careful where one has more than one row, with the reason; also for verify."""
+    (folder / "people.csv").write_text("index,who\n3,ann\n17,bob\n44,ann\n9,\n")
+    common = ("--requests", "people.csv", "--person-column", "who")
+    table = pd.read_csv(io.StringIO(run(*prescreen(*common, "--format", "csv")).stdout))
+    assert table["person_rows"].tolist() == [2, 1, 2, 0]
+    assert set(table.loc[table["person_rows"] != 1, "route"]) <= {"careful", "retrain"}
+    summed = run(*prescreen(*common)).stdout
+    assert "note: 2 requests are of people who ask for more than one row" in summed
+    assert "note: of 1 request it is not known whose row it is" in summed
+    assert "no column 'name'" in run(*prescreen(*common[:2], "--person-column", "name"), code=2).stderr
+    checked = run(
+        *VERIFY[:1], *MODEL, *HELDOUT, *common, "--objective", "erase", "--samples", "2", "-q", "--format", "csv"
+    )
+    assert len(pd.read_csv(io.StringIO(checked.stdout))) == 2
+
+
+def test_the_time_of_a_retraining_says_where_it_comes_from(run: Run) -> None:
+    """Assumed where the model comes alone, timed where a target can be trained; beside the advice."""
+    assumed = run("prescreen", *MODEL, "-q", *QUEUE).stdout.splitlines()
+    assert assumed[-2].startswith("one retraining: ")
+    assert "assumed: 20 epochs (retrain_epochs of the policy) of " in assumed[-2]
+    timed = run("prescreen", "--target", "queue_of_mine:target", "-q", *QUEUE).stdout.splitlines()
+    assert timed[-2].endswith("timed: one training by the target's own train")
+    said = run("prescreen", "--target", "queue_of_mine:target", *QUEUE).stderr
+    assert "timing trainings on 45 to 45 samples" in said
+    assert "timing" not in run("prescreen", "--target", "queue_of_mine:target", *QUEUE, "--no-times").stderr
+
+
 def test_a_record_grows_and_is_checked(run: Run, folder: Path) -> None:
     """Every screening appends; an edit, a cut end and a wrong hash end with 2 and name the line."""
     record = folder / "decisions.jsonl"
@@ -275,7 +352,7 @@ def test_no_file_is_written_over_another(run: Run, folder: Path) -> None:
         (("--requests", "."), ". is a folder"),
         (("--requests", "queue_of_mine.py"), "expected a .csv, .parquet, .jsonl"),
         (("--requests", "train.npz"), "expected a .csv"),
-        ((*QUEUE, "--objective", "both"), "one objective, retrain or erase; got both"),
+        ((*QUEUE, "--objective", "both"), "'both' is not one of 'retrain', 'erase'"),
         ((*QUEUE, "--policy", "none.json"), "there is no file none.json"),
         ((*QUEUE, "--policy", "wrong.json"), "did you mean 'quick_to'?"),
         ((*QUEUE, "--policy", "range.json"), "retrain_from: expected a number from 0 to 1; got 2"),
@@ -336,9 +413,12 @@ def test_help_shows_examples(run: Run) -> None:
         text = run(name, "--help").stdout
         assert "EXAMPLES" in text
         assert f"forgetcast {name} --requests requests.csv" in text
-        for option in ("--requests", "--ids", "--policy", "--objective", "--factors", "--out"):
+        for option in ("--requests", "--ids", "--policy", "--objective", "--factors", "--out", "--person-column"):
             assert option in text
+        assert "[retrain|erase]" in text
         assert name in run("--help").stdout
+    told = " ".join(run("prescreen", "--help").stdout.split())
+    assert "rows of one person vouch for each other" in told
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------
@@ -382,7 +462,7 @@ def test_verify_for_retrain_needs_a_target_that_can_be_trained(run: Run) -> None
     ("arguments", "said"),
     [
         ((*MODEL, *QUEUE, "--objective", "erase"), "held-out"),
-        ((*MODEL, *HELDOUT, *QUEUE, "--objective", "both"), "got both"),
+        ((*MODEL, *HELDOUT, *QUEUE, "--objective", "both"), "'both' is not one of 'retrain', 'erase'"),
         ((*MODEL, *HELDOUT, "--objective", "erase"), "expected --requests FILE"),
         ((*MODEL, *HELDOUT, *QUEUE, "--objective", "erase", "--samples", "0"), "--samples"),
         (("--target", "queue_of_mine:target", *MODEL, *QUEUE), "--target brings its model and data"),

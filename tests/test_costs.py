@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from forgetcast import Target
-from forgetcast.costs import Costs, measure_costs
+from forgetcast.costs import Costs, measure_costs, timed_retraining
 from forgetcast.labels import CONSENSUS
 from small_targets import clouds, digits, shared_cnn, shared_mlp
 
@@ -115,3 +117,88 @@ def test_a_single_training_sample() -> None:
     target = Target(shared_cnn().module, (x[:1], y[:1]))
     costs = measure_costs(target, ["gradient_ascent"], 0, retraining=3)
     assert costs.retraining == 3
+
+
+# -- one retraining ---------------------------------------------------------------------------------------------------
+
+
+def ticking(n: int, seconds: Callable[[int], float], clock: list[float], asked: list[np.ndarray]) -> Target:
+    """A target of n points whose ``train`` moves a clock on, by so many seconds for so many samples."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(n, 4, generator=generator), torch.arange(n) % 3
+    y[:-1][y[:-1] == 2] = 0  # the last sample alone is of class 2
+    y[-1] = 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3))
+
+    def train(indices: np.ndarray, seed: int) -> nn.Module:
+        print("epoch 1")
+        torch.rand(3)
+        asked.append(indices)
+        clock[0] += seconds(len(indices))
+        return model
+
+    return Target(model, (x, y), train=train)
+
+
+KNOWN = Costs(pd.DataFrame(columns=["prepare", "start", "step"], dtype=float), 0.1, 2.0, "assumed: so", {})
+
+
+@pytest.mark.parametrize(
+    ("n", "seconds", "sizes", "retraining", "basis"),
+    [
+        (200, lambda m: 0.01 * m, [200], 2.0, "timed"),
+        (3000, lambda m: 1e-3 * m, [256, 1024, 3000], 3.0, "timed"),
+        (3000, lambda m: 5.0, [256, 768, 1536], 5.0, "from trainings on 768 and 1,536 of 3,000 samples"),
+        (
+            50000,
+            lambda m: 1 + 1e-3 * m,
+            [256, 1024, 4096, 9342],
+            51.0,
+            "from trainings on 4,096 and 9,342 of 50,000 samples",
+        ),
+        (5000, lambda m: 1.0 * m, [256], 5000.0, "from trainings on 256 of 5,000 samples"),
+    ],
+)
+def test_a_retraining_is_timed_or_extrapolated(
+    n: int,
+    seconds: Callable[[int], float],
+    sizes: list[int],
+    retraining: float,
+    basis: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On all samples where that takes seconds, else in a line from few; every class is in each, stdout stays clean."""
+    clock, asked = [0.0], []
+    target = ticking(n, seconds, clock, asked)
+    monkeypatch.setattr("forgetcast.costs.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    state = torch.get_rng_state()
+    said: list[str] = []
+    found = timed_retraining(target, KNOWN, say=said.append)
+    assert [len(indices) for indices in asked] == sizes
+    assert found.retraining == pytest.approx(retraining)
+    assert basis in found.basis
+    assert all(set(target.labels[indices].tolist()) == {0, 1, 2} for indices in asked)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert capsys.readouterr().out == ""
+    assert len(said) == 1
+
+
+def test_a_training_that_fails_leaves_the_assumption_with_the_reason() -> None:
+    """Nothing but the figure's basis changes."""
+
+    def train(indices: np.ndarray, seed: int) -> nn.Module:
+        raise ValueError("too few\nto stratify")
+
+    (x, y), _ = digits()
+    found = timed_retraining(Target(shared_mlp().module, (x, y), train=train), KNOWN)
+    assert found.retraining == 2.0
+    assert found.basis == "assumed: so; a training on 120 samples failed: too few"
+
+
+def test_the_basis_says_where_the_figure_comes_from() -> None:
+    """Known, or assumed with the number of epochs and the time of each."""
+    assert measure_costs(clouds(), [], 0, retraining=3).basis == "as the policy says (retrain_seconds)"
+    assert measure_costs(clouds(), [], 0, epochs=7).basis.startswith("assumed: 7 epochs (retrain_epochs")

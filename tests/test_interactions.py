@@ -295,3 +295,37 @@ def test_extreme_models_give_finite_effects(objective: str, features: float, sur
     assert ((effect >= 0) & (effect <= 1)).all()
     if objective == "erase":
         assert (effect.max() > 0) == (features > 0)
+
+
+# -- rows that share a neighbourhood and label ------------------------------------------------------------------------
+
+
+def test_who_leans_on_the_queue() -> None:
+    """At least a third of the nearest samples with its label are requested; others count as often as they stand for."""
+    near = np.array([[1, 3, 4], [0, 3, 4], [3, 4, 5]])  # three requests, then three other samples
+    labels = np.array([0, 0, 0, 0, 0, 0])
+    assert module._alike(near, labels, 3, 1.0).tolist() == [1, 1, 0]  # one of three
+    assert module._alike(near, labels, 3, 1.1).tolist() == [0, 0, 0]
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    assert module._alike(near, labels, 3, 100.0).tolist() == [1, 1, 0]  # nobody else has the label
+    labels = np.array([0, 1, 0, 0, 0, 0])
+    assert module._alike(near, labels, 3, 1.0).tolist() == [0, 0, 0]  # two labels
+
+
+@pytest.mark.parametrize("requested", [30, 12, 3])
+def test_rows_with_a_label_of_their_own_share_their_neighbourhood(requested: int) -> None:
+    """Thirty near copies of one digit under another label: those asked for, if that is a third of them, among strangers
+    that are not; the queue's order does not matter."""
+    (x, y), _ = digits()
+    generator = torch.Generator().manual_seed(0)
+    own = x[:1] + 0.03 * torch.randn(30, *x.shape[1:], generator=generator)
+    label = (int(y[0]) + 3) % 10
+    target = Target(shared_mlp().module, (torch.cat([x, own]), torch.cat([y, torch.full((30,), label)])))
+    strangers = np.flatnonzero(y.numpy() != label)[[5, 40, 77, 101]]
+    index = np.concatenate([strangers[:2], 120 + np.arange(requested), strangers[2:]])
+    index = index[np.random.default_rng(0).permutation(len(index))]
+    found = interactions(target, index, "retrain")
+    together = found.alike > 0
+    assert not together[index < 120].any()
+    assert together[index >= 120].mean() >= (0.9 if requested == 30 else 0.5 if requested == 12 else 0)
+    assert requested > 3 or not together.all()

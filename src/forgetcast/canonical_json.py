@@ -1,8 +1,9 @@
-"""One spelling of a value as JSON, so that equal values have equal hashes."""
+"""Values as JSON: as near as JSON holds them, and spelt one way, so that equal values have equal hashes."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from forgetcast.errors import InputError
 
-__all__ = ["canonical_json"]
+__all__ = ["canonical_json", "json_value"]
 
 
 def canonical_json(value: Any) -> str:
@@ -32,6 +33,29 @@ def canonical_json(value: Any) -> str:
         if isinstance(error, InputError):
             raise
         raise InputError(f"expected numbers that JSON can hold: {error}; write None for what is not known") from error
+
+
+def json_value(value: Any) -> Any:
+    """``value`` as JSON holds it, every digit of a number kept.
+
+    Numbers of NumPy become Python's, what is missing or no finite number None, anything else text.
+
+    >>> json_value({"a": np.float64(0.1), 7: [float("nan"), 2**70]})
+    {'a': 0.1, '7': [None, 1180591620717411303424]}
+    """
+    if isinstance(value, Mapping):
+        return {str(name): json_value(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [json_value(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if type(value).__name__ in ("NAType", "NaTType"):  # of pandas, which --help need not wait for
+        return None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from forgetcast import registry
+from forgetcast._duration import duration
 from forgetcast._random import seeded
-from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError
+from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError, first_line
 from forgetcast.target import Target, as_logits, model_arguments
 from forgetcast.unlearn.base import Samples
 
-__all__ = ["Costs", "measure_costs"]
+__all__ = ["Costs", "measure_costs", "timed_retraining"]
 
 STEPS = 3
 """Steps of an unlearner that are timed after its first."""
 BATCH, BATCHES = 128, 10
 """Samples per training batch, and batches of which the quickest counts."""
+FIRST, BUDGET = 256, 20.0
+"""Samples of the first training that is timed, and seconds that all of them may be expected to take."""
 STARTS = 2
 """Starts of an unlearner of which the quicker counts: what else the machine does only adds to a time."""
 
@@ -38,7 +45,9 @@ class Costs:
     epoch: float
     """One pass over the training data with gradients, estimated from a few batches."""
     retraining: float
-    """Training the model again: what the policy says, or its epochs."""
+    """Training the model again: as it is known, timed, or assumed."""
+    basis: str
+    """Where that figure comes from, a clause."""
     failed: dict[str, str]
     """Unlearners that cannot serve this model, or come from a plugin that failed, and why."""
 
@@ -73,7 +82,8 @@ def measure_costs(
         unlearners: registered names.
         index: a training sample to walk with.
         epochs: passes over the data that one retraining takes.
-        retraining: seconds of one retraining, if they are known; else ``epochs`` times the measured pass.
+        retraining: seconds of one retraining, if they are known; else ``epochs`` times the measured pass. See
+            :func:`timed_retraining`.
         seed: of the unlearners.
     """
     samples = Samples.of(target, torch.tensor([index]))
@@ -90,7 +100,66 @@ def measure_costs(
             failed[name] = f"{plugin} raised {registry.raised(error)}"
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["prepare", "start", "step"], dtype=float)
     epoch = _epoch(target)
-    return Costs(table, epoch, epochs * epoch if retraining is None else float(retraining), failed)
+    if retraining is not None:
+        return Costs(table, epoch, float(retraining), "as the policy says (retrain_seconds)", failed)
+    assumed = (
+        f"assumed: {epochs:g} epochs (retrain_epochs of the policy) of {duration(epoch)} each, measured on batches"
+    )
+    return Costs(table, epoch, epochs * epoch, assumed, failed)
+
+
+def timed_retraining(target: Target, costs: Costs, *, seed: int = 0, say: Callable[[str], None] | None = None) -> Costs:
+    """The same costs with the time that the target's own ``train`` callable really takes.
+
+    Models are trained on 256 samples, then on more and more, as long as all together are expected to take at most 20
+    seconds. If that gets as far as all samples, the last training is the answer; else it is the straight line through
+    the last two, or through nothing and the only one. The line holds where a training passes over the data a fixed
+    number of times, or takes a fixed number of steps. The models are thrown away. What ``train`` prints goes to stderr.
+
+    Args:
+        target: with a ``train`` callable.
+        costs: what was measured before; kept as it is, with the reason in ``basis``, if a training fails.
+        seed: of the draw of samples and of the trainings.
+        say: is told before the first training.
+    """
+    n = len(target)
+    if say is not None:
+        say(f"timing trainings on {min(n, FIRST):,} to {n:,} samples (retrain_seconds in the policy spares them)")
+    order = _every_class_first(target.labels, seed)
+    sizes, times = [0], [0.0]
+    size = min(n, FIRST)
+    while True:
+        began = time.perf_counter()
+        try:
+            with redirect_stdout(sys.stderr), seeded(seed, target.device):
+                target.train(order[:size], seed)
+        except Exception as error:
+            reason = f"{costs.basis}; a training on {size:,} samples failed: {first_line(error)}"
+            return replace(costs, basis=reason)
+        sizes.append(size)
+        times.append(max(time.perf_counter() - began, 1e-9))
+        if size == n:
+            return replace(costs, retraining=times[-1], basis="timed: one training by the target's own train")
+        more = min(4.0, (BUDGET - sum(times)) / times[-1])
+        if more < 1.5:
+            break
+        size = min(n, int(size * more))
+    slope = max(times[-1] - times[-2], 0.0) / (sizes[-1] - sizes[-2])
+    seen = " and ".join(f"{count:,}" for count in sizes[-2:] if count)
+    return replace(
+        costs,
+        retraining=times[-1] + slope * (n - sizes[-1]),
+        basis=f"extrapolated in a straight line from trainings on {seen} of {n:,} samples by the target's own train",
+    )
+
+
+def _every_class_first(labels: Tensor, seed: int) -> Tensor:
+    """All samples in random order, one of every class at the beginning."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    _, first = np.unique(labels[order].numpy(), return_index=True)
+    rest = np.ones(len(order), dtype=bool)
+    rest[first] = False
+    return torch.cat([order[torch.as_tensor(first)], order[torch.as_tensor(rest)]])
 
 
 def _unlearner(target: Target, unlearner: Any, samples: Samples, seed: int) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from forgetcast._loaders import check_gives_all
 from forgetcast.errors import DatasetError, IndexRangeError, first_line
+from forgetcast.exact_values import sample_numbers
 
 __all__ = ["Data", "Inputs", "channels_last"]
 
@@ -567,16 +568,9 @@ class Data:
         Raises:
             IndexRangeError: not integers, repeated, or outside the dataset.
         """
-        if isinstance(indices, Tensor):
-            indices = indices.detach().cpu()
-        try:
-            array = np.atleast_1d(np.asarray(indices))
-        except (TypeError, ValueError) as error:
-            raise IndexRangeError(f"sample indices must be integers; got {type(indices).__name__}") from error
+        array = sample_numbers(indices)
         if array.size == 0:
             raise IndexRangeError("expected at least one sample index; got none")
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise IndexRangeError(f"sample indices must be integers; got {array.dtype} of shape {array.shape}")
         outside = array[(array < 0) | (array >= len(self))]
         if len(outside):
             raise IndexRangeError(
@@ -586,7 +580,7 @@ class Data:
         values, counts = np.unique(array, return_counts=True)
         if (counts > 1).any():
             raise IndexRangeError(f"sample index {int(values[counts > 1][0])} is given more than once")
-        return torch.as_tensor(array.astype(np.int64))
+        return torch.as_tensor(array)
 
     def fetch(self, indices: Tensor | Sequence[int]) -> tuple[Inputs, Tensor]:
         """Inputs and labels (int64) of the given samples, in that order, on the CPU."""

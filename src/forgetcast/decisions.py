@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
+from forgetcast.canonical_json import json_value
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.screening import Triage
 
@@ -37,6 +33,7 @@ def decisions(triage: Triage) -> list[dict[str, Any]]:
         "data": triage.provenance["data"],
         "policy": triage.policy.to_dict() | {"fingerprint": triage.policy.fingerprint},
         "objective": triage.objective,
+        "person_column": triage.provenance["person_column"],
         "settings": triage.provenance["settings"],
         "screened": triage.provenance["time"],
         "requests": triage.provenance["requests"],
@@ -48,21 +45,4 @@ def decisions(triage: Triage) -> list[dict[str, Any]]:
         entries.append(common | {"request": request, "decision": {name: row[name] for name in decided}})
     for row in triage.problems.to_dict("records"):
         entries.append(common | {"request": {"row": row["row"], "id": row["id"]}, "problem": row["problem"]})
-    return [_plain(entry) for entry in sorted(entries, key=lambda entry: entry["request"]["row"])]
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it: numbers of numpy as Python's, what is not a number as null, anything else as text."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(part) for part in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if value is pd.NA or value is pd.NaT:
-        return None
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value)
+    return [json_value(entry) for entry in sorted(entries, key=lambda entry: entry["request"]["row"])]

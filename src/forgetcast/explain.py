@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import InputError
+from forgetcast.exact_values import sample_numbers
 from forgetcast.factors import Factor, FactorTable, quantile_column
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.tiers import tier_bounds
@@ -170,7 +171,7 @@ class Explainer:
             UnknownNameError: no such objective or head.
             NotApplicableError: the predictor cannot take that head apart.
         """
-        (place,) = self._places([index])
+        (place,) = self._places(sample_numbers([index]))
         values, base = self.predictor.contributions(self.features(index), objective, head)
         sums = values[0] @ self._to_factor
         own = [k for k in np.argsort(-np.abs(sums), kind="stable") if sums[k] != 0]
@@ -194,7 +195,7 @@ class Explainer:
             IndexError: no such sample.
             UnknownNameError: no such objective.
         """
-        index = np.asarray(indices, dtype=np.int64)
+        index = sample_numbers(indices)
         sums, base = self._sums(index, objective)
         labels = pd.Index(index, name="index")
         return ExplanationSet(
@@ -212,7 +213,7 @@ class Explainer:
 
         Only factors that tell this sample from others of the model are named; ``explain`` has the rest.
         """
-        index = np.asarray(indices, dtype=np.int64)
+        index = sample_numbers(indices)
         sums, _ = self._sums(index, objective)
         own = np.flatnonzero(self._own)
         top = own[np.argsort(-np.abs(sums[:, own]), axis=1, kind="stable")[:, :count]]

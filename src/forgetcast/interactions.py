@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,7 +27,7 @@ __all__ = ["Interactions", "interactions"]
 POOL = 4096
 """Training samples, drawn at random, that stand for all of them."""
 NEIGHBOURS, SHARE = 20, 0.02
-"""Of a request, among the other requests and the pool: so many, and at most this share of them."""
+"""Of a request, among the other requests and the pool: so many, and for pairs at most this share of them."""
 DAMPING = 1e-3
 """Of the Hessian, relative to the mean of its diagonal, as in ``CertifiedRemoval``."""
 ROWS = 1024
@@ -39,6 +40,8 @@ KEPT = 1 << 26
 """Numbers that are kept rather than worked out twice."""
 PARTNERS = 20
 """Of a request, that are listed."""
+LEANING = 1 / 3
+"""Of the nearest samples with a request's label, the share that is requested too from which it leans on the queue."""
 MOST = 5000
 """Requests among which all pairs are looked at."""
 
@@ -56,6 +59,9 @@ class Interactions:
     """Group of every request, (m,): 0 for one that is in none, else from 1, by the first request."""
     reason: str = ""
     """Why nothing is known of this queue; empty where it is."""
+    alike: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Set of requests that share a neighbourhood and a label, (m,): 0 for one that is in none, else from 1, by the
+    first request. The forecast of each is made with the others still there, and they vouch for it."""
 
 
 def interactions(
@@ -76,7 +82,9 @@ def interactions(
     interact where this changes the true-label probability of one of them by ``effect_from`` or more, or where they are
     neighbours of each other that share most of their neighbours: both ask for the same surroundings to move. Groups
     are clusters with a mean effect of at least ``effect_from`` (average linkage), so that no chain of weak effects
-    joins strangers.
+    joins strangers. Apart from that, a request leans on the queue where at least a third of the nearest samples that
+    have its label are requested too (at most 20 nearest, those that stand for more counted as often); it and they share
+    a neighbourhood and a label, and what is forecast for each alone may not hold once all of them are gone.
 
     Args:
         target: any; without a last linear layer nothing is known, and said so.
@@ -90,12 +98,14 @@ def interactions(
     if m > MOST:
         reason = f"they are looked for among at most {MOST:,} requests, and there are {m:,}: split the queue"
     if reason or m < 2:
-        return Interactions(_pairs(index, np.zeros((2, 0), dtype=np.int64)), np.zeros(m, dtype=np.int64), reason)
+        none = np.zeros(m, dtype=np.int64)
+        return Interactions(_pairs(index, np.zeros((2, 0), dtype=np.int64)), none, reason, none.copy())
     others = np.setdiff1d(np.random.default_rng(seed).permutation(len(target))[:POOL], index)
     z, logits = _outputs(target, np.concatenate([index, others]))
     labels = target.labels[torch.as_tensor(np.concatenate([index, others]))]
     effect = _effects(z, logits, labels, m, objective, len(target) / len(z))
-    near = _nearest(z, m)
+    wide = _nearest(z, m)
+    near = wide[:, : max(1, min(NEIGHBOURS, int(SHARE * len(z))))]
     beside = np.zeros((m, m), dtype=bool)
     of_queue = near < m
     beside[np.nonzero(of_queue)[0], near[of_queue]] = True
@@ -108,7 +118,9 @@ def interactions(
     np.put_along_axis(listed, strongest, True, axis=1)
     listed = ((listed | listed.T) & (effect >= effect_from)) | close
     ends = np.stack(np.nonzero(np.triu(listed, 1)))
-    return Interactions(_pairs(index, ends, effect, beside, shared, group), group)
+    stands_for = (len(target) - m) / max(len(others), 1)
+    alike = _alike(wide, labels.numpy(), m, stands_for)
+    return Interactions(_pairs(index, ends, effect, beside, shared, group), group, alike=alike)
 
 
 def _pairs(
@@ -141,10 +153,28 @@ def _pairs(
 def _groups(effect: np.ndarray, effect_from: float) -> np.ndarray:
     """Group of every request, (m,), by average linkage of effects (m, m) with a zero diagonal."""
     tree = linkage(squareform(1 - effect - np.diag(1 - np.diag(effect)), checks=False), "average")
-    cluster = fcluster(tree, 1 - effect_from + 1e-12, "distance")
+    return _numbered(fcluster(tree, 1 - effect_from + 1e-12, "distance"))
+
+
+def _numbered(cluster: np.ndarray) -> np.ndarray:
+    """Clusters of more than one request, numbered from 1 by their first one; 0 for a request alone."""
     together = np.bincount(cluster)[cluster] > 1
     names = {c: number for number, c in enumerate(dict.fromkeys(cluster[together].tolist()), 1)}
     return np.array([names.get(c, 0) for c in cluster.tolist()], dtype=np.int64)
+
+
+def _alike(near: np.ndarray, labels: np.ndarray, m: int, stands_for: float) -> np.ndarray:
+    """Set of every request that shares its neighbourhood and label with others, (m,); see ``Interactions.alike``.
+
+    near (m, k) are positions among requests and other samples with labels (n,), each of which stands for so many.
+    """
+    same = labels[near] == labels[:m, None]
+    asked = same & (near < m)
+    weight = asked.sum(1) + stands_for * (same & (near >= m)).sum(1)
+    leans = asked & (asked.sum(1) >= LEANING * weight)[:, None]
+    rows, places = np.nonzero(leans)
+    joined = csr_array((np.ones(len(rows), dtype=np.int8), (rows, near[rows, places])), shape=(m, m))
+    return _numbered(connected_components(joined, directed=False)[1])
 
 
 def _shared(near: np.ndarray, m: int) -> np.ndarray:
@@ -260,9 +290,9 @@ def _finite(strength: Tensor) -> Tensor:
 
 
 def _nearest(z: Tensor, m: int) -> np.ndarray:
-    """Positions of the nearest others of the first m samples among all, by cosine similarity, (m, k)."""
+    """Positions of the 20 nearest others of the first m samples, nearest first, by cosine similarity, (m, k)."""
     unit = F.normalize(z.float(), dim=1, eps=1e-12)
-    k = max(1, min(NEIGHBOURS, int(SHARE * len(z)), len(z) - 1))
+    k = min(NEIGHBOURS, len(z) - 1)
     nearest = Filled(m)
     for rows in torch.arange(m).split(max(1, CHUNK // len(z))):
         similarity = unit[rows] @ unit.T

@@ -36,9 +36,10 @@ class Policy:
             0.1: more than twice the mean harm of any unlearner under ``erase``.
         unlearners: names of the unlearners that may be used, in any order. None: all that the predictor knows.
         level: coverage of the intervals, above 0 and below 1. 0.9: as in every report.
-        retrain_epochs: epochs of one retraining, from which its cost is extrapolated. 20: few beside those of the
-            published targets (4 to 80, most of them 40 or more), so that retraining is not made to look dear.
-        retrain_seconds: wall time of one retraining where it is known, instead of ``retrain_epochs``. None: not known.
+        retrain_epochs: epochs of one retraining, from which its cost is extrapolated where it is neither known nor can
+            be timed by the target's own ``train``. 20: few beside those of the published targets (4 to 80, most of them
+            40 or more), so that retraining is not made to look dear.
+        retrain_seconds: wall time of one retraining where it is known; then none is timed. None: not known.
         interaction_from: change of each other's probability of the true label, 0 to 1, from which two requests
             interact. 0.05: the slack within which the goal of ``retrain`` counts as met.
         step_margin: how many times the forecast number of steps an unlearner may take before it is stopped; at least 1.

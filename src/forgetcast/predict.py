@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from forgetcast.adapted_predictor import AdaptedPredictor
 from forgetcast.counterfactual import what_would_change
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, SchemaError, UnknownNameError
+from forgetcast.exact_values import exact_values
 from forgetcast.explain import Explainer, Explanation, ExplanationSet, factor_of
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.familiarity import Familiarity
@@ -188,9 +189,11 @@ class DifficultyReport:
         for name in pd.unique(frame["objective"]):
             self._objective(str(name))
         n = self.provenance["n"]
-        outside = frame.loc[~frame["index"].isin(range(n)), "index"]
-        if len(outside):
-            raise IndexRangeError(f"measured sample {outside.iloc[0]} is not among samples 0 to {n - 1}")
+        numbers = exact_values(frame["index"])
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < n:
+                raise IndexRangeError(f"measured sample {number} is not among samples 0 to {n - 1}")
+        frame = frame.assign(index=np.array(numbers, dtype=np.int64))
         if frame.duplicated(["index", "objective"]).any():
             raise IndexRangeError("expected one measurement per sample and objective; some come twice")
         return replace(self, measurements=frame.reset_index(drop=True))

@@ -11,6 +11,8 @@ COLUMNS = (
     "label",
     "order",
     "group",
+    "alike",
+    "person_rows",
     "route",
     "unlearner",
     "steps",

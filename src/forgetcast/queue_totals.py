@@ -11,7 +11,7 @@ from forgetcast.costs import Costs
 from forgetcast.predict import DifficultyReport
 from forgetcast.routes import ROUTES
 
-__all__ = ["processing_order", "queue_totals", "route_seconds"]
+__all__ = ["processing_order", "queue_totals", "requests_text", "route_seconds"]
 
 
 def route_seconds(table: pd.DataFrame, costs: Costs | None) -> list[float]:
@@ -50,15 +50,17 @@ def queue_totals(
         "routes": counts,
         "unlearning_seconds": None,
         "retraining_seconds": None,
+        "retraining_basis": "",
         "share_of_retraining": None,
         "break_even": None,
         "groups": len(groups),
         "largest_group": int(groups.max()) if len(groups) else 0,
+        "alike": int((table["alike"] > 0).sum()),
         "unfamiliar": str(report.familiarity) if report.familiarity.out_of_distribution else "",
         "notes": notes,
     }
     if costs is not None:
-        found["retraining_seconds"] = costs.retraining
+        found["retraining_seconds"], found["retraining_basis"] = costs.retraining, costs.basis
         total = float(unlearned["seconds"].sum(skipna=False) + costs.prepare(unlearned["unlearner"].tolist()))
         if len(unlearned) and not np.isnan(total):
             found["unlearning_seconds"] = total
@@ -76,18 +78,25 @@ def _advice(batch: dict[str, Any]) -> str:
     unlearned = counts["quick"] + counts["careful"]
     if counts["retrain"]:
         joined = f"; the other {unlearned} that are not trivial can join it" if unlearned else ""
-        return f"one retraining is needed for {_requests(counts['retrain'])}{joined}"
+        return f"one retraining is needed for {requests_text(counts['retrain'])}{joined}"
+    if not batch["served"]:
+        return "no request can be served: mend the rows that are named"
     if not unlearned:
         return "nothing has to be unlearned: delete the records, and check a sample of them"
     if share is None:
-        return f"unlearn {_requests(unlearned)} in the order given"
+        return f"unlearn {requests_text(unlearned)} in the order given"
     if share >= 1:
         return (
-            f"retrain once without all of them: unlearning {_requests(unlearned)} one after another takes "
+            f"retrain once without all of them: unlearning {requests_text(unlearned)} one after another takes "
             f"{share:.1f} times as long"
         )
-    return f"unlearn {_requests(unlearned)} in the order given: that takes {share:.0%} of one retraining"
+    return f"unlearn {requests_text(unlearned)} in the order given: that takes {share:.0%} of one retraining"
 
 
-def _requests(count: int) -> str:
+def requests_text(count: int) -> str:
+    """So many requests, in words.
+
+    >>> requests_text(1), requests_text(2000)
+    ('1 request', '2,000 requests')
+    """
     return f"{count:,} request{'' if count == 1 else 's'}"

@@ -6,17 +6,29 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from forgetcast.errors import FileFormatError, PathError, SchemaError, first_line, shortened
+from forgetcast.exact_values import LIMIT
 from forgetcast.foreign_files import each_once, read_table
 
-__all__ = ["ID_COLUMNS", "INDEX_COLUMNS", "naming_columns", "raw_requests", "read_requests", "records_as_requests"]
+__all__ = [
+    "ID_COLUMNS",
+    "INDEX_COLUMNS",
+    "free_name",
+    "named_column",
+    "naming_columns",
+    "raw_requests",
+    "read_requests",
+    "records_as_requests",
+]
 
 INDEX_COLUMNS = ("index", "sample_index", "sample")
 """Columns that name a sample by its number, 0 to n - 1; upper case, spaces and hyphens do not matter."""
@@ -53,7 +65,7 @@ def read_requests(path: str | Path, *, id_column: str | None = None) -> pd.DataF
         ``problem``, what is wrong with the row as such (a clause, or ""). Columns of the file with these names get
         the suffix ``_request``; of two columns with one name the second is ``name_2``. Nested values are kept as JSON
         text, and so is every value of a JSON column of mixed kinds, so that it can be written to a table again;
-        bytes of a Parquet file are read as text.
+        a JSON number that no float holds exactly is kept as its text; bytes of a Parquet file are read as text.
 
     Raises:
         PathError: missing, a folder, or not readable.
@@ -87,10 +99,10 @@ def read_requests(path: str | Path, *, id_column: str | None = None) -> pd.DataF
     return rows.frame(f"requests {path}", id_column)
 
 
-def records_as_requests(records: Iterable[Any]) -> pd.DataFrame:
+def records_as_requests(records: Iterable[Any], id_column: str | None = None) -> pd.DataFrame:
     """Requests given as mappings, in the form of :func:`read_requests`; what is no mapping is reported by its row."""
     rows = _Rows.of_records((0, record, "") for record in records)
-    return rows.frame("the requests", None)
+    return rows.frame("the requests", id_column)
 
 
 def raw_requests(frame: pd.DataFrame, id_column: str | None = None) -> pd.DataFrame:
@@ -100,9 +112,13 @@ def raw_requests(frame: pd.DataFrame, id_column: str | None = None) -> pd.DataFr
         SchemaError: no column names a sample, or several could.
     """
     if "id_column" in frame.attrs and {"row", "line", "problem"} <= set(frame.columns):
+        if id_column is not None and frame.attrs["id_column"] is None:
+            frame = frame.copy(deep=False)
+            frame.attrs = {"id_column": named_column([str(name) for name in frame.columns], id_column, "the requests")}
         return frame
     if frame.index.name is not None and _plain(frame.index.name) in (*INDEX_COLUMNS, *ID_COLUMNS):
         frame = frame.reset_index()
+    _refuse_twins(frame.columns, id_column, "the requests")
     m = len(frame)
     problems = [""] * m
     columns: dict[str, Any] = {}
@@ -119,10 +135,7 @@ def naming_columns(columns: Sequence[str], id_column: str | None, source: str) -
         SchemaError: none does.
     """
     if id_column is not None:
-        for like in ([id_column], [name for name in columns if _plain(name) == _plain(id_column)]):
-            if len(like) == 1 and like[0] in columns:
-                return [], like
-        raise SchemaError(f"{source}: there is no column {id_column!r}; got {shortened(columns, 8) or 'none'}")
+        return [], [named_column(columns, id_column, source)]
     by_number = [name for known in INDEX_COLUMNS for name in columns if _plain(name) == known]
     by_id = [name for known in ID_COLUMNS for name in columns if _plain(name) == known]
     if by_number or by_id:
@@ -134,6 +147,18 @@ def naming_columns(columns: Sequence[str], id_column: str | None, source: str) -
     raise SchemaError(
         f"{source}: {wanted}; got {shortened(got, 8) or 'none'}: rename one, or name the column of the ids"
     )
+
+
+def named_column(columns: Sequence[str], wanted: str, source: str) -> str:
+    """The column of this name, or the only one whose name differs in case, blanks and hyphens alone.
+
+    Raises:
+        SchemaError: there is none.
+    """
+    for like in ([wanted], [name for name in columns if _plain(name) == _plain(wanted)]):
+        if len(like) == 1 and like[0] in columns:
+            return like[0]
+    raise SchemaError(f"{source}: there is no column {wanted!r}; got {shortened(columns, 8) or 'none'}")
 
 
 @dataclass
@@ -189,6 +214,21 @@ class _Rows:
             if _plain(name) not in (*INDEX_COLUMNS, *ID_COLUMNS):
                 columns[name] = _one_kind(values)
         return cls(list(range(1, len(records) + 1)), lines, problems, columns)
+
+
+def _refuse_twins(names: Iterable[object], id_column: str | None, source: str) -> None:
+    """Refuse two columns of one name, where it names the sample: nobody can tell which is meant.
+
+    Raises:
+        SchemaError: there are two.
+    """
+    counts = Counter(str(name).strip() for name in names)
+    for name, times in counts.items():
+        naming = _plain(name) in (*INDEX_COLUMNS, *ID_COLUMNS) or (
+            id_column is not None and _plain(name) == _plain(id_column)
+        )
+        if times > 1 and naming:
+            raise SchemaError(f"{source}: two columns are named {name!r}: rename or drop one")
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
@@ -281,9 +321,7 @@ def _csv_rows(content: bytes, path: Path, id_column: str | None) -> _Rows:
     _, _, header, wrong = next(records)
     if wrong or any(_BROKEN.search(name) for name in header):
         raise SchemaError(f"requests {path}: the header line cannot be read: {wrong or _not_text(''.join(header))}")
-    for name in {_plain(name) for name in header if _plain(name) in (*INDEX_COLUMNS, *ID_COLUMNS)}:
-        if sum(_plain(other) == name for other in header) > 1:
-            raise SchemaError(f"requests {path}: two columns are named {name!r}: rename or drop one")
+    _refuse_twins([_plain(name) for name in header], id_column, f"requests {path}")
     names = _distinct(header)
     by_number, by_id = naming_columns(names, id_column, f"requests {path}")
     named = names.index((by_number or by_id)[0])
@@ -417,6 +455,15 @@ def _json_object(line: str) -> tuple[Any, str]:
         return None, "not readable: nested too deeply"
     except ValueError:
         return None, "not readable: a number of too many digits"
+    if isinstance(value, dict) and any(isinstance(part, float) and part.is_integer() for part in value.values()):
+        for name, written in json.loads(line, parse_float=str).items():
+            number = value[name]
+            if (
+                isinstance(number, float)
+                and number.is_integer()
+                and (abs(number) >= LIMIT or Decimal(written) != number)
+            ):
+                value[name] = written
     if repeated:
         return value, f"the name {_quoted(repeated[0])} is given twice"
     if "\\u" in line and (problem := _not_text(json.dumps(value, ensure_ascii=False))):
@@ -452,6 +499,7 @@ def _parquet_rows(content: bytes, path: Path, id_column: str | None) -> _Rows:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise FileFormatError(f"requests {path}: not a readable Parquet file: {first_line(error)}") from error
+    _refuse_twins(table.column_names, id_column, f"requests {path}")
     problems = [""] * table.num_rows
     columns: dict[str, Any] = {}
     for name, column in zip(_distinct(table.column_names), table.columns, strict=True):
@@ -479,6 +527,8 @@ def _parquet_column(column: Any, name: str, path: Path, problems: list[str]) -> 
             ]
         if pa.types.is_nested(column.type):
             return [None if value is None else _as_text(value) for value in column.to_pylist()]
+        if pa.types.is_uint64(column.type) and column.null_count:
+            return _one_kind(column.to_pylist())
         return column.to_pandas(integer_object_nulls=True).array
     except Exception as error:  # a damaged page, or a kind of value that pandas does not know
         raise FileFormatError(

@@ -31,12 +31,18 @@ POLICY_MEANINGS = {
     "retrain_from": "forecast harm from which a request is sent to retraining",
     "unlearners": "unlearners that may be named; where not given, all that the predictor knows",
     "level": "what the intervals are made to cover",
-    "retrain_epochs": "epochs of one retraining, from which its wall time is extrapolated",
-    "retrain_seconds": "wall time of one retraining, in seconds, where it is known",
+    "retrain_epochs": "epochs of one retraining, from which its wall time is reckoned where none is known or timed",
+    "retrain_seconds": "wall time of one retraining, in seconds, where it is known; then none is timed",
     "interaction_from": "change of each other's true-label probability from which two requests interact",
     "step_margin": "the step limit is the predicted number of steps times this",
     "trust_unfamiliar": "whether these thresholds hold where the forecast is an extrapolation; else careful at least",
 }
+ALONE = (
+    "Every forecast is of one row by itself. Rows of one person vouch for each other: without one of them the model "
+    "may still know what it knows from all of them, and not without all. So together they may not be what each is "
+    "alone."
+)
+"""What a forecast of single rows cannot tell."""
 EXPLAINED_ROUTES = ("careful", "retrain")
 EXPLAINED_BARS = 9
 EXTRA_COLUMNS = 6
@@ -143,6 +149,12 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
         extra=extra,
         shown=extra[:EXTRA_COLUMNS],
         groups=groups,
+        sets=[
+            [request for request in requests if request["alike"] == number]
+            for number in sorted({request["alike"] for request in requests} - {0})
+        ],
+        alone=ALONE,
+        person_column=triage.provenance.get("person_column"),
         problems=triage.problems.to_dict("records"),
         policy=[(name, POLICY_MEANINGS.get(name, ""), _setting(value)) for name, value in policy.items()],
         provenance=[*flat(triage.provenance)],
@@ -189,6 +201,8 @@ def _request(row: Mapping[Any, Any], extra: list[str]) -> dict[str, Any]:
         "place": list(ROUTE_MEANINGS).index(str(row["route"])) if row["route"] in ROUTE_MEANINGS else "",
         "unfamiliar": bool(row["unfamiliar"]),
         "group": int(row["group"]),
+        "alike": int(row["alike"]),
+        "person_rows": int(row["person_rows"]),
         "extra": {name: _text(row[name]) for name in extra},
         "svg": None,
         "partners": [],

@@ -109,13 +109,16 @@ def verify_triage(
         seed: of the draw, the unlearners and the oracle.
 
     Raises:
-        InputError: ``samples`` is below 1, the queue is of another model or data, or it names no unlearner at all.
+        InputError: ``samples`` is below 1, the queue is empty or of another model or data, or it names no unlearner at
+            all.
         NotApplicableError: held-out data or the ``train`` callable is missing.
     """
     if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
         raise InputError(f"samples: expected a whole number of at least 1; got {samples!r}")
     if (target.model_hash, target.data_hash) != (triage.provenance["model"], triage.provenance["data"]):
         raise InputError("the queue was screened for another model or other data: screen it for this one")
+    if triage.table.empty:
+        raise InputError("no request of the queue can be served: nothing to verify")
     rows = triage.table.iloc[_drawn(triage.table["route"].to_numpy(), samples, seed)].reset_index(drop=True)
     names = triage.table.loc[triage.table["unlearner"] != "", "unlearner"]
     usual = unlearner or (str(names.mode().iloc[0]) if len(names) else _least_harmful(triage))

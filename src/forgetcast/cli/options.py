@@ -25,6 +25,7 @@ __all__ = [
     "forecast_inputs",
     "forecast_options",
     "parse_indices",
+    "queue_options",
     "quiet_option",
     "read_corpora",
     "read_predictor",
@@ -69,6 +70,8 @@ def read_predictor(name: str) -> DifficultyPredictor:
     return DifficultyPredictor.published() if name == PUBLISHED else DifficultyPredictor.load(name)
 
 
+_OBJECTIVE_HELP = "retrain: as if never trained on it; erase: no longer recognised."
+
 _FORECAST = (
     click.option("--model", metavar="MODULE:FACTORY", help="Makes the model; takes no arguments."),
     click.option("--weights", type=FILE, help="A .safetensors file, or a state dict saved by torch.save."),
@@ -88,13 +91,6 @@ _FORECAST = (
         metavar="PATTERN",
         help="Weights saved during training, such as 'run/epoch-*.safetensors'; 2 comes before 10.",
     ),
-    click.option(
-        "--objective",
-        type=OBJECTIVES,
-        default="retrain",
-        show_default=True,
-        help="retrain: as if never trained on it; erase: no longer recognised.",
-    ),
     click.option("--predictor", type=FOLDER, help="Made by 'forgetcast train'; default: the shipped one."),
     click.option(
         "--factors",
@@ -107,11 +103,21 @@ _FORECAST = (
 )
 
 
-def forecast_options(command: Command) -> Command:
-    """Add the options that :func:`forecast` and :func:`forecast_inputs` read."""
+def _with_forecast(command: Command, objectives: click.Choice[str]) -> Command:
     for option in reversed(_FORECAST):
         command = option(command)
-    return command
+    wanted = click.option("--objective", type=objectives, default="retrain", show_default=True, help=_OBJECTIVE_HELP)
+    return wanted(command)
+
+
+def forecast_options(command: Command) -> Command:
+    """Add the options that :func:`forecast` and :func:`forecast_inputs` read."""
+    return _with_forecast(command, OBJECTIVES)
+
+
+def queue_options(command: Command) -> Command:
+    """The same for a queue of requests, which is screened for one objective."""
+    return _with_forecast(command, click.Choice(["retrain", "erase"]))
 
 
 def forecast(
@@ -222,7 +228,7 @@ def parse_indices(text: str) -> list[int]:
             raise FileFormatError(f"{source}: expected a text file of sample indices") from error
     indices: list[int] = []
     for part in re.split(r"[,\s]+", text.strip(", \t\r\n")):
-        match = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", part)
+        match = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", part, re.ASCII)
         if match is None:
             raise IndexRangeError(
                 f"indices {source}: expected numbers and ranges such as 3,17,100-120, or a file; got {part!r}"

@@ -78,7 +78,9 @@ def write_each(*writes: Callable[[], None]) -> None:
 
 def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
     """``{"provenance": {...}, "samples": [...]}`` one object per row; NaN becomes null."""
-    samples = json.loads(frame.to_json(orient="records", double_precision=15, date_format="iso"))
+    from forgetcast.canonical_json import json_value
+
+    samples = json_value(frame.to_dict("records"))
     return json.dumps({"provenance": dict(provenance), "samples": samples}, indent=2, default=str)
 
 
@@ -97,6 +99,7 @@ def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     those written as text and of telephones. Parquet and JSON have the text as it came.
     """
 
+    import pandas as pd
     from pandas.api.types import is_numeric_dtype
 
     def plain(value: Any) -> Any:
@@ -106,7 +109,8 @@ def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     safe = frame.copy()
     for place in range(safe.shape[1]):
         if not is_numeric_dtype(safe.dtypes.iloc[place]):
-            safe.isetitem(place, safe.iloc[:, place].astype(object).map(plain).to_numpy())
+            values = [plain(value) for value in safe.iloc[:, place]]  # map would make floats of long numbers with a gap
+            safe.isetitem(place, pd.Series(values, dtype=object).array)
     return safe.set_axis([plain(name) for name in safe.columns], axis=1)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from forgetcast._duration import duration
-from forgetcast.cli.options import FILE, forecast_options
+from forgetcast.cli.options import FILE, queue_options
 from forgetcast.cli.output import (
     TABLE_SUFFIXES,
     check_distinct,
@@ -24,8 +23,6 @@ from forgetcast.cli.requests import COLOURS, request_options, screened, shown_id
 from forgetcast.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from forgetcast.screening import Triage
 
 __all__ = ["prescreen"]
@@ -35,12 +32,12 @@ SHOWN = 40
 
 @click.command()
 @request_options
-@forecast_options
+@queue_options
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--out", type=FILE, help="A .csv, .parquet or .json file to write instead of printing.")
 @click.option("--html", type=FILE, help="Also write the queue as one self-contained HTML file.")
 @click.option("--record", type=FILE, help="Append every decision to this file, JSON lines that chain by hash.")
-@click.option("--no-times", is_flag=True, help="Leave out wall times: the same answer on every run.")
+@click.option("--no-times", is_flag=True, help="Leave out wall times, train nothing: always the same answer.")
 @click.option("--verify-record", type=FILE, help="Only check a record; any edit of it is named by its line.")
 @click.option("--expected", metavar="HASH", help="With --verify-record: the last hash, to notice a cut end.")
 def prescreen(
@@ -59,12 +56,19 @@ def prescreen(
     an interval, collateral, cost and reasons. For all together: which ones interact, the order to process them in, and
     whether one retraining would be cheaper. Rows that cannot be served are named on stderr; the others are served.
 
+    Every forecast is of one row by itself, and rows of one person vouch for each other: together they may not be what
+    each is alone. Name the column that says whose row it is (--person-column), and whoever has more than one in the
+    queue is careful at least; rows of theirs that are not in the queue cannot be known.
+
+    One retraining is timed with a --target whose factory passes train= to forgetcast.Target: on few samples, then on
+    more, on all if that takes seconds, else extrapolated. Without it the policy's epochs are assumed, and it is said.
+
     \b
     EXAMPLES
       forgetcast prescreen --requests requests.csv --model mymodels:mlp --weights mlp.pt --dataset train.npz
       forgetcast prescreen --requests requests.csv --ids ids.txt --policy policy.json --factors factors \\
           --model mymodels:mlp --weights mlp.pt --dataset train.npz --heldout test.npz --objective erase \\
-          --out queue.csv --html queue.html --record decisions.jsonl
+          --person-column customer --out queue.csv --html queue.html --record decisions.jsonl
       forgetcast prescreen --verify-record decisions.jsonl
     """
     if verify_record is not None:
@@ -104,7 +108,9 @@ def prescreen(
     if form == "table":
         click.echo("\n".join([*(readable(queue) if out is None else []), *summary(queue)]))
     elif out is None and form == "json":
-        lists = {name: _records(getattr(queue, name)) for name in ("problems", "interactions")}
+        from forgetcast.canonical_json import json_value
+
+        lists = {name: json_value(getattr(queue, name).to_dict("records")) for name in ("problems", "interactions")}
         policy = queue.policy.to_dict()
         click.echo(table_json(queue.table, queue.provenance | {"batch": queue.batch, "rules": policy, **lists}))
     elif out is None:
@@ -134,8 +140,3 @@ def readable(queue: Triage) -> list[str]:
     if len(rows) > SHOWN:
         lines.append(f"{len(rows) - SHOWN} more; --out FILE or --format csv gives all")
     return [*lines, ""]
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON values."""
-    return list(json.loads(frame.to_json(orient="records", double_precision=15, date_format="iso")))

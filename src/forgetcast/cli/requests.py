@@ -29,6 +29,11 @@ _REQUESTS = (
     ),
     click.option("--ids", type=FILE, help="The id of every training sample in order, one a line, for requests by id."),
     click.option("--id-column", metavar="NAME", help="The column of the ids; default: id or sample_id."),
+    click.option(
+        "--person-column",
+        metavar="NAME",
+        help="The column that says whose row it is; a person with more than one is careful at least.",
+    ),
     click.option("--policy", type=FILE, help="A JSON file of thresholds; what it leaves out has its default."),
 )
 
@@ -45,6 +50,7 @@ def screened(
     requests: Path | None,
     ids: Path | None,
     id_column: str | None,
+    person_column: str | None,
     policy: Path | None,
     objective: Any,
     timed: bool = True,
@@ -53,7 +59,7 @@ def screened(
     """The queue that the options name, pre-screened, and the inputs that were loaded for it.
 
     Raises:
-        InputError: no requests, or both objectives at once.
+        InputError: no requests, or none that can be served.
         ForgetcastError: anything else that is wrong with a file or a value.
     """
     from forgetcast.policy import Policy
@@ -61,16 +67,20 @@ def screened(
 
     if requests is None:
         raise InputError("expected --requests FILE with the samples to be deleted")
-    if objective == "both":
-        raise InputError("--objective: a queue is screened for one objective, retrain or erase; got both")
     if not requests.is_file():
         raise PathError(f"--requests: {requests} is {'a folder' if requests.is_dir() else 'not there'}")
     rules = Policy() if policy is None else Policy.load(policy)
     names = None if ids is None else _lines(ids)
     loaded = forecast_inputs(**inputs)
     subject = loaded.pop("model")
-    settings: dict[str, Any] = {"ids": names, "id_column": id_column, "policy": rules, "timed": timed}
-    found = triage(subject, **loaded, requests=requests, objective=objective, **settings)
+    settings: dict[str, Any] = {"ids": names, "id_column": id_column, "person_column": person_column}
+    found = triage(subject, **loaded, requests=requests, objective=objective, policy=rules, timed=timed, **settings)
+    if found.table.empty:
+        first = found.problems.iloc[0]
+        raise InputError(
+            f"none of the {len(found.problems)} requests can be served; the first: row {first['row']}: "
+            f"{first['problem']}"
+        )
     for row in found.problems.to_dict("records"):
         click.echo(f"row {row['row']}: {row['problem']}", err=True)
     return found, loaded | {"model": subject}
@@ -94,6 +104,8 @@ def summary(found: Triage) -> list[str]:
     if batch["groups"]:
         lines.append(f"{batch['groups']} groups of requests interact, the largest has {batch['largest_group']}")
     lines += [f"note: {note}" for note in batch["notes"]]
+    if batch["retraining_seconds"] is not None:
+        lines.append(f"one retraining: {duration(batch['retraining_seconds'])}, {batch['retraining_basis']}")
     lines.append(click.style(f"advice: {batch['advice']}", bold=True))
     return lines
 

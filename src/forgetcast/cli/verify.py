@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forgetcast.cli.options import FILE, forecast_options
+from forgetcast.cli.options import FILE, queue_options
 from forgetcast.cli.output import TABLE_SUFFIXES, check_distinct, check_output, table_json, write_table
 from forgetcast.cli.requests import request_options, screened, shown_id
 
@@ -19,7 +19,7 @@ __all__ = ["verify"]
 
 @click.command()
 @request_options
-@forecast_options
+@queue_options
 @click.option("--samples", type=click.IntRange(min=1), default=20, show_default=True, help="Requests to unlearn.")
 @click.option("--unlearner", default="", help="For requests without a recommended one; default: the most frequent.")
 @click.option("--oracle-groups", type=click.IntRange(min=2), default=20, show_default=True, help="For retrain.")

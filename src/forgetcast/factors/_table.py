@@ -17,6 +17,7 @@ from forgetcast._content_order import content_order, copies
 from forgetcast._precision import exact_convolutions
 from forgetcast._random import sample_positions
 from forgetcast.errors import IndexRangeError, NotApplicableError, PluginWarning
+from forgetcast.exact_values import sample_numbers
 from forgetcast.factors._factor import Factor
 from forgetcast.probes import Probes
 from forgetcast.registry import FACTOR_GROUP, Plugin, load_factors, not_found, raised, third_party
@@ -79,9 +80,9 @@ class FactorTable:
             seed: of the reference sample.
 
         Raises:
-            IndexRangeError: a sample that the table does not have.
+            IndexRangeError: not integers, or a sample that the table does not have.
         """
-        index = np.asarray(indices, dtype=np.int64)
+        index = sample_numbers(indices)
         strangers = index[~np.isin(index, self.values.index)]
         if len(strangers):
             raise IndexRangeError(
