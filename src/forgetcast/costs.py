@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,11 @@ import torch
 from torch.nn import functional as F
 
 from forgetcast import registry
+from forgetcast._plain_copy import plain_copy
 from forgetcast._random import seeded
+from forgetcast._settings import own_settings
 from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError
-from forgetcast.target import Target, as_logits, model_arguments
+from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples
 
 __all__ = ["Costs", "measure_costs"]
@@ -55,6 +56,7 @@ class Costs:
         return float(self.unlearners.loc[known, "prepare"].sum())
 
 
+@own_settings()
 def measure_costs(
     target: Target,
     unlearners: Sequence[str],
@@ -76,11 +78,12 @@ def measure_costs(
         retraining: seconds of one retraining, if they are known; else ``epochs`` times the measured pass.
         seed: of the unlearners.
     """
-    samples = Samples.of(target, torch.tensor([index]))
+    walked = target.full_precision
+    samples = Samples.of(walked, torch.tensor([index]))
     rows, failed = {}, {}
     for name in unlearners:
         try:
-            rows[name] = _unlearner(target, registry.unlearner(name), samples, seed)
+            rows[name] = _unlearner(walked, registry.unlearner(name), samples, seed)
         except (NotApplicableError, UnknownNameError, PluginError) as error:
             failed[name] = str(error)
         except Exception as error:
@@ -115,7 +118,7 @@ def _unlearner(target: Target, unlearner: Any, samples: Samples, seed: int) -> t
 
 def _epoch(target: Target) -> float:
     """Seconds that one pass over the training data takes: fetch, forward, backward and update of a plain copy."""
-    copy = deepcopy(target.module).train()
+    copy = plain_copy(target.module).train()
     parameters = [value.requires_grad_(value.is_floating_point()) for value in copy.parameters()]
     optimiser = torch.optim.SGD(parameters, lr=1e-6)
     size = min(BATCH, len(target))
@@ -126,9 +129,9 @@ def _epoch(target: Target) -> float:
             chosen = torch.randperm(len(target), generator=generator)[:size]
             began = time.perf_counter()
             x, y = target.data.fetch(chosen)
-            args, kwargs = model_arguments(target.to_device(x))
+            x = target.to_device(x)
             optimiser.zero_grad()
-            F.cross_entropy(as_logits(copy(*args, **kwargs)), y.to(target.device)).backward()
+            F.cross_entropy(target.answer(copy, x), y.to(target.device)).backward()
             optimiser.step()
             spent.append(time.perf_counter() - began)
     return max(min(spent), 0.0) * len(target) / size

@@ -30,7 +30,7 @@ from forgetcast._gradient_pass import (
 from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
-from forgetcast._logits import cross_entropy, margin, true_probability
+from forgetcast._logits import cross_entropy, margin, single, true_probability
 from forgetcast._neighbours import Neighbours, nearest_neighbours
 from forgetcast._random import sample_positions
 from forgetcast._rehearsal import (
@@ -826,9 +826,11 @@ class _Recorder:
             if self._inputs:
                 self._seen["checksums"] = row_checksums(batch[1])
                 if (real := real_tensor(batch[1])) is not None:
-                    self._seen["inputs"] = _narrow(real.to(self._target.dtype), self._seed + 1)
+                    self._seen["inputs"] = _narrow(real, self._seed + 1)
             for name, values in self._seen.items():
-                self._kept[name].add(values if name == "checksums" else values.float().cpu())
+                if name != "checksums":
+                    values = (single(values) if name == "logits" else values.float()).cpu()
+                self._kept[name].add(values)
             self._seen.clear()
 
     @property
@@ -903,7 +905,8 @@ def _narrow(x: Tensor, seed: int) -> Tensor:
 @lru_cache(maxsize=8)
 def _signs(width: int, seed: int) -> Tensor:
     """Random signs, shape (width,)."""
-    return 2.0 * torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed)) - 1
+    drawn = torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed), device="cpu")
+    return 2 * drawn.float() - 1  # a hook may ask, under the settings that the model runs under
 
 
 def _standardised(x: Tensor, out: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from forgetcast._precision import exact_convolutions
+from forgetcast._settings import own_settings
 from forgetcast._random import sample_positions
 from forgetcast.errors import IndexRangeError, NotApplicableError, PluginWarning
 from forgetcast.factors._factor import Factor
@@ -87,7 +87,7 @@ class FactorTable:
         return replace(self, values=self.values.loc[index], reference=drawn)
 
 
-@exact_convolutions()
+@own_settings()
 def factor_table(
     target: Target,
     *,

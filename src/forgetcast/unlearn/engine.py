@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from forgetcast._precision import exact_convolutions
+from forgetcast._settings import own_settings
 from forgetcast.errors import InputError, ModelError, UnknownNameError, shortened
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
@@ -35,7 +35,7 @@ STACKS = 12
 two points around the crossing and the best one."""
 
 
-@exact_convolutions()
+@own_settings()
 def run_unlearner(
     target: Target,
     unlearner: Unlearner,
