@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from forgetcast.data import Inputs, leaves, map_leaves
+from forgetcast.errors import ForgetcastError
 
 __all__ = ["Types", "cast", "types_of", "types_taken"]
 
 Types = tuple[torch.dtype, ...]
 """Types of all tensors of a batch, in their order."""
+
+T = TypeVar("T")
 
 MOST = 256
 """Combinations of types that are tried where a model takes several inputs."""
@@ -31,39 +34,40 @@ def cast(x: Inputs, types: Types) -> Inputs:
     return map_leaves(lambda leaf: leaf.to(next(left)), x)
 
 
-def types_taken(ask: Callable[[Inputs], Any], x: Inputs, module: nn.Module) -> Types:
-    """The types in which a model takes a batch, with as few casts as it does with.
+def types_taken(ask: Callable[[Inputs], T], x: Inputs, parameters: Iterable[Tensor]) -> tuple[Types, T]:
+    """The types in which a model takes a batch, with as few casts as it does with, and its answer.
 
     Real numbers are cast to real ones and complex to complex ones only, to types that the model's parameters have, the
     most precise first. Integers stay what they are: token numbers and pixels are not the same as real numbers.
 
     Args:
-        ask: runs the model; an error says that it does not take the batch.
+        ask: runs the model; an error says that it does not take the batch, but for our own errors.
         x: the batch, on the model's device.
-        module: the model.
+        parameters: those of the model; none where nothing may be cast.
 
     Raises:
-        Exception: the model takes the batch in no type; what it raised for its own type throughout.
+        ForgetcastError: what ``ask`` raised.
+        Exception: the model takes the batch in no type; what it raised when all was in its most precise type.
     """
     own = types_of(x)
     first: Exception | None = None
     likeliest: Exception | None = None
-    for types in _attempts(own, _offered(module)):
+    for types in _attempts(own, _offered(parameters)):
         try:
-            ask(map_leaves(Tensor.clone, cast(x, types)))
+            return types, ask(map_leaves(Tensor.clone, cast(x, types)))
+        except ForgetcastError:
+            raise
         except Exception as error:
             first = first or error
             if len({dtype for dtype in types if dtype.is_floating_point or dtype.is_complex}) <= 1:
                 likeliest = likeliest or (None if types == own else error)
-            continue
-        return types
     assert first is not None
     raise likeliest or first
 
 
-def _offered(module: nn.Module) -> list[torch.dtype]:
+def _offered(parameters: Iterable[Tensor]) -> list[torch.dtype]:
     """Types of the parameters that are no whole numbers, the most precise first."""
-    found = {p.dtype for p in module.parameters() if p.is_floating_point() or p.is_complex()}
+    found = {p.dtype for p in parameters if p.is_floating_point() or p.is_complex()}
     return sorted(found, key=lambda dtype: torch.finfo(dtype).eps)
 
 

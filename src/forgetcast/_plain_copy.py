@@ -29,6 +29,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: not copyable, or a kind of module that cannot be taken apart.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected a torch.nn.Module classifier; got {type(model).__name__}")
     modules = dict(model.named_modules())
     for name, module in modules.items():
         if reason := _closed(module):

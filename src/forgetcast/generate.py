@@ -139,6 +139,7 @@ def outcome_block(
     What an unlearner of a plugin raises is returned, so that other tasks go on.
     """
     plugin = registry.third_party(registry.UNLEARNER_GROUP, name)
+    target = target.full_precision
     try:
         workbench = _Prepared.bench(target)
         unlearner = registry.unlearner(name)

@@ -86,8 +86,6 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: not a module, not copyable, or with weights that are not finite.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"expected a torch.nn.Module classifier; got {type(model).__name__}")
     return _frozen(model)[0]
 
 
@@ -223,8 +221,7 @@ class Target:
         self._in_single = False
         with self._asking():
             self._inspect_model()
-            self._check_own(model)
-            self._check_function()
+            self._check_function(model)
             if self.heldout is not None:
                 self._first_logits(self.heldout, self.module)
             self._channels_last = self._takes_channels_last()
@@ -398,6 +395,11 @@ class Target:
             other.__dict__.pop(worked_out, None)
         return other
 
+    @property
+    def runs_plainly(self) -> bool:
+        """Whether the model runs under torch's usual defaults, so that its layers may be called on their own."""
+        return self._settings == OWN
+
     @cached_property
     def full_precision(self) -> Target:
         """The target to unlearn from: itself, or where weights are in half precision one that holds them as float32.
@@ -425,7 +427,7 @@ class Target:
                 if data is None:
                     continue
                 try:
-                    other._learn_types(data, other.module)
+                    other._first_logits(data, other.module)
                     x = data.fetch(torch.arange(min(self.batch_size, len(data))))[0]
                     one, same = self.forward(self.to_device(x)), other.forward(other.to_device(x))
                 except Exception as error:
@@ -559,33 +561,29 @@ class Target:
         with own_settings(), undisturbed(self.device):
             yield
 
-    def _learn_types(self, data: Data, module: nn.Module) -> None:
-        """Find the types in which a module takes ``data``, and keep them for :meth:`to_device`.
-
-        Raises:
-            Exception: what the module raises in any type.
-        """
-        x = map_leaves(lambda leaf: leaf.to(self.device), data.fetch(torch.arange(min(FEW, len(data))))[0])
-        if (own := types_of(x)) not in self._casts:
-            taken = types_taken(lambda x: self.answer(module, x), x, module)
-            if taken != own:
-                self._casts[own] = taken
-
     @torch.no_grad()
     def _first_logits(self, data: Data, module: nn.Module) -> Tensor:
         """Logits of the first samples (at most 4), checked to be logits.
+
+        The types in which the target's own module takes these inputs are kept for :meth:`to_device`.
 
         Raises:
             ModelError: they are no finite logits of shape (n, classes), or the model changed its input.
             DatasetError: the model raised.
         """
-        x = data.fetch(torch.arange(min(FEW, len(data))))[0]
-        try:
-            if module is self.module:
-                self._learn_types(data, module)
-            x = self.to_device(x)
+
+        def ask(x: Inputs) -> Tensor:
             given = map_leaves(Tensor.clone, x)
             output = self.answer(module, x)
+            if not all(map(torch.equal, leaves(given), leaves(x))):
+                raise ModelError(IN_PLACE)
+            return output
+
+        x, _ = data.fetch(torch.arange(min(FEW, len(data))))
+        own = types_of(x)
+        x = self.to_device(x)
+        try:
+            taken, output = types_taken(ask, x, module.parameters() if module is self.module else ())
         except ModelError:
             raise
         except Exception as error:
@@ -595,9 +593,9 @@ class Target:
                 f"{type(error).__name__}: {first_line(error)}. Bring the {data.role} to the shape and type that "
                 "model(x) takes."
             ) from error
-        if not all(map(torch.equal, leaves(given), leaves(x))):
-            raise ModelError(IN_PLACE)
-        rows = len(leaves(given)[0])
+        if taken != own:
+            self._casts[own] = taken
+        rows = len(leaves(x)[0])
         if output.ndim != 2 or output.shape[0] != rows or output.shape[1] < 2 or not output.is_floating_point():
             raise ModelError(
                 f"the model must return logits of shape (n, classes) with at least 2 classes; for {rows} samples it "
@@ -650,14 +648,17 @@ class Target:
             self.head_missing = "the model calls no torch.nn.Linear layer; factors of the last layer do not apply"
 
     @torch.no_grad()
-    def _check_function(self) -> None:
-        """Refuse a model whose logits of a sample depend on anything but the sample, seen at the first few samples.
+    def _check_function(self, original: nn.Module) -> None:
+        """Refuse a model whose logits depend on anything but the sample and its own weights, seen at a few samples.
 
         Raises:
-            ModelError: they differ from call to call, or with the other samples of the batch, or a buffer changes.
+            ModelError: they differ from call to call, or with the other samples of the batch; a buffer changes; or the
+                copy runs weights of the ``original``, which no unlearning would move.
         """
         x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
-        self.forward(x)  # what is filled in at the first call, such as a table of positions, is no state
+        with torch.enable_grad():  # what is filled in at the first call, such as a table of positions, is no state
+            if _leaves_of(self.forward(x)) & {id(value) for value in original.parameters()}:
+                raise ModelError(ELSEWHERE)
         before = {name: value.clone() for name, value in self.module.named_buffers()}
         together = self.forward(x)
         for name, value in self.module.named_buffers():
@@ -690,18 +691,6 @@ class Target:
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
             raise ModelError(f"{message} (sample {row}: logits differ by up to {float(gap[row]):.3g})")
-
-    def _check_own(self, original: nn.Module) -> None:
-        """Refuse a copy that runs weights of the original, which no unlearning would move.
-
-        Raises:
-            ModelError: it does.
-        """
-        x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
-        with torch.enable_grad():
-            output = self.forward(x)
-        if _leaves_of(output) & {id(value) for value in original.parameters()}:
-            raise ModelError(ELSEWHERE)
 
     @torch.no_grad()
     def _takes_channels_last(self) -> bool:

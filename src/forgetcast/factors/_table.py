@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from forgetcast._settings import own_settings
 from forgetcast._random import sample_positions
+from forgetcast._settings import own_settings
 from forgetcast.errors import IndexRangeError, NotApplicableError, PluginWarning
 from forgetcast.factors._factor import Factor
 from forgetcast.probes import Probes
