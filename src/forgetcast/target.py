@@ -657,8 +657,12 @@ class Target:
         """
         x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
         with torch.enable_grad():  # what is filled in at the first call, such as a table of positions, is no state
-            if _leaves_of(self.forward(x)) & {id(value) for value in original.parameters()}:
-                raise ModelError(ELSEWHERE)
+            elsewhere = bool(_leaves_of(self.forward(x)) & {id(value) for value in original.parameters()})
+        if not any(value.requires_grad for value in original.parameters()):  # then its weights leave no trace
+            moved = {name: value + torch.rand_like(value.abs()) for name, value in self.params.items()}
+            elsewhere = torch.equal(self.call(moved, x), self.forward(x))
+        if elsewhere:
+            raise ModelError(ELSEWHERE)
         before = {name: value.clone() for name, value in self.module.named_buffers()}
         together = self.forward(x)
         for name, value in self.module.named_buffers():
@@ -797,7 +801,7 @@ def _makes(layer: nn.Linear, x: Tensor | None, output: Tensor) -> bool:
 
     It is worked out again, for a subclass may compute something else and a model may go on to overwrite the result.
     """
-    if x is None or x.ndim != 2:
+    if x is None or x.ndim != 2 or x.is_complex():
         return False
     try:
         made = F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias).double()
