@@ -21,7 +21,7 @@ from forgetcast._logits import loss_slope
 from forgetcast._plain_gradients import broadcast_parameters, plain_parameters, plain_terms
 from forgetcast._precision import exact_convolutions
 from forgetcast.data import Inputs, leaves, map_leaves
-from forgetcast.errors import NotApplicableError
+from forgetcast.errors import NotApplicableError, first_line
 from forgetcast.target import Target
 
 __all__ = ["Parameters", "Score", "gradient_batch", "gradient_pass", "measured_parameters", "real_tensor"]
@@ -148,8 +148,10 @@ def gradient_pass(
                 give_up(("margin", "score"), "the inputs are not one tensor of real numbers per sample")
             try:
                 found = _sample_gradients(target, parameters, tap, x, y, left, fisher, weights, check)
-            except (RuntimeError, NotImplementedError) as error:
-                give_up(wanted, f"the model cannot be differentiated: {str(error).splitlines()[0]}")
+            except Exception as error:
+                if not isinstance(error, RuntimeError) and not target.raised(error):
+                    raise
+                give_up(wanted, f"the model cannot be differentiated: {first_line(error)}")
                 break
             if check and "squares" in found:
                 if difference := _difference(target, parameters.names(), x, y, found["squares"]):

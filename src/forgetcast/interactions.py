@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from forgetcast._filled import Filled
 from forgetcast._last_layer import augmented, leave_one_out_logits, unit_residuals
 from forgetcast._logits import true_probability
+from forgetcast._settings import own_settings
 from forgetcast.data import Data
 from forgetcast.goal import SLACK
 from forgetcast.target import Target
@@ -58,6 +59,7 @@ class Interactions:
     """Why nothing is known of this queue; empty where it is."""
 
 
+@own_settings()
 def interactions(
     target: Target,
     index: np.ndarray,

@@ -44,6 +44,7 @@ from forgetcast._rehearsal import (
     retrain_move,
     runner_up,
 )
+from forgetcast._settings import own_settings
 from forgetcast._stein import SteinRows, stein_rows
 from forgetcast._surrogates import neighbour_vote, ridge_confidence
 from forgetcast.data import Data, Inputs
@@ -104,7 +105,8 @@ class probe(Generic[T]):  # noqa: N801 - used as a decorator, like property
         kept = instance._kept
         if self.name not in kept:
             try:
-                kept[self.name] = self.function(instance)
+                with own_settings():
+                    kept[self.name] = self.function(instance)
             except NotApplicableError as error:
                 kept[self.name] = error
         value = kept[self.name]
