@@ -209,7 +209,7 @@ def script(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("make", [lambda: script(net()), lambda: nn.Sequential(nn.Identity(), script(net()))])
 def test_torchscript_is_refused_with_the_way_out(make: Callable[[], nn.Module]) -> None:
     """At any depth."""
-    with pytest.raises(ModelError, match="TorchScript.*hand over the eager module") as caught:
+    with pytest.raises(ModelError, match=r"TorchScript.*hand over the eager module") as caught:
         Target(make(), (X, Y))
     assert "\n" not in str(caught.value)
 
