@@ -292,17 +292,18 @@ def test_an_explicit_collate_function_serves_both_datasets() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_models_of_other_precision_work(dtype: torch.dtype) -> None:
-    """Inputs take the model's type; answers come as float32 and hash to something of their own."""
+    """Inputs take the model's type; answers come as float32 at least and hash to something of their own."""
     x, y = samples(4)
     model = seeded(mlp).to(dtype)
     for inputs in (x, x.double(), x.numpy()):
         target = Target(model, (inputs, y))
         assert target.dtype == dtype
-        assert target.logits().dtype == target.features().dtype == torch.float32
-        assert torch.allclose(target.logits(), seeded(mlp)(x), atol=0.05)
+        assert target.logits().dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert target.features().dtype == torch.float32
+        assert torch.allclose(target.logits().float(), seeded(mlp)(x), atol=0.05)
     assert target.head is not None
     logits = target.features().to(dtype) @ target.head.weight.T + target.head.bias
-    assert torch.allclose(logits.float(), target.logits(), atol=0.05)
+    assert torch.allclose(logits.float(), target.logits().float(), atol=0.05)
     assert target.model_hash == Target(copy.deepcopy(model), (x, y)).model_hash
     assert target.model_hash != Target(seeded(mlp), (x, y)).model_hash
 
@@ -636,13 +637,6 @@ def uncopyable() -> nn.Module:
     return model
 
 
-def with_history() -> nn.Module:
-    """A model that keeps an activation with its graph."""
-    model = seeded(mlp)
-    model.last = model(samples(4)[0])
-    return model
-
-
 class Overflow(nn.Module):
     """Infinite logits where the first input is above ``level``."""
 
@@ -658,7 +652,6 @@ BAD_MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "not a module": (lambda: mlp, r"expected a torch.nn.Module classifier; got function"),
     "no parameters": (lambda: nn.Sequential(nn.Flatten()), "no parameters"),
     "uncopyable": (uncopyable, "cannot be copied .TypeError: cannot pickle.*locks kept as attributes"),
-    "with history": (with_history, "cannot be copied .RuntimeError.*remove non-leaf tensors"),
     "not initialised": (lambda: nn.Sequential(nn.LazyLinear(8), nn.Linear(8, CLASSES)), "0.weight.*initialised"),
     "nan weight": (lambda: with_weight(float("nan")), "weights are not finite: 0.weight holds NaN or infinity"),
     "infinite weight": (lambda: with_weight(float("-inf")), "weights are not finite: 0.weight"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forgetcast._conformance import example_target, module_state, same_state
-from forgetcast._precision import exact_convolutions
+from forgetcast._settings import own_settings
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.stack import Params, Stack, flat, norm
@@ -26,7 +26,7 @@ ROUNDING = 1e-2
 """What rounding may change, relative to how far the parameters have moved."""
 
 
-@exact_convolutions()
+@own_settings()
 def check_unlearner(unlearner: Unlearner, target: Target | None = None, *, seed: int = 0) -> None:
     """Assert the laws of an unlearner on ``target`` (default: a small perceptron that can be trained again).
 

@@ -209,6 +209,8 @@ def gradient_pass(
             except (ForgetcastError, UnexplainedError):
                 raise
             except Exception as error:
+                if not isinstance(error, RuntimeError | NotImplementedError) and not target.raised(error):
+                    raise
                 give_up(wanted, f"the model cannot be differentiated: {first_line(error)}")
                 break
             scale = batch.scale.cpu()

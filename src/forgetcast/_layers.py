@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast._random import seeded
+from forgetcast._settings import own_settings
 from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
 
@@ -55,16 +56,14 @@ def reproducible(target: Target, seed: int) -> Iterator[None]:
 
     The fused inference kernel of transformer layers is off inside, for it skips the layers that hooks watch.
     """
-    fused = getattr(torch.backends, "mha", None)  # newer than the oldest torch supported
-    enabled = fused is not None and fused.get_fastpath_enabled()
-    with seeded(seed, target.device):
+    fused = torch.backends.mha
+    with own_settings(), seeded(seed, target.device):
+        enabled = fused.get_fastpath_enabled()
+        fused.set_fastpath_enabled(False)
         try:
-            if fused is not None:
-                fused.set_fastpath_enabled(False)
             yield
         finally:
-            if fused is not None:
-                fused.set_fastpath_enabled(enabled)
+            fused.set_fastpath_enabled(enabled)
 
 
 @torch.no_grad()

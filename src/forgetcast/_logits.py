@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "loss_slope", "margin", "true_probability"]
+__all__ = ["cross_entropy", "loss_slope", "margin", "single", "true_probability"]
+
+
+def single(logits: Tensor) -> Tensor:
+    """Logits in single precision at least: half precision as float32, float64 as it is."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -10,7 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_before", "sample_positions", "seeded"]
+from forgetcast._settings import TURN
+
+__all__ = ["as_before", "sample_positions", "seeded", "undisturbed"]
+
+
+@contextmanager
+def undisturbed(device: torch.device | None = None) -> Iterator[None]:
+    """A block after which the CPU's generator, and that of ``device`` if it is a GPU, is as before.
+
+    One thread at a time: the generators are common to all, and another would put back what it found in the middle.
+    """
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with TURN, torch.random.fork_rng(devices=gpus):
+        yield
 
 
 @contextmanager
@@ -25,11 +38,10 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     >>> bool((torch.random.get_rng_state() == state).all())
     True
     """
-    gpus = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
+    with undisturbed(device):
         torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            with torch.cuda.device(gpu):
+        if device is not None and device.type == "cuda":
+            with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
 
@@ -55,4 +67,4 @@ def sample_positions(n: int, m: int, seed: int) -> Tensor:
     >>> sample_positions(4, 9, seed=0).tolist()
     [0, 1, 2, 3]
     """
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:m].sort().values
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")[:m].sort().values

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +17,11 @@ from torch.nn import functional as F
 
 from forgetcast import registry
 from forgetcast._duration import duration
+from forgetcast._plain_copy import plain_copy
 from forgetcast._random import seeded
+from forgetcast._settings import own_settings
 from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError, first_line
-from forgetcast.target import Target, as_logits, model_arguments
+from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples
 
 __all__ = ["Costs", "measure_costs", "timed_retraining"]
@@ -64,6 +65,7 @@ class Costs:
         return float(self.unlearners.loc[known, "prepare"].sum())
 
 
+@own_settings()
 def measure_costs(
     target: Target,
     unlearners: Sequence[str],
@@ -86,11 +88,12 @@ def measure_costs(
             :func:`timed_retraining`.
         seed: of the unlearners.
     """
-    samples = Samples.of(target, torch.tensor([index]))
+    walked = target.full_precision
+    samples = Samples.of(walked, torch.tensor([index]))
     rows, failed = {}, {}
     for name in unlearners:
         try:
-            rows[name] = _unlearner(target, registry.unlearner(name), samples, seed)
+            rows[name] = _unlearner(walked, registry.unlearner(name), samples, seed)
         except (NotApplicableError, UnknownNameError, PluginError) as error:
             failed[name] = str(error)
         except Exception as error:
@@ -184,7 +187,7 @@ def _unlearner(target: Target, unlearner: Any, samples: Samples, seed: int) -> t
 
 def _epoch(target: Target) -> float:
     """Seconds that one pass over the training data takes: fetch, forward, backward and update of a plain copy."""
-    copy = deepcopy(target.module).train()
+    copy = plain_copy(target.module).train()
     parameters = [value.requires_grad_() for name, value in copy.named_parameters() if name in target.params]
     optimiser = torch.optim.SGD(parameters, lr=1e-6)
     size = min(BATCH, len(target))
@@ -195,9 +198,9 @@ def _epoch(target: Target) -> float:
             chosen = torch.randperm(len(target), generator=generator)[:size]
             began = time.perf_counter()
             x, y = target.data.fetch(chosen)
-            args, kwargs = model_arguments(target.to_device(x))
+            x = target.to_device(x)
             optimiser.zero_grad()
-            F.cross_entropy(as_logits(copy(*args, **kwargs)), y.to(target.device)).backward()
+            F.cross_entropy(target.answer(copy, x), y.to(target.device)).backward()
             optimiser.step()
             spent.append(time.perf_counter() - began)
     return max(min(spent), 0.0) * len(target) / size

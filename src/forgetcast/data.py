@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from forgetcast._loaders import check_gives_all
+from forgetcast._random import undisturbed
+from forgetcast._settings import Settings
 from forgetcast.errors import DatasetError, IndexRangeError, first_line
 from forgetcast.exact_values import sample_numbers
 
@@ -87,7 +89,7 @@ def _tensor(values: Any) -> Tensor:
     array = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")  # torch takes no other layout
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.as_tensor(array)
+        return torch.as_tensor(array, device="cpu")
 
 
 def _holds_arrays(x: Any) -> bool:
@@ -251,6 +253,7 @@ class Data:
         role: str = "dataset",
     ) -> None:
         self.role = role
+        self._settings = Settings.of_caller().reading
         self._dataset: Any = None
         self._x: Inputs | None = None
         self._items: list[Any] | None = None
@@ -300,11 +303,11 @@ class Data:
         joinable = self._collate is default_collate
         kept: list[Any] | None = []
         size = 0
-        labels = [torch.empty(0, dtype=torch.long)]
+        labels = [torch.empty(0, dtype=torch.long, device="cpu")]
         hashes: list[np.ndarray] = []
         twice = {round(k * (n - 1) / (AGAIN - 1)) for k in range(AGAIN)} if n else set()
         first: dict[int, tuple[Inputs, Tensor]] = {}
-        with torch.random.fork_rng(devices=[]):
+        with undisturbed():
             for indices, items in self._pieces(n):
                 start = indices[0]
                 x, y = self._batch(items, indices)
@@ -415,7 +418,8 @@ class Data:
         items = []
         for index in indices:
             try:
-                items.append(self._dataset[int(index)])
+                with self._settings.applied():
+                    items.append(self._dataset[int(index)])
             except DatasetError:  # it names the row itself
                 raise
             except Exception as error:
@@ -427,7 +431,8 @@ class Data:
     def _batch(self, items: list[Any], indices: Sequence[int]) -> tuple[Inputs, Tensor]:
         """The items as one checked batch (x, y); ``indices`` is where they came from."""
         try:
-            batch = self._collate(items)
+            with self._settings.applied():
+                batch = self._collate(items)
         except Exception as error:
             self._check_items(items, indices)
             raise DatasetError(
@@ -580,16 +585,16 @@ class Data:
         values, counts = np.unique(array, return_counts=True)
         if (counts > 1).any():
             raise IndexRangeError(f"sample index {int(values[counts > 1][0])} is given more than once")
-        return torch.as_tensor(array)
+        return torch.as_tensor(array, device="cpu")
 
     def fetch(self, indices: Tensor | Sequence[int]) -> tuple[Inputs, Tensor]:
         """Inputs and labels (int64) of the given samples, in that order, on the CPU."""
-        index = torch.as_tensor(indices, dtype=torch.long)
+        index = torch.as_tensor(indices, dtype=torch.long, device="cpu")
         place = self.numbers(index)
         if self._x is not None:
             return map_leaves(lambda leaf: leaf[place], self._x), self.labels[index]
         where = place.tolist()
-        with torch.random.fork_rng(devices=[]):
+        with undisturbed():
             x, y = self._batch(self._items_at(where), where)
         if bool((y != self.labels[index]).any()):
             k = int((y != self.labels[index]).nonzero()[0])
@@ -614,7 +619,7 @@ class Data:
     def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         """All samples in order: (indices, x, y) for each batch."""
         for start in range(0, len(self), size):
-            index = torch.arange(start, min(start + size, len(self)))
+            index = torch.arange(start, min(start + size, len(self)), device="cpu")
             yield index, *self.fetch(index)
 
     def content_hashes(self) -> np.ndarray:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from forgetcast import registry
-from forgetcast._precision import exact_convolutions
+from forgetcast._settings import own_settings
 from forgetcast.corpus import FORMAT, Corpus, corpus_folder
 from forgetcast.errors import (
     ForgetcastError,
@@ -130,7 +130,7 @@ class _Failure:
     reason: str
 
 
-@exact_convolutions()
+@own_settings()
 def outcome_block(
     target: Target, name: str, indices: np.ndarray, p_out: np.ndarray, seed: int, objectives: Sequence[str]
 ) -> pd.DataFrame | _Failure:
@@ -139,6 +139,7 @@ def outcome_block(
     What an unlearner of a plugin raises is returned, so that other tasks go on.
     """
     plugin = registry.third_party(registry.UNLEARNER_GROUP, name)
+    target = target.full_precision
     try:
         workbench = _Prepared.bench(target)
         unlearner = registry.unlearner(name)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from forgetcast._filled import Filled
 from forgetcast._last_layer import augmented, leave_one_out_logits, unit_residuals
 from forgetcast._logits import true_probability
+from forgetcast._settings import own_settings
 from forgetcast.data import Data
 from forgetcast.goal import SLACK
 from forgetcast.target import Target
@@ -64,6 +65,7 @@ class Interactions:
     first request. The forecast of each is made with the others still there, and they vouch for it."""
 
 
+@own_settings()
 def interactions(
     target: Target,
     index: np.ndarray,

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from forgetcast._rehearsal import erase_move, retrain_move
+from forgetcast._settings import own_settings
 from forgetcast.errors import IndexRangeError, InputError, UnknownNameError
 from forgetcast.goal import SLACK
 from forgetcast.heads import OBJECTIVES
@@ -46,12 +47,14 @@ class Movers:
         NotApplicableError: the model has no last linear layer, or it is frozen.
     """
 
+    @own_settings()
     def __init__(self, target: Target, *, seed: int = 0, progress: bool = False) -> None:
         self.target = target
         self._probes = Probes(target, seed=seed, progress=progress)
         self._z = self._probes.augmented_features
         self._log_p = self._probes.logits.log_softmax(1)
 
+    @own_settings()
     def of(self, index: int, objective: str, *, goal: float | None = None, count: int = 12) -> pd.DataFrame:
         """The training samples that would move most with one.
 

@@ -13,21 +13,35 @@ from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
+from forgetcast._settings import TURN
 from forgetcast.allocation import keep_freed_memory
 from forgetcast.errors import InputError, first_line
 
 __all__ = ["one_thread", "pool_of", "run_tasks"]
 
 
+_COUNTING = threading.Lock()
+_blocks = 0
+"""Blocks of ``one_thread`` that threads of this process are in."""
+_before = 1
+"""Torch threads before the first of them. A thread that begins inside knows only the 1."""
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One torch thread for the duration: parallel workers do not fight over cores, and sums round as everywhere."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    global _blocks, _before
+    with _COUNTING:
+        threads = torch.get_num_threads()
+        _before = _before if _blocks else threads
+        _blocks += 1
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        with _COUNTING:
+            _blocks -= 1
+            torch.set_num_threads(threads if _blocks else _before)
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -36,11 +50,8 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return function(*arguments)
 
 
-_TURN = threading.RLock()
-
-
 def _call_in_turn(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    with _TURN:
+    with TURN:
         return _call(function, arguments)
 
 

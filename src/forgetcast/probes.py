@@ -32,7 +32,7 @@ from forgetcast._gradient_pass import (
 from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals, trainable_head
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
-from forgetcast._logits import cross_entropy, margin, true_probability
+from forgetcast._logits import cross_entropy, margin, single, true_probability
 from forgetcast._neighbour_vote import neighbour_vote
 from forgetcast._neighbours import Neighbours, nearest_neighbours
 from forgetcast._random import sample_positions
@@ -47,6 +47,7 @@ from forgetcast._rehearsal import (
     retrain_move,
     runner_up,
 )
+from forgetcast._settings import own_settings
 from forgetcast._stein import SteinRows, stein_rows
 from forgetcast.data import Data, Inputs
 from forgetcast.errors import NotApplicableError
@@ -112,7 +113,8 @@ class probe(Generic[T]):  # noqa: N801 - used as a decorator, like property
         kept = instance._kept
         if self.name not in kept:
             try:
-                kept[self.name] = self.function(instance)
+                with own_settings():
+                    kept[self.name] = self.function(instance)
             except NotApplicableError as error:
                 kept[self.name] = error
         value = kept[self.name]
@@ -843,10 +845,10 @@ class _Recorder:
             yield batch
             self._listening = False
             if self._inputs and (real := real_tensor(batch[1])) is not None:
-                self._seen["inputs"] = _narrow(real.to(self._target.dtype), self._seed + 1, self._width)
+                self._seen["inputs"] = _narrow(real, self._seed + 1, self._width)
             for name, values in self._seen.items():
                 if len(values) == len(batch[2]):  # else no row is a sample's, and the whole is not complete
-                    self._kept[name].add(values.float().cpu())
+                    self._kept[name].add((single(values) if name == "logits" else values.float()).cpu())
             self._seen.clear()
 
     @property
@@ -922,7 +924,8 @@ def _narrow(x: Tensor, seed: int, most: int = WIDTHS[0]) -> Tensor:
 @lru_cache(maxsize=8)
 def _signs(width: int, seed: int) -> Tensor:
     """Random signs, shape (width,)."""
-    return 2.0 * torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed)) - 1
+    drawn = torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed), device="cpu")
+    return 2 * drawn.float() - 1  # a hook may ask, under the settings that the model runs under
 
 
 def _standardised(x: Tensor, out: Tensor | None = None) -> Tensor:

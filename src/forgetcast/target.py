@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -21,7 +21,11 @@ from torch.utils.hooks import RemovableHandle
 
 from forgetcast._disjoint import shared_samples
 from forgetcast._filled import Filled
-from forgetcast._precision import exact_convolutions
+from forgetcast._input_types import Types, cast, types_of, types_taken
+from forgetcast._logits import single
+from forgetcast._plain_copy import plain_copy, unwrapped_name
+from forgetcast._random import undisturbed
+from forgetcast._settings import OWN, Settings, own_settings
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
 from forgetcast.errors import (
     DatasetError,
@@ -54,6 +58,15 @@ SOCIABLE = (
     "samples. Use running statistics, or normalise each sample by itself"
 )
 
+IN_PLACE = (
+    "the model changes its input in place: your data would be another after every call. Make it work on a copy in "
+    "forward, such as x = x - mean in place of x.sub_(mean), or x = x.clone() first"
+)
+ELSEWHERE = (
+    "the model's copy still runs the weights of the original: a forward is bound to it (such as model.forward = "
+    "wrapper(model.forward)). Hand over the model before that, or define forward in its class"
+)
+
 TrainFunction = Callable[[np.ndarray, int], nn.Module]
 """``train(indices, seed)``: trains a fresh model on those samples (int64, shape (m,)) and returns it."""
 
@@ -77,20 +90,18 @@ class Head:
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in evaluation mode, without gradients; ``model`` itself stays exactly as it was.
+    """A deep copy in evaluation mode, without gradients and wrappers; ``model`` itself stays exactly as it was.
 
     Raises:
         ModelError: not a module, not copyable, or with weights that are not finite.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"expected a torch.nn.Module classifier; got {type(model).__name__}")
-    try:
-        copied = copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"the model cannot be copied ({type(error).__name__}: {first_line(error)}); forgetcast works on a copy so "
-            "that yours stays untouched: remove non-leaf tensors, handles or locks kept as attributes"
-        ) from error
+    return _frozen(model)[0]
+
+
+def _frozen(model: nn.Module) -> tuple[nn.Module, frozenset[str]]:
+    """What :func:`frozen_copy` returns, and which of its parameters are trainable."""
+    copied = plain_copy(model)
+    trainable = _trainable(copied)
     copied.eval()
     for module in copied.modules():  # a model's own ``train`` may have left some parts in training mode
         module.training = False
@@ -102,7 +113,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
         parameter.requires_grad_(False)
         parameter.grad = None
     _check_weights(copied, "the model")
-    return copied
+    return copied, trainable
 
 
 def _check_weights(model: nn.Module, what: str) -> None:
@@ -124,6 +135,15 @@ def _trainable(model: nn.Module) -> frozenset[str]:
     named = dict(model.named_parameters())
     marked = frozenset(name for name, parameter in named.items() if parameter.requires_grad)
     return marked or frozenset(name for name, value in named.items() if value.is_floating_point()) or frozenset(named)
+
+
+def _renamed(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """Weights that were saved through a wrapper, under the names that ``model`` has for them."""
+    own = model.state_dict().keys()
+    if own <= state.keys():
+        return state
+    inside = {unwrapped_name(name): name for name in own}
+    return {name if name in own else inside.get(unwrapped_name(name), name): value for name, value in state.items()}
 
 
 def _has_ties(module: nn.Module) -> bool:
@@ -150,8 +170,11 @@ def _attributes_kept(module: nn.Module) -> Iterator[None]:
 class Target:
     """A trained classifier with the data it was trained on, ready to be probed or unlearned.
 
-    Everything runs on a private copy in evaluation mode (batch-norm statistics and dropout frozen). The last linear
-    layer is found by watching one forward pass; where there is none, ``head`` is None and ``head_missing`` says why.
+    Everything runs on a private copy in evaluation mode (batch-norm statistics and dropout frozen), taken out of
+    ``torch.compile``, ``nn.DataParallel`` and ``DistributedDataParallel``. It answers as ``model(x)`` does, in the same
+    types and under the same defaults of torch: real numbers are cast to another type only where the model refuses
+    theirs. The last linear layer is found by watching one forward pass; where there is none, ``head`` is None and
+    ``head_missing`` says why. Calls in several threads take turns.
 
     Args:
         model: maps a batch of inputs to logits of shape (n, classes). Dict inputs are passed as keywords, tuples as
@@ -170,7 +193,8 @@ class Target:
 
     Raises:
         ModelError: the model is not a classifier with finite weights and finite logits of shape (n, classes); its
-            logits of a sample are not the same at every call and in every batch; or a checkpoint does not fit it.
+            logits of a sample are not the same at every call and in every batch; it changes its input in place; it
+            cannot be copied or taken out of its wrapper (TorchScript); or a checkpoint does not fit it.
         InputError: a trajectory of other samples or classes.
         FileFormatError: a checkpoint's file is damaged.
         DatasetError: the data is empty, malformed, not finite or of another shape than the model takes; or more than a
@@ -194,6 +218,7 @@ class Target:
     notes: list[str]
     """What is to be known of the data, such as held-out samples that are training samples; shown with a forecast."""
 
+    @own_settings()
     def __init__(
         self,
         model: nn.Module,
@@ -212,8 +237,8 @@ class Target:
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputError(f"batch_size: expected a positive integer; got {batch_size!r}")
         self.batch_size = batch_size
-        self.module = frozen_copy(model)
-        self._trainable = _trainable(model)
+        self._settings = Settings.of_caller()
+        self.module, self._trainable = _frozen(model)
         self.frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
         self._name_weights(None)
         first = next(self.module.parameters())
@@ -225,9 +250,11 @@ class Target:
         self._channels_last = False
         self._ties = _has_ties(self.module)
         self._hooked = any(part._forward_pre_hooks for part in self.module.modules())
+        self._casts: dict[Types, Types] = {}
+        self._in_single = False
         with self._asking():
             self._inspect_model()
-            self._check_function()
+            self._check_function(model)
             if self.heldout is not None:
                 self._first_logits(self.heldout, self.module)
             self._channels_last = self._takes_channels_last()
@@ -245,13 +272,10 @@ class Target:
     # -- calling the model ------------------------------------------------------------------------------------
 
     def to_device(self, x: Inputs) -> Inputs:
-        """Inputs ``x`` on the model's device; floating ones take the model's floating type, images the faster
-        layout."""
-
-        def move(leaf: Tensor) -> Tensor:
-            return leaf.to(self.device, self.dtype if leaf.is_floating_point() else leaf.dtype)
-
-        x = map_leaves(move, x)
+        """Inputs ``x`` on the model's device, in the types that it takes, images in the faster layout."""
+        x = map_leaves(lambda leaf: leaf.to(self.device), x)
+        if (taken := self._casts.get(types_of(x))) is not None:
+            x = cast(x, taken)
         return channels_last(x) if self._channels_last else x
 
     def call(self, params: dict[str, Tensor], x: Inputs) -> Tensor:
@@ -261,13 +285,22 @@ class Target:
         """
         args, kwargs = model_arguments(x)
         replaced = {**self.buffers, **params}
-        with _attributes_kept(self.module) if self._hooked else nullcontext():
+        with _attributes_kept(self.module) if self._hooked else nullcontext(), self._in_its_settings():
             return as_logits(functional_call(self.module, replaced, args, kwargs, tie_weights=self._ties))
 
     def forward(self, x: Inputs) -> Tensor:
         """Logits (b, classes) of ``x`` (already on the device) under the target's own parameters."""
+        return self.answer(self.module, x)
+
+    def answer(self, module: nn.Module, x: Inputs) -> Tensor:
+        """Logits of ``x`` (already on the device) by a module, under the settings that the model was handed over in."""
         args, kwargs = model_arguments(x)
-        return as_logits(self.module(*args, **kwargs))
+        with self._in_its_settings():
+            return as_logits(module(*args, **kwargs))
+
+    def _in_its_settings(self) -> AbstractContextManager[None]:
+        """A block under the settings that the model was handed over in."""
+        return nullcontext() if self._settings == OWN else self._settings.applied()
 
     @contextmanager
     def running(self, data: Data, index: Tensor) -> Iterator[None]:
@@ -312,12 +345,13 @@ class Target:
             ModelError: the model has changed in between, or is one that says something else each time.
         """
         x, _ = data.fetch(torch.arange(min(FEW, len(data))))
-        again = self.forward(self.to_device(x)).float().cpu()
-        _check_same(logits[: len(again)].float().cpu(), again, FORGETFUL.format(role=data.role))
+        again = self.forward(self.to_device(x)).cpu()
+        self._check_same(logits[: len(again)].cpu(), again, FORGETFUL.format(role=data.role))
 
     @torch.no_grad()
     def logits(self, data: Data | None = None, module: nn.Module | None = None) -> Tensor:
-        """Logits (n, classes) of all samples of ``data`` (default: training data), on the CPU.
+        """Logits (n, classes) of all samples of ``data`` (default: training data), on the CPU, as ``model(x)`` has
+        them; half precision as float32.
 
         ``module`` replaces the target's own model, for instance by a retrained one.
 
@@ -329,9 +363,8 @@ class Target:
         found = Filled(len(data))
         with self._asking():
             for index, x, _ in data.batches(self.batch_size):
-                args, kwargs = model_arguments(self.to_device(x))
                 with self.running(data, index):
-                    logits = as_logits(own(*args, **kwargs)).float().cpu()
+                    logits = single(self.answer(own, self.to_device(x))).cpu()
                 if module is None:
                     check_finite(logits, data, int(index[0]))
                 found.add(logits)
@@ -390,11 +423,55 @@ class Target:
         assert self.trajectory is not None, "only a target with checkpoints was elsewhere"
         what = self.trajectory.name_of(point)
         other = copy.copy(self)
-        other.module = copy.deepcopy(self.module)
-        fit_weights(other.module, self.trajectory.state(point), what)
+        other.module = plain_copy(self.module)
+        fit_weights(other.module, _renamed(self.trajectory.state(point), other.module), what)
         _check_weights(other.module, what)
         other._name_weights(None if self.head is None else self.head.name)
+        for worked_out in ("model_hash", "full_precision"):
+            other.__dict__.pop(worked_out, None)
+        return other
+
+    @property
+    def runs_plainly(self) -> bool:
+        """Whether the model runs under torch's usual defaults, so that its layers may be called on their own."""
+        return self._settings == OWN
+
+    @cached_property
+    def full_precision(self) -> Target:
+        """The target to unlearn from: itself, or where weights are in half precision one that holds them as float32.
+
+        Steps of unlearning are too short for half precision: most weights would not move at all.
+
+        Raises:
+            ModelError: as float32 the model raises, or gives other logits than rounding explains.
+        """
+        if not any(_is_half(value) for value in (*self.module.parameters(), *self.module.buffers())):
+            return self
+        return self._widened()
+
+    @own_settings()
+    @torch.no_grad()
+    def _widened(self) -> Target:
+        other = copy.copy(self)
         other.__dict__.pop("model_hash", None)
+        other.module = _in_single(plain_copy(self.module))
+        other.dtype, other._casts, other._in_single = torch.float32, {}, True
+        other._name_weights(None if self.head is None else self.head.name)
+        remedy = "unlearning works on float32 weights: hand over model.float(), if it is what you run"
+        with self._asking():
+            for data in (self.data, self.heldout):
+                if data is None:
+                    continue
+                try:
+                    other._first_logits(data, other.module)
+                    x = data.fetch(torch.arange(min(self.batch_size, len(data))))[0]
+                    one, same = self.forward(self.to_device(x)), other.forward(other.to_device(x))
+                except Exception as error:
+                    raise ModelError(
+                        f"the model raised {type(error).__name__} with its half-precision weights as float32: "
+                        f"{first_line(error)}; {remedy}"
+                    ) from error
+                self._check_same(one, same, f"the model gives other logits with its weights as float32; {remedy}")
         return other
 
     def in_order(self, order: Tensor) -> Target:
@@ -415,7 +492,8 @@ class Target:
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent to another process: the module has all weights, so they are sent once."""
-        kept = {name: value for name, value in self.__dict__.items() if name not in ("params", "buffers")}
+        left_out = ("params", "buffers", "full_precision")
+        kept = {name: value for name, value in self.__dict__.items() if name not in left_out}
         return {**kept, "head": None if self.head is None else self.head.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -459,21 +537,25 @@ class Target:
             )
         parts = [self.data.check_indices(part).numpy() for part in indices]
         numbers = [int(seed) for seed in seeds]
-        if self.trains_together and len(parts) > 1:
-            made = self._train.many(parts, numbers)  # type: ignore[attr-defined]
-            if len(made) != len(parts):
-                raise ModelError(
-                    f"the train callable of target {self.name!r}: many() was asked for {len(parts)} models and "
-                    f"returned {len(made)}"
-                )
-        else:
-            made = [self._train(part, seed) for part, seed in zip(parts, numbers, strict=True)]
+        with self._settings.handed_back():
+            if self.trains_together and len(parts) > 1:
+                made = self._train.many(parts, numbers)  # type: ignore[attr-defined]
+            else:
+                made = [self._train(part, seed) for part, seed in zip(parts, numbers, strict=True)]
+        if len(made) != len(parts):
+            raise ModelError(
+                f"the train callable of target {self.name!r}: many() was asked for {len(parts)} models and "
+                f"returned {len(made)}"
+            )
         return [self._trained(module) for module in made]
 
+    @own_settings()
     def _trained(self, made: nn.Module) -> nn.Module:
         who = f"the train callable of target {self.name!r} returned an unusable model"
         try:
             module = frozen_copy(made).to(self.device)
+            if self._in_single:
+                module = _in_single(module)
             with self._asking():
                 classes = self._first_logits(self.data, module).shape[1]
         except InputError as error:
@@ -522,22 +604,32 @@ class Target:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """A block in which the model may draw random numbers without a trace, and answers the same every time."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), exact_convolutions():
+        with own_settings(), undisturbed(self.device):
             yield
 
     @torch.no_grad()
     def _first_logits(self, data: Data, module: nn.Module) -> Tensor:
         """Logits of the first samples (at most 4), checked to be logits.
 
+        The types in which the target's own module takes these inputs are kept for :meth:`to_device`.
+
         Raises:
-            ModelError: they are no finite logits of shape (n, classes).
+            ModelError: they are no finite logits of shape (n, classes), or the model changed its input.
             DatasetError: the model raised.
         """
-        x = self.to_device(data.fetch(torch.arange(min(FEW, len(data))))[0])
-        args, kwargs = model_arguments(x)
+
+        def ask(x: Inputs) -> Tensor:
+            given = map_leaves(Tensor.clone, x)
+            output = self.answer(module, x)
+            if not all(map(torch.equal, leaves(given), leaves(x))):
+                raise ModelError(IN_PLACE)
+            return output
+
+        x, _ = data.fetch(torch.arange(min(FEW, len(data))))
+        own = types_of(x)
+        x = self.to_device(x)
         try:
-            output = as_logits(module(*args, **kwargs))
+            taken, output = types_taken(ask, x, module.parameters() if module is self.module else ())
         except ModelError:
             raise
         except Exception as error:
@@ -547,6 +639,8 @@ class Target:
                 f"{type(error).__name__}: {first_line(error)}. Bring the {data.role} to the shape and type that "
                 "model(x) takes."
             ) from error
+        if taken != own:
+            self._casts[own] = taken
         rows = len(leaves(x)[0])
         if output.ndim != 2 or output.shape[0] != rows or output.shape[1] < 2 or not output.is_floating_point():
             raise ModelError(
@@ -583,6 +677,9 @@ class Target:
             for handle in handles:
                 handle.remove()
         self.num_classes = int(output.shape[1])
+        worked_in = {output.dtype, *(p.dtype for p in self.module.parameters() if p.is_floating_point())}
+        worked_in.update(dtype for _, dtype in self._settings.autocast)
+        self._rounding = max(torch.finfo(dtype).eps for dtype in worked_in)
         self.head = None
         self.head_missing = ""
         matches = [name for name, (module, x) in seen.items() if _makes(module, x, output)]
@@ -597,14 +694,21 @@ class Target:
             self.head_missing = "the model calls no torch.nn.Linear layer; factors of the last layer do not apply"
 
     @torch.no_grad()
-    def _check_function(self) -> None:
-        """Refuse a model whose logits of a sample depend on anything but the sample, seen at the first few samples.
+    def _check_function(self, original: nn.Module) -> None:
+        """Refuse a model whose logits depend on anything but the sample and its own weights, seen at a few samples.
 
         Raises:
-            ModelError: they differ from call to call, or with the other samples of the batch, or a buffer changes.
+            ModelError: they differ from call to call, or with the other samples of the batch; a buffer changes; or the
+                copy runs weights of the ``original``, which no unlearning would move.
         """
         x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
-        self.forward(x)  # what is filled in at the first call, such as a table of positions, is no state
+        with torch.enable_grad():  # what is filled in at the first call, such as a table of positions, is no state
+            elsewhere = bool(_leaves_of(self.forward(x)) & {id(value) for value in original.parameters()})
+        if not any(value.requires_grad for value in original.parameters()):  # then its weights leave no trace
+            moved = {name: value + torch.rand_like(value.abs()) for name, value in self.params.items()}
+            elsewhere = torch.equal(self.call(moved, x), self.forward(x))
+        if elsewhere:
+            raise ModelError(ELSEWHERE)
         before = {name: value.clone() for name, value in self.module.named_buffers()}
         together = self.forward(x)
         for name, value in self.module.named_buffers():
@@ -614,7 +718,7 @@ class Target:
                     f"the model changes as it is used: its buffer {name} is another after a call in evaluation mode. "
                     "Batch statistics and counters must stay as they are unless self.training is set"
                 )
-        _check_same(together, self.forward(x), RESTLESS)
+        self._check_same(together, self.forward(x), RESTLESS)
         half = len(together) // 2
         if half == 0:
             return
@@ -622,7 +726,21 @@ class Target:
             alone = self.forward(map_leaves(lambda leaf: leaf[:half], x))
         except Exception:  # a model that takes no batch so small says so where it gets one
             return
-        _check_same(together[:half], alone, SOCIABLE)
+        self._check_same(together[:half], alone, SOCIABLE)
+
+    def _check_same(self, one: Tensor, other: Tensor, message: str) -> None:
+        """Refuse logits (b, classes) that differ by more than the rounding of another batch size, type or thread.
+
+        Raises:
+            ModelError: they do; the message names the first sample and the difference.
+        """
+        one, other = one.double(), other.double()
+        finite = torch.isfinite(one).all(1) & torch.isfinite(other).all(1)  # what is not finite is told by check_finite
+        gap = (one - other).abs().amax(1)
+        bad = finite & (gap > max(1e-3, 16 * self._rounding) * one.abs().amax(1).clamp(min=1.0))
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            raise ModelError(f"{message} (sample {row}: logits differ by up to {float(gap[row]):.3g})")
 
     @torch.no_grad()
     def _takes_channels_last(self) -> bool:
@@ -630,8 +748,10 @@ class Target:
         if not any(isinstance(layer, nn.Conv2d) for layer in self.module.modules()):
             return False
         x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
+        plain = self.forward(x)
+        tolerance = min(1e-4, 1e3 * torch.finfo(plain.dtype).eps)
         try:
-            return torch.allclose(self.forward(channels_last(x)), self.forward(x), rtol=1e-4, atol=1e-5)
+            return torch.allclose(self.forward(channels_last(x)), plain, rtol=tolerance, atol=tolerance / 10)
         except RuntimeError:
             return False
 
@@ -702,19 +822,27 @@ def check_finite(logits: Tensor, data: Data, first: int = 0) -> None:
         )
 
 
-def _check_same(one: Tensor, other: Tensor, message: str) -> None:
-    """Refuse logits (b, classes) that differ by more than the rounding of another batch size or thread.
+def _is_half(value: Tensor) -> bool:
+    return value.is_floating_point() and value.dtype.itemsize < 4
 
-    Raises:
-        ModelError: they do; the message names the first sample and the difference.
-    """
-    tolerance = max(1e-3, 8 * torch.finfo(one.dtype).eps)
-    finite = torch.isfinite(one).all(1) & torch.isfinite(other).all(1)  # what is not finite is told by check_finite
-    gap = (one - other).abs().amax(1).double()
-    bad = finite & (gap > tolerance * one.abs().amax(1).double().clamp(min=1.0))
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        raise ModelError(f"{message} (sample {row}: logits differ by up to {float(gap[row]):.3g})")
+
+def _in_single(module: nn.Module) -> nn.Module:
+    """The module with its half-precision weights and buffers as float32; it is changed."""
+    return module._apply(lambda value: value.float() if _is_half(value) else value)
+
+
+def _leaves_of(output: Tensor) -> set[int]:
+    """Identities of the tensors that an output was differentiably made from."""
+    nodes, seen, found = [output.grad_fn], set(), set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(id(leaf))
+        nodes += [parent for parent, _ in node.next_functions]
+    return found
 
 
 def _layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -727,7 +855,7 @@ def _makes(layer: nn.Linear, x: Tensor | None, output: Tensor) -> bool:
 
     It is worked out again, for a subclass may compute something else and a model may go on to overwrite the result.
     """
-    if x is None or x.ndim != 2:
+    if x is None or x.ndim != 2 or x.is_complex():
         return False
     try:
         made = F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias).double()

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from forgetcast._content_order import content_order, copies
-from forgetcast._precision import exact_convolutions
 from forgetcast._random import sample_positions
+from forgetcast._settings import own_settings
 from forgetcast.errors import IndexRangeError, NotApplicableError, PluginWarning
 from forgetcast.exact_values import sample_numbers
 from forgetcast.factors._factor import Factor
@@ -93,7 +93,7 @@ class FactorTable:
         return replace(self, values=self.values.loc[index], reference=drawn)
 
 
-@exact_convolutions()
+@own_settings()
 def factor_table(
     target: Target,
     *,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forgetcast.data import Inputs, map_leaves
+from forgetcast.errors import InputError
 from forgetcast.target import Target
 from forgetcast.unlearn.grouped import Grouped
 from forgetcast.unlearn.stack import Params, Stack, combine, gradients, norm, repeat, rows, size, stackable
@@ -26,6 +28,9 @@ __all__ = [
     "path_of_walk",
     "sample_generator",
 ]
+
+
+Path = Callable[..., Iterator[tuple[Params, Params]]]
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,23 @@ def sample_generator(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + index * 7919 + 17) % (2**63))
 
 
+def _of_one_sample(path: Path) -> Path:
+    """``path`` of an unlearner that refuses several samples: it would forget the first of them alone."""
+
+    @wraps(path)
+    def checked(
+        self: Unlearner, target: Target, state: Any, samples: Samples, seed: int
+    ) -> Iterator[tuple[Params, Params]]:
+        if len(samples) != 1:
+            raise InputError(
+                f"{type(self).__name__}.path: expected exactly one sample to forget; got {len(samples)}: take them one "
+                "by one (samples.take), or call walk, which forgets each of them on its own"
+            )
+        return path(self, target, state, samples, seed)
+
+    return checked
+
+
 class Walk(ABC):
     """Paths of several samples, walked together one step at a time."""
 
@@ -94,6 +116,11 @@ class Unlearner(ABC):
         """Whatever is computed once per target (Fisher information, a teacher). Default: nothing."""
         return None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "path" in vars(cls):
+            cls.path = _of_one_sample(cls.path)  # type: ignore[method-assign]
+
     @abstractmethod
     def path(self, target: Target, state: Any, samples: Samples, seed: int) -> Iterator[tuple[Params, Params]]:
         """Parameters of growing strength and their control, for one sample.
@@ -101,8 +128,11 @@ class Unlearner(ABC):
         Args:
             target: never changed.
             state: what ``prepare`` returned.
-            samples: exactly one sample.
+            samples: exactly one sample; ``walk`` takes several, each on its own.
             seed: same seed, same path; the control must not depend on the sample.
+
+        Raises:
+            InputError: several samples, or none, whichever class defines the path.
         """
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:

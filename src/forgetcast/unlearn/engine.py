@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from forgetcast._precision import exact_convolutions
+from forgetcast._logits import single
+from forgetcast._settings import own_settings
 from forgetcast.errors import InputError, ModelError, UnknownNameError, shortened
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
@@ -35,7 +36,7 @@ STACKS = 12
 two points around the crossing and the best one."""
 
 
-@exact_convolutions()
+@own_settings()
 def run_unlearner(
     target: Target,
     unlearner: Unlearner,
@@ -52,7 +53,8 @@ def run_unlearner(
     """Unlearn every sample on its own and measure each at its crossing.
 
     Args:
-        target: needs held-out data; never changed.
+        target: needs held-out data; never changed. Half-precision weights are held as float32
+            (``Target.full_precision``).
         unlearner: what to run.
         indices: samples to forget, each alone, (m,).
         p_out: what models trained without the sample say of its label, (m,); used by ``retrain`` only.
@@ -60,7 +62,7 @@ def run_unlearner(
         objectives: some of "retrain" and "erase".
         protocol: settings of the measurement.
         workbench: shared preparation, to save time over several calls; its settings hold where none are given.
-        state: what ``unlearner.prepare(target)`` returned, if it was called already.
+        state: what ``unlearner.prepare(target.full_precision)`` returned, if it was called already.
         advance: called with a number of finished samples, for progress bars.
 
     Returns:
@@ -73,6 +75,7 @@ def run_unlearner(
         NotApplicableError: held-out data or a ``train`` callable is missing.
         ModelError: logits under which nothing can be measured.
     """
+    target = target.full_precision
     protocol = protocol or (Protocol() if workbench is None else workbench.protocol)
     index = target.data.check_indices(indices)
     answers = _checked(p_out, len(index), objectives)
@@ -164,7 +167,7 @@ class _Crossings:
         limits = {"retrain": goals, "erase": torch.zeros_like(goals)}
         self.limits = torch.stack([limits[o] for o in self.objectives])
         """What every objective's goal asks for, (objectives, m)."""
-        self.before = goal_values(self.objectives, samples.logits.float().cpu(), samples.y.cpu())
+        self.before = goal_values(self.objectives, single(samples.logits).cpu(), samples.y.cpu())
         """The same of the target, (objectives, m)."""
         self.open = self.before > self.limits
         self.control = ControlPath(target, bench)

@@ -47,7 +47,7 @@ class Grouped:
         parts = [*module.modules()]
         altered = any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts)
         tied_or_frozen = len(target.params) < len([*module.named_parameters(remove_duplicate=False)])
-        if type(module) is not nn.Sequential or altered or tied_or_frozen:
+        if type(module) is not nn.Sequential or altered or tied_or_frozen or not target.runs_plainly:
             return None
         layers = [*module._modules.items()]  # named_children leaves out layers that stand there twice
         first = layers[0][1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast._layers import layout
+from forgetcast._logits import single
 from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.target import Target
 from forgetcast.unlearn.grouped import Grouped
@@ -42,12 +43,12 @@ class Inference:
             self._try_blocked()
 
     def __call__(self, params: Params) -> Tensor:
-        """Logits (b, classes) of one model, float32 on the CPU."""
+        """Logits (b, classes) of one model, on the CPU."""
         return self.stack({name: value[None] for name, value in params.items()})[0]
 
     @torch.no_grad()
     def stack(self, stack: Stack) -> Tensor:
-        """Logits (m, b, classes) of m models, float32 on the CPU."""
+        """Logits (m, b, classes) of m models, on the CPU."""
         together = 1 if self.grouped is None else self.grouped.together
         parts = [slice(start, start + together) for start in range(0, size(stack), together)]
         return torch.cat([self._few({name: value[part] for name, value in stack.items()}) for part in parts])
@@ -57,10 +58,10 @@ class Inference:
         if self.grouped is None:
             params = {name: self._laid(value[0]) for name, value in stack.items()}
             parts = [self._dense(self.target.call(params, piece)) for piece in self.pieces]
-            return torch.cat(parts)[None].float().cpu()
+            return single(torch.cat(parts)[None]).cpu()
         weights = {name: self._laid(value) for name, value in self.grouped.weights(stack).items()}
         maps = [self._dense(self.grouped.maps(weights, piece, size(stack))) for piece in self.pieces]
-        return self.grouped.logits(stack, torch.cat(maps)).float().cpu()
+        return single(self.grouped.logits(stack, torch.cat(maps))).cpu()
 
     def _laid(self, value: Tensor) -> Tensor:
         return value.contiguous().to_mkldnn() if self.blocked else value
@@ -85,12 +86,12 @@ class Inference:
 
 @torch.no_grad()
 def own_logits(target: Target, stack: Stack, x: Inputs) -> Tensor:
-    """Every model's logits of its own sample, (m, classes), float32 on the CPU; ``x`` are m samples on the device."""
+    """Every model's logits of its own sample, (m, classes), on the CPU; ``x`` are m samples on the device."""
 
     def call(params: Params, x: Inputs) -> Tensor:
         return target.call(params, map_leaves(lambda leaf: leaf[None], x))[0]
 
-    return map_models(call, stack, x, stacked=stackable(target.module)).float().cpu()
+    return single(map_models(call, stack, x, stacked=stackable(target.module))).cpu()
 
 
 def _rows(part: Tensor, leaf: Tensor) -> Tensor:

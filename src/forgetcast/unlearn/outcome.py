@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast._logits import margin, true_probability
+from forgetcast._logits import margin, single, true_probability
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.control import ControlPath
@@ -114,7 +114,7 @@ class Measure:
         """Samples whose goal was met from the start: nothing forgotten, no damage."""
         objective, position = (self.before <= self.limits).nonzero(as_tuple=True)
         still = dict.fromkeys(("steps", "shift", "tv_retain", "tv_test", "tv_neighbours"), 0.0)
-        logits = self.samples.logits[position].float().cpu()
+        logits = single(self.samples.logits[position]).cpu()
         base = self.bench.base[len(self.bench.retain) :][None]
         start = self._of_sample(logits, position, base)
         return pd.DataFrame(
@@ -152,7 +152,7 @@ class Measure:
             for part, truth in ((slice(retain), bench.retain_y), (slice(retain, None), bench.test_y))
             for logits in (after, control)
         ]
-        first = self._of_sample(self.samples.logits[position].float().cpu(), position, bench.base[retain:][None])
+        first = self._of_sample(single(self.samples.logits[position]).cpu(), position, bench.base[retain:][None])
         last = self._of_sample(now, position, after[:, retain:])
         again = relearn_steps(
             self.target,

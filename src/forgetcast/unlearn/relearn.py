@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast._logits import true_probability
+from forgetcast._logits import single, true_probability
 from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples
@@ -31,7 +31,7 @@ def relearn_steps(target: Target, params: Stack, samples: Samples, *, lr: float,
         lr: rate of the steps.
         most: steps after which it is given up; the result is then ``most``.
     """
-    before = true_probability(samples.logits, samples.y)
+    before = true_probability(single(samples.logits), samples.y)
     weights = {name: params[name].clone() for name in target.params}
     buffers = {name: value for name, value in params.items() if name not in weights}
     stacked = stackable(target.module)
@@ -40,12 +40,12 @@ def relearn_steps(target: Target, params: Stack, samples: Samples, *, lr: float,
         logits = target.call({**buffers, **params}, map_leaves(lambda leaf: leaf[None], x))
         return F.cross_entropy(logits, y[None]), logits[0]
 
-    steps = torch.full((len(samples),), float(most))
+    steps = torch.full((len(samples),), float(most), dtype=before.dtype)
     left = torch.arange(len(samples))
     goal, last = before, before
     for step in range(most + 1):
         gradient, logits = gradients(loss, weights, buffers, samples.x, samples.y, stacked=stacked)
-        p = true_probability(logits, samples.y)
+        p = true_probability(single(logits), samples.y)
         if step == 0:
             goal, last = (before + p) / 2, p
         there = p >= goal

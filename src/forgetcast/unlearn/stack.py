@@ -105,7 +105,7 @@ def map_models(function: Callable[..., Any], *arguments: Any, stacked: bool) -> 
     if stacked:
         try:
             return vmap(function, randomness="error")(*arguments)
-        except RuntimeError:
+        except Exception:
             pass  # the loop raises what is wrong with the model itself
     return _looped(function, *arguments)
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from forgetcast._logits import margin, true_probability
+from forgetcast._logits import margin, single, true_probability
+from forgetcast._settings import own_settings
 from forgetcast.errors import PluginError, PluginWarning
 from forgetcast.registry import UNLEARNER_GROUP, raised, third_party
 from forgetcast.target import Target
@@ -21,6 +22,7 @@ from forgetcast.unlearn.workbench import Workbench
 __all__ = ["trace"]
 
 
+@own_settings()
 def trace(
     target: Target,
     index: int,
@@ -52,6 +54,7 @@ def trace(
         PluginError: all unlearners come from plugins that failed; one that fails beside others is left out and warned
             of.
     """
+    target = target.full_precision
     position = target.data.check_indices([index])
     bench = Workbench(target, protocol or Protocol())
     samples = Samples.of(target, position)
@@ -62,7 +65,7 @@ def trace(
 
     def record(name: str, step: int, params: Params, control: Params) -> float:
         with torch.no_grad():
-            logits = target.call(params, samples.x).float().cpu()
+            logits = single(target.call(params, samples.x)).cpu()
         after, reference = (
             (*bench.utility(part).split(sizes), bench.neighbour_logits_of_one(part, near)) for part in (params, control)
         )

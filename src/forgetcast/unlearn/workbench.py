@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forgetcast._filled import filled
+from forgetcast._logits import single
 from forgetcast._random import sample_positions
 from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.errors import NotApplicableError
@@ -34,7 +35,7 @@ class Workbench:
                 f"target {target.name!r} has no held-out data: pass heldout=(x, y) to Target; "
                 "collateral damage is measured on it"
             )
-        self.target, self.protocol = target, protocol
+        self.target, self.protocol = target.full_precision, protocol
         self.retain = sample_positions(len(target), protocol.utility_samples, 1)
         """Positions of the retain sample in the training data, (R,)."""
         self.test = sample_positions(len(target.heldout), protocol.utility_samples, 2)
@@ -42,9 +43,9 @@ class Workbench:
         self.retain_x, self.retain_y = target.data.fetch(self.retain)
         self.test_x, self.test_y = target.heldout.fetch(self.test)
         self.features = self._features()
-        self._inference = _inference(target, self.retain_x, self.test_x)
-        self._stacked = stackable(target.module, batches=True)
-        self.base = self.utility(target.params)
+        self._inference = _inference(self.target, self.retain_x, self.test_x)
+        self._stacked = stackable(self.target.module, batches=True)
+        self.base = self.utility(self.target.params)
         """The target's own logits on the retain sample, then on the held-out sample, (R + T, classes)."""
 
     def _features(self) -> Tensor:
@@ -78,7 +79,7 @@ class Workbench:
             x, _ = self.target.data.fetch(neighbours[rows].flatten())
             x = map_leaves(partial(Tensor.unflatten, dim=0, sizes=(len(rows), k)), x)
             part = {name: value[rows] for name, value in stack.items()}
-            parts.append(map_models(self._call, part, x, stacked=self._stacked).float().cpu())
+            parts.append(single(map_models(self._call, part, x, stacked=self._stacked)).cpu())
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -87,7 +88,7 @@ class Workbench:
         parts = []
         for part in neighbours.flatten().split(self.target.batch_size):
             x, _ = self.target.data.fetch(part)
-            parts.append(self._call(params, x).float().cpu())
+            parts.append(single(self._call(params, x)).cpu())
         return torch.cat(parts).unflatten(0, tuple(neighbours.shape))
 
     def _call(self, params: Params, x: Any) -> Tensor:
