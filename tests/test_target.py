@@ -774,7 +774,7 @@ def test_what_is_filled_in_at_the_first_call_is_no_state() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("odd\nvalue"), MemoryError("too much")])
 def test_a_batch_that_the_model_fails_on_is_named(error: Exception) -> None:
-    """Also where factors are worked out; memory has a remedy of its own."""
+    """Also where factors are worked out, in the order of content; memory has a remedy of its own."""
 
     def picky(m: Custom, h: Tensor) -> Tensor:
         if bool((h > 90).any()):
@@ -783,10 +783,14 @@ def test_a_batch_that_the_model_fails_on_is_named(error: Exception) -> None:
 
     x, y = samples(4)
     x[9] = 999.0
-    for used in (lambda t: t.logits(), lambda t: t.features(), lambda t: factor_table(t, names=["margin"])):
+    for named, used in (
+        ("5 to 9", lambda t: t.logits()),
+        ("5 to 9", lambda t: t.features()),
+        (r"[\d, ]*\b9\b[\w ,]*", lambda t: factor_table(t, names=["margin"])),
+    ):
         target = Target(seeded(lambda: Custom(picky)), (x, y), batch_size=5)
         with pytest.raises(
-            ModelError, match=f"raised {type(error).__name__} for samples 5 to 9 of the dataset"
+            ModelError, match=f"raised {type(error).__name__} for samples {named} of the dataset"
         ) as caught:
             used(target)
         assert ("batch_size" in str(caught.value)) == isinstance(error, MemoryError)
