@@ -85,6 +85,14 @@ def _closed(module: nn.Module) -> str:
             "a TorchScript module (torch.jit.script or torch.jit.trace), which takes neither hooks nor gradients of "
             "single samples: hand over the eager module that it was made from"
         )
+    if isinstance(module, torch.fx.GraphModule) and not any(
+        node.op == "call_module" and next(module.get_submodule(str(node.target)).parameters(), None) is not None
+        for node in module.graph.nodes
+    ):
+        return (
+            "an exported program (torch.export), which has no layers left that factors could look at: hand over the "
+            "eager module that it was made from"
+        )
     if type(module).__name__ == "FullyShardedDataParallel":
         return (
             "sharded (FullyShardedDataParallel), so that no process has all weights: load a full state dict into the "
