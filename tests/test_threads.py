@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 from torch.utils.data import Dataset
 
-from forgetcast import Target, predict_difficulty
+from forgetcast import Target
 from forgetcast._layers import reproducible
 from forgetcast._random import seeded
 from forgetcast._settings import TURN, own_settings
@@ -77,7 +77,7 @@ def of_caller() -> Iterator[tuple[Any, ...]]:
 
 
 def forecast(model: nn.Module) -> pd.DataFrame:
-    return predict_difficulty(model, Items(), heldout=(X, Y)).table
+    return factor_table(Target(model, Items(), heldout=(X, Y))).values
 
 
 def measured(model: nn.Module) -> pd.DataFrame:

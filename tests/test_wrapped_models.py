@@ -139,6 +139,7 @@ WRAPPED: dict[str, Callable[[], nn.Module]] = {
     "checkpointed, reentrant": lambda: net(Net, lambda block, x: checkpoint(block, x, use_reentrant=True)),
     "checkpointed sequence": lambda: net(Net, lambda block, x: checkpoint_sequential(block, 2, x, use_reentrant=True)),
     "averaged": averaged,
+    "traced by fx": lambda: torch.fx.symbolic_trace(net()),
     "made under inference mode": inferring,
 }
 
@@ -206,12 +207,18 @@ def script(model: nn.Module) -> nn.Module:
         return torch.jit.trace(model, X)
 
 
-@pytest.mark.parametrize("make", [lambda: script(net()), lambda: nn.Sequential(nn.Identity(), script(net()))])
-def test_torchscript_is_refused_with_the_way_out(make: Callable[[], nn.Module]) -> None:
+def exported(model: nn.Module) -> nn.Module:
+    return torch.export.export(model, (X,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("how", "named"), [(script, "TorchScript"), (exported, "torch.export")])
+def test_what_has_no_layers_left_is_refused_with_the_way_out(how: Callable[[nn.Module], nn.Module], named: str) -> None:
     """At any depth."""
-    with pytest.raises(ModelError, match=r"TorchScript.*hand over the eager module") as caught:
-        Target(make(), (X, Y))
-    assert "\n" not in str(caught.value)
+    for model in (how(net()), nn.Sequential(nn.Identity(), how(net()))):
+        with pytest.raises(ModelError, match=rf"{named}.*hand over the eager module") as caught:
+            Target(model, (X, Y))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -85,12 +85,28 @@ def _closed(module: nn.Module) -> str:
             "a TorchScript module (torch.jit.script or torch.jit.trace), which takes neither hooks nor gradients of "
             "single samples: hand over the eager module that it was made from"
         )
+    if (
+        isinstance(module, torch.fx.GraphModule)
+        and _weighs(module)
+        and not any(
+            node.op == "call_module" and _weighs(module.get_submodule(str(node.target))) for node in module.graph.nodes
+        )
+    ):
+        return (
+            "an exported program (torch.export), which has no layers left that factors could look at: hand over the "
+            "eager module that it was made from"
+        )
     if type(module).__name__ == "FullyShardedDataParallel":
         return (
             "sharded (FullyShardedDataParallel), so that no process has all weights: load a full state dict into the "
             "plain module and hand that over"
         )
     return ""
+
+
+def _weighs(module: nn.Module) -> bool:
+    """Whether a module has parameters."""
+    return next(module.parameters(), None) is not None
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from forgetcast._loaders import check_gives_all
 from forgetcast._random import undisturbed
-from forgetcast._settings import Settings
+from forgetcast._settings import TURN, Settings
 from forgetcast.errors import DatasetError, IndexRangeError, first_line
 from forgetcast.exact_values import sample_numbers
 
@@ -87,7 +87,7 @@ def _tensor(values: Any) -> Tensor:
         return values.detach().cpu()
     array = np.asarray(values)
     array = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")  # torch takes no other layout
-    with warnings.catch_warnings():
+    with TURN, warnings.catch_warnings():  # which two threads at once would leave changed
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.as_tensor(array, device="cpu")
 

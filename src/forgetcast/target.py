@@ -702,13 +702,7 @@ class Target:
                 copy runs weights of the ``original``, which no unlearning would move.
         """
         x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
-        with torch.enable_grad():  # what is filled in at the first call, such as a table of positions, is no state
-            elsewhere = bool(_leaves_of(self.forward(x)) & {id(value) for value in original.parameters()})
-        if not any(value.requires_grad for value in original.parameters()):  # then its weights leave no trace
-            moved = {name: value + torch.rand_like(value.abs()) for name, value in self.params.items()}
-            elsewhere = torch.equal(self.call(moved, x), self.forward(x))
-        if elsewhere:
-            raise ModelError(ELSEWHERE)
+        self.forward(x)  # what is filled in at the first call, such as a table of positions, is no state
         before = {name: value.clone() for name, value in self.module.named_buffers()}
         together = self.forward(x)
         for name, value in self.module.named_buffers():
@@ -718,7 +712,7 @@ class Target:
                     f"the model changes as it is used: its buffer {name} is another after a call in evaluation mode. "
                     "Batch statistics and counters must stay as they are unless self.training is set"
                 )
-        self._check_same(together, self.forward(x), RESTLESS)
+        self._check_same(together, self._again(x, original), RESTLESS)
         half = len(together) // 2
         if half == 0:
             return
@@ -727,6 +721,28 @@ class Target:
         except Exception:  # a model that takes no batch so small says so where it gets one
             return
         self._check_same(together[:half], alone, SOCIABLE)
+
+    def _again(self, x: Inputs, original: nn.Module) -> Tensor:
+        """Logits of ``x``, made in a way that shows whose weights they come from.
+
+        Raises:
+            ModelError: those of the ``original``, by the history of the logits or, where it is frozen, because other
+                weights change nothing.
+        """
+        try:
+            with torch.enable_grad():
+                logits = self.forward(x)
+        except Exception:  # a model that cannot be differentiated: factors that need it do not apply
+            return self.forward(x)
+        elsewhere = bool(_leaves_of(logits) & {id(value) for value in original.parameters()})
+        real = {name: value for name, value in self.params.items() if value.is_floating_point()}
+        if real and not any(value.requires_grad for value in original.parameters()):
+            moved = {name: value + torch.rand_like(value) for name, value in real.items()}
+            with self.running(self.data, torch.arange(len(self.data))[:FEW]):
+                elsewhere = torch.equal(self.call(moved, x), logits)
+        if elsewhere:
+            raise ModelError(ELSEWHERE)
+        return logits.detach()
 
     def _check_same(self, one: Tensor, other: Tensor, message: str) -> None:
         """Refuse logits (b, classes) that differ by more than the rounding of another batch size, type or thread.
