@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast import Target
-from forgetcast.data import Inputs
+from forgetcast.data import Inputs, map_leaves
 from forgetcast.errors import DatasetError, InputError, ModelError
 from forgetcast.factors import factor_table
 from forgetcast.generate import measure
@@ -185,11 +186,13 @@ def test_a_type_that_the_model_refuses_is_cast_to_the_one_it_takes(name: str) ->
     with pytest.raises(RuntimeError):
         call(model, x)
     taken = cast(x, types)
-    target = Target(model, (x, Y), heldout=(taken, Y))
+    half = N // 2
+    seen, held = (map_leaves(itemgetter(part), value) for part, value in ((slice(half), x), (slice(half, None), taken)))
+    target = Target(model, (seen, Y[:half]), heldout=(held, Y[half:]))
     tolerance = 4 * torch.finfo(call(model, taken).dtype).eps
     own = call(model, taken).to(target.logits().dtype)
-    assert torch.allclose(target.logits(), own, rtol=tolerance, atol=1e-6)
-    assert torch.allclose(target.logits(target.heldout), own, rtol=tolerance, atol=1e-6)
+    assert torch.allclose(target.logits(), own[:half], rtol=tolerance, atol=1e-6)
+    assert torch.allclose(target.logits(target.heldout), own[half:], rtol=tolerance, atol=1e-6)
 
 
 def test_whole_numbers_are_never_made_real() -> None:
@@ -226,8 +229,9 @@ def test_half_precision_models_are_not_taken_for_restless(dtype: torch.dtype) ->
         layers = [layer for _ in range(12) for layer in (nn.Linear(64, 64), nn.LayerNorm(64), nn.GELU())]
         model = nn.Sequential(*layers, nn.Linear(64, CLASSES)).eval()
     x = drawn(64)
-    plain = factor_table(Target(model, (x, Y), heldout=(x, Y), batch_size=7))
-    half = factor_table(Target(copy.deepcopy(model).to(dtype), (x, Y), heldout=(x, Y), batch_size=7))
+    held = drawn(64, seed=5), Y
+    plain = factor_table(Target(model, (x, Y), heldout=held, batch_size=7))
+    half = factor_table(Target(copy.deepcopy(model).to(dtype), (x, Y), heldout=held, batch_size=7))
     assert half.not_applicable == plain.not_applicable
 
 
@@ -305,7 +309,7 @@ def test_a_model_that_is_another_one_in_single_precision_is_not_unlearned_from()
         def forward(self, x: Tensor) -> Tensor:
             return self.net(x.half())
 
-    target = Target(made(Fixed), (drawn(6), Y), heldout=(drawn(6), Y))
+    target = Target(made(Fixed), (drawn(6), Y), heldout=(drawn(6, seed=5), Y))
     assert target.logits().shape == (N, CLASSES)
     with pytest.raises(ModelError, match=r"float32.*hand over model\.float") as caught:
         measure(target, [0], unlearners=["gradient_ascent"], objectives=["erase"], progress=False)
@@ -316,17 +320,13 @@ def test_the_forecast_hangs_on_no_storage_type() -> None:
     """Inputs in double precision to a model that takes single: the factors of the same numbers in single precision."""
     model, x = made(mlp), drawn(6)
     one, other = (factor_table(Target(model, (part, Y))) for part in (x, x.double()))
-    columns = [name for name in one.values if "surrogate" not in name and "perceptron" not in name]
-    left = [
-        name for name in columns if not np.allclose(one.values[name], other.values[name], atol=1e-3, equal_nan=True)
-    ]
     assert one.not_applicable == other.not_applicable
-    assert len(left) <= len(columns) / 4, left  # folds hang on stored bytes
+    assert np.array_equal(one.values, other.values, equal_nan=True)
 
 
 def test_a_path_takes_one_sample() -> None:
     """Several are refused by every unlearner, in one line, rather than only the first forgotten."""
-    target = Target(made(mlp), (drawn(6), Y), heldout=(drawn(6), Y), train=lambda indices, seed: made(mlp))
+    target = Target(made(mlp), (drawn(6), Y), heldout=(drawn(6, seed=5), Y), train=lambda indices, seed: made(mlp))
     for name in load_unlearners():
         for index in ([], [3, 5]):
             samples = Samples.of(target, torch.tensor([3, 5])).take(torch.arange(len(index)))
@@ -338,7 +338,9 @@ def test_a_path_takes_one_sample() -> None:
 def test_a_forecast_in_double_precision_is_that_in_single(fitted: nn.Module) -> None:
     """Weights and inputs in float64: the same factors but for rounding, and none is lost."""
     one, other = (
-        factor_table(Target(copy.deepcopy(fitted).to(kind), (drawn(6).to(kind), Y), heldout=(drawn(6).to(kind), Y)))
+        factor_table(
+            Target(copy.deepcopy(fitted).to(kind), (drawn(6).to(kind), Y), heldout=(drawn(6, seed=5).to(kind), Y))
+        )
         for kind in (f32, f64)
     )
     assert one.not_applicable == other.not_applicable

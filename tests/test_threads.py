@@ -77,11 +77,11 @@ def of_caller() -> Iterator[tuple[Any, ...]]:
 
 
 def forecast(model: nn.Module) -> pd.DataFrame:
-    return factor_table(Target(model, Items(), heldout=(X, Y))).values
+    return factor_table(Target(model, Items(), heldout=(X + 0.1, Y))).values
 
 
 def measured(model: nn.Module) -> pd.DataFrame:
-    target = Target(model, Items(), heldout=(X, Y))
+    target = Target(model, Items(), heldout=(X + 0.1, Y))
     found, _ = measure(target, [0, 4], unlearners=["bad_teaching"], objectives=["erase"], progress=False)
     return found
 
@@ -135,7 +135,7 @@ def _table(target: Target) -> pd.DataFrame:
 
 def test_workers_that_are_threads_take_turns_without_waiting_for_ever() -> None:
     """Measuring on joblib's threads: the outcomes of one process."""
-    target = Target(make(1), (X, Y), heldout=(X, Y))
+    target = Target(make(1), (X, Y), heldout=(X + 0.1, Y))
     call = {"unlearners": ["gradient_ascent", "influence"], "objectives": ["erase"], "progress": False}
     alone, _ = measure(target, [0, 1], **call)
     with joblib.parallel_config("threading", n_jobs=3):

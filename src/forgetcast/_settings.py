@@ -108,19 +108,20 @@ def own_settings() -> Iterator[None]:
     """A block, or a function that is decorated with it, that has torch to itself.
 
     Other threads wait for their turn. Inside, new tensors are float32 and on the CPU, autocast and inference mode are
-    off, autograd is on, convolutions are exact (:func:`exact_convolutions`), functions compiled by ``torch.compile``
-    run as they were written, and checkpointed blocks run once: recomputing them in the backward pass saves memory and
-    changes no number, but hooks would meet them twice. A model still runs under the caller's settings, see
-    :meth:`Settings.applied`. Afterwards everything is as it was.
+    off, autograd is on at first, convolutions are exact (:func:`exact_convolutions`), functions compiled by
+    ``torch.compile`` run as they were written, and checkpointed blocks run once: recomputing them in the backward pass
+    saves memory and changes no number, but hooks would meet them twice. A model still runs under the caller's settings,
+    see :meth:`Settings.applied`. Afterwards everything is as it was.
     """
     with TURN, ExitStack() as stack:
         if _caller.get() is None:
             stack.callback(_caller.reset, _caller.set(Settings.now()))
+        if not getattr(_working, "on", False):  # else forgetcast itself has turned autograd off, to save its cost
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            if not torch.is_grad_enabled():
+                stack.enter_context(torch.enable_grad())
         stack.enter_context(_at_work())
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        if not torch.is_grad_enabled():
-            stack.enter_context(torch.enable_grad())
         if "torch._dynamo" in sys.modules:  # else nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(OWN.applied())

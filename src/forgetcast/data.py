@@ -121,20 +121,20 @@ def _named(x: Inputs, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def _row_hashes(x: Inputs) -> np.ndarray:
     """A 64-bit hash of every sample's numbers, shape (n,), uint64; the type that they are stored in does not matter.
 
-    Real numbers count as float32, as models take them; rows of integers that float32 cannot hold count in full.
+    Real numbers count as float32, as models take them; rows of integers that float32 cannot hold count in full. Zeros
+    at the end of a row do not count: they are what padding to a longer sample adds.
     """
-    columns, whole = [], []
+    found = [hashlib.blake2b(digest_size=8) for _ in range(len(leaves(x)[0]))]
     for _, leaf in _named(x):
         flat = (torch.view_as_real(leaf) if leaf.is_complex() else leaf).reshape(len(leaf), -1)
-        columns.append(flat.float().add(0.0).numpy())  # -0.0 becomes 0.0
+        row = flat.float().add(0.0).numpy()  # -0.0 becomes 0.0
+        content, size = row.tobytes(), 4 * row.shape[1]
+        for k, hashed in enumerate(found):
+            own = content[k * size : (k + 1) * size].rstrip(b"\0")
+            hashed.update(len(own).to_bytes(8, "little") + own)
         if not (flat.is_floating_point() or flat.dtype == torch.bool):
-            whole.append((flat.numpy(), (abs(columns[-1]) >= EXACT).any(1)))
-    table = columns[0] if len(columns) == 1 else np.concatenate(columns, 1)
-    content, size = table.tobytes(), 4 * table.shape[1]
-    found = [hashlib.blake2b(content[k * size : (k + 1) * size], digest_size=8) for k in range(len(table))]
-    for rows, large in whole:
-        for k in np.flatnonzero(large).tolist():
-            found[k].update(rows[k].astype(np.int64).tobytes())
+            for k in np.flatnonzero((abs(row) >= EXACT).any(1)).tolist():
+                found[k].update(flat[k].numpy().astype(np.int64).tobytes())
     return np.frombuffer(b"".join([one.digest() for one in found]), dtype="<u8").astype(np.uint64)
 
 
@@ -611,6 +611,11 @@ class Data:
         other._order, other.labels = self.numbers(order), self.labels[order]
         other._hashes = self.content_hashes()[order.numpy()]
         return other
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether samples are read from memory, in any order at the same cost."""
+        return self._x is not None or self._items is not None
 
     def numbers(self, index: Tensor) -> Tensor:
         """The numbers that the source gives to the samples ``index``, of the same shape."""

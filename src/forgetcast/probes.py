@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -347,7 +348,7 @@ class Probes:
     @probe
     def _fisher_weights(self) -> dict[str, Tensor]:
         """1/F by group of parameters, and by "" for the parameters that no sample moved."""
-        fisher = self._differentiate({"fisher"}, rows=sample_positions(len(self.target), FISHER, self.seed))["fisher"]
+        fisher = self._differentiate({"fisher"}, rows=self._drawn(self.target.data, FISHER))["fisher"]
         if isinstance(fisher, NotApplicableError):
             raise fisher
         size = sum(self.target.params[name].numel() for name in self._parameters.names())
@@ -505,7 +506,7 @@ class Probes:
     @probe
     def reference(self) -> Tensor:
         """Numbers of the training samples that collateral is measured on, sorted, shape (m,), m <= n."""
-        return self._draw(len(self.target))
+        return self._drawn(self.target.data, self._references)
 
     @probe
     def heldout(self) -> HeldOut:
@@ -718,13 +719,17 @@ class Probes:
 
     # -- shared steps -----------------------------------------------------------------------------------------
 
-    def _draw(self, size: int) -> Tensor:
-        """Positions of some of ``size`` samples, sorted: 1000, more where n is below 10,000, fewer where n · C is in
-        the millions."""
+    @property
+    def _references(self) -> int:
+        """Samples to measure damage on: 1000, more where n is below 10,000, fewer where n · C is in the millions."""
         n = len(self.target)
         work = REFERENCE_WORK // (n * self.target.num_classes)
-        m = min(max(REFERENCE, REFERENCE_PAIRS // n), max(50, work))
-        return sample_positions(size, m, self.seed)
+        return int(min(max(REFERENCE, REFERENCE_PAIRS // n), max(50, work)))
+
+    def _drawn(self, data: Data, most: int) -> Tensor:
+        """Numbers of at most so many samples, sorted; drawn by content, so that they move with the samples."""
+        order = self._by_content[0] if data is self.target.data else torch.from_numpy(np.argsort(data.content_hashes()))
+        return order[sample_positions(len(data), most, self.seed)].sort().values
 
     @property
     def _device(self) -> torch.device | str:
@@ -763,8 +768,8 @@ class Probes:
 
     def _pool(self, move: Move, heldout: HeldOut | None = None) -> Pool:
         """What the damage of a move is measured on: the reference sample, or held-out data; every s-th where many."""
-        size = len(self.reference) if heldout is None else len(heldout.labels)
-        pick = self.reference if heldout is None else self._draw(size)
+        outside = self.target.heldout
+        pick = self.reference if heldout is None or outside is None else self._drawn(outside, self._references)
         moved = len(self.target) * (1 if move.spread is None else self.target.num_classes)
         pick = pick[:: -(-len(pick) // max(50, REHEARSAL_WORK // moved))]
         if heldout is None:

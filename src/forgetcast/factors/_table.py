@@ -134,16 +134,17 @@ def factor_table(
     chosen: dict[str, Factor] = {name: known[name] for name in (known if names is None else names)}
     n = len(target)
     wanted = torch.arange(n) if indices is None else target.data.check_indices(indices)
-    order = content_order(target.data, target.num_classes)[0]
+    by_content = content_order(target.data, target.num_classes)[0]
+    order = by_content if target.data.in_memory else torch.arange(n)  # what is streamed is read as it lies
     kind = copies(target.data)
     place = torch.empty_like(order).index_copy_(0, order, torch.arange(n))
-    reference = order[sample_positions(n, REFERENCE, seed)].sort().values
+    reference = by_content[sample_positions(n, REFERENCE, seed)].sort().values
     rows = torch.arange(n)
     if indices is not None:
         asked = torch.cat([wanted, reference]).unique()
         rows = torch.from_numpy(np.flatnonzero(np.isin(kind, kind[asked.numpy()])))
     probes = Probes(
-        target.in_order(order),
+        target.in_order(order) if target.data.in_memory else target,
         seed=seed,
         progress=progress,
         expected={probe for item in chosen.values() for probe in item.probes},
