@@ -23,7 +23,7 @@ from forgetcast.cli.predict import predict
 from forgetcast.cli.prescreen import prescreen
 from forgetcast.cli.train import train
 from forgetcast.cli.verify import verify
-from forgetcast.errors import ForgetcastError, PluginWarning
+from forgetcast.errors import ForgetcastError, ForgetcastWarning
 
 __all__ = ["main"]
 
@@ -57,10 +57,10 @@ class Commands(click.Group):
 
 
 def _shown_as(usual: Callable[..., None]) -> Callable[..., None]:
-    """Warnings of plugins in one line, without the place in our code that found them; others as usual."""
+    """Warnings of ours in one line, without the place in our code that found them; others as usual."""
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, PluginWarning):
+        if issubclass(category, ForgetcastWarning):
             _say(f"warning: {message}")
         else:
             usual(message, category, *rest, **more)
