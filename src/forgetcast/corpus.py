@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetcast import labels
+from forgetcast._arguments import checked
 from forgetcast.corpus_check import check_tables
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, first_line
 from forgetcast.factors import quantile_column
@@ -155,6 +156,7 @@ class Corpus:
         """SHA-256 over the three tables' hashes."""
         return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
+    @checked()
     def write(self, folder: str | Path | Place) -> Place:
         """Write the tables and the manifest that names their hashes, into a folder or a store (``s3://...``).
 
@@ -171,6 +173,7 @@ class Corpus:
         return folder
 
     @classmethod
+    @checked()
     def read(cls, folder: str | Path | Place) -> Corpus:
         """Read and check a corpus in a folder or a store.
 
@@ -209,6 +212,7 @@ class Corpus:
         return cls.read(folder)
 
     @classmethod
+    @checked()
     def join(cls, corpora: Sequence[Corpus]) -> Corpus:
         """Several corpora as one; targets must have different names. Each target keeps the settings it was made with.
 
@@ -311,6 +315,7 @@ def feature_columns(corpus: Corpus, *, training_run: bool = False) -> list[str]:
     return [name for name in names if name not in left_out]
 
 
+@checked()
 def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS) -> pd.DataFrame:
     """What a predictor is fitted to: the samples of a corpus with their factors and labels.
 

@@ -106,7 +106,7 @@ class Standing:
         warnings.warn(
             f"{told}: this run replaces its rows; its shards stay, and the call that measured them brings them back",
             ForgetcastWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

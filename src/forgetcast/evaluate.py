@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import logit
 from tqdm import tqdm
 
+from forgetcast._arguments import checked
 from forgetcast.choice import unlearner_choice
 from forgetcast.corpus import Corpus, feature_columns, training_table, write_parquet
 from forgetcast.errors import InputError, UnknownNameError
@@ -126,6 +127,7 @@ class Evaluation:
         return names
 
 
+@checked()
 def evaluate(
     corpus: Corpus,
     *,

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from forgetcast import registry
+from forgetcast._arguments import checked
 from forgetcast._precision import exact_convolutions
 from forgetcast.corpus import FORMAT, Corpus, corpus_folder
 from forgetcast.corpus_growth import UNKNOWN_FACTOR, Standing, add, marked, partial_of
@@ -411,6 +412,7 @@ def _ready(target: Target, names: Sequence[str], objectives: Sequence[str]) -> N
         )
 
 
+@checked()
 def measure(
     target: Target,
     indices: Sequence[int],
@@ -485,7 +487,7 @@ def measure(
                 outcomes,
                 instances,
             )
-        warnings.warn(f"{_left_out(failed)}; it is left out", PluginWarning, stacklevel=2)
+        warnings.warn(f"{_left_out(failed)}; it is left out", PluginWarning, stacklevel=3)
         outcomes.attrs["left_out"] = failed
     return outcomes, instances
 
@@ -524,6 +526,7 @@ def retrained_answers(
     return summarise(pd.concat(answers, ignore_index=True))
 
 
+@checked("targets")
 def generate_corpus(
     targets: Sequence[Target | Recipe | Callable[[], Target]],
     folder: str | Path | Place,
@@ -648,7 +651,7 @@ def generate_corpus(
             if failed:
                 not_served.append(f"target {target.name!r}: {_left_out(failed)}")
                 described[-1]["partial"] = [not_served[-1]]
-                warnings.warn(f"{not_served[-1]}; it is left out", PluginWarning, stacklevel=2)
+                warnings.warn(f"{not_served[-1]}; it is left out", PluginWarning, stacklevel=3)
                 left_out |= {f"unlearner {name} on {target.name}": reason for name, reason in failed.items()}
             factors, failed_factors = described_factors
             left_out |= failed_factors
@@ -669,14 +672,14 @@ def generate_corpus(
             f"the corpus in {folder} was damaged and is written anew without {shortened(dropped)}, which this run did "
             f"not measure; their shards stay ({standing.damage})",
             ForgetcastWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     if any(why == UNKNOWN_FACTOR for why in corpus.manifest.get("left_out", {}).values()):
         warnings.warn(
             f"targets in {folder} were measured with other factors than those that are installed now: values are "
             "missing until 'forgetcast generate --factors-only' has worked them out",
             ForgetcastWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     if not_served and not everything:
         raise UnlearnerFailedError(

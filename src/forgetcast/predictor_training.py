@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from forgetcast._arguments import checked
 from forgetcast.comparison import Comparison, compare
 from forgetcast.corpus import Corpus, feature_columns, training_table
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, shortened
@@ -51,6 +52,7 @@ class TrainedPredictor:
     """Predictors that it forecasts held-out targets worse than, for some objective, by the whole interval."""
 
 
+@checked()
 def train_predictor(
     corpora: Corpus | Sequence[Corpus],
     out: str | Path | None = None,
@@ -141,7 +143,7 @@ def train_predictor(
     worse = tuple(name for name, one in comparisons.items() if "worse" in set(one.summary["verdict"]))
     for name in worse:
         warnings.warn(
-            _how_to_mend(comparisons[name], rivals[name], table, name == str(out)), ForgetcastWarning, stacklevel=2
+            _how_to_mend(comparisons[name], rivals[name], table, name == str(out)), ForgetcastWarning, stacklevel=3
         )
     if rivals and not any(len(one.summary) for one in comparisons.values()):
         notes.append(f"nothing shows that the new predictor is as good as {shortened(list(rivals))}: {UNTESTED}")

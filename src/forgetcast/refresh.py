@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from forgetcast._arguments import checked
 from forgetcast.corpus import Corpus, corpus_folder
 from forgetcast.corpus_growth import replace_unchanged
 from forgetcast.errors import InputError, NotApplicableError
@@ -20,6 +21,7 @@ from forgetcast.target import Target
 __all__ = ["refresh_factors"]
 
 
+@checked("targets")
 def refresh_factors(
     folder: str | Path | Place,
     targets: Sequence[Target | Recipe | Callable[[], Target]] = (),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from forgetcast._arguments import checked
 from forgetcast.errors import InputError, PathError
 from forgetcast.weights import read_weights
 
@@ -35,6 +36,7 @@ class Trajectory:
     """Logits (points, n, C) or probabilities of the label (points, n); None where states are given."""
 
     @classmethod
+    @checked("checkpoints", "lr")
     def from_checkpoints(
         cls,
         checkpoints: Sequence[Mapping[str, Tensor] | str | Path],
