@@ -91,9 +91,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return type(value) in {type(option) for option in parts}
     if origin is Sequence or hint is Sequence:
-        return _is_list(value) and (not isinstance(value, list | tuple) or all(_fits(one, parts[0]) for one in value))
+        within = isinstance(value, list | tuple) or parts[0] is not int  # of numbers arrays and tensors do as well
+        return _is_list(value) and (not within or all(_fits(one, parts[0]) for one in value))
     if origin is Mapping:
-        return isinstance(value, Mapping)
+        return isinstance(value, Mapping) and all(_fits(one, parts[1]) for one in value.values())
     if origin is Callable:
         return callable(value)
     if isinstance(hint, typing.ForwardRef):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from forgetcast._arguments import checked
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.screening import Triage
 
@@ -17,6 +18,7 @@ __all__ = ["decisions"]
 NOT_DECIDED = ("row", "id", "index", "reasons")
 
 
+@checked()
 def decisions(triage: Triage) -> list[dict[str, Any]]:
     """What is to be kept of a screened queue, for ``record.append``.
 

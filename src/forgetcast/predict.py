@@ -70,6 +70,7 @@ class DifficultyReport:
     them still has everything else."""
     _movers: Movers | None = field(default=None, repr=False, compare=False)
 
+    @checked("index")
     def explain(self, index: int, objective: str | None = None, *, head: str = "percentile") -> Explanation:
         """Take the forecast of one sample apart: SHAP values by factor and family, and sentences.
 
@@ -89,6 +90,7 @@ class DifficultyReport:
         self._check_index(index)
         return self.explainer.explain(int(index), self._objective(objective), head)
 
+    @checked("index")
     def what_would_change(self, index: int, objective: str | None = None) -> pd.DataFrame:
         """What the forecast would be if one family of the sample's factors were typical for its class.
 
@@ -103,6 +105,7 @@ class DifficultyReport:
         self._check_index(index)
         return what_would_change(self.explainer, int(index), self._objective(objective))
 
+    @checked("index")
     def movers(self, index: int, objective: str | None = None, *, count: int = 12) -> pd.DataFrame:
         """The training samples whose predictions would change most if this one were unlearned on the last layer.
 
@@ -137,6 +140,7 @@ class DifficultyReport:
             goal = min(confidence + SLACK, 1 - 1e-6) if np.isfinite(confidence) else None
         return self._movers.of(index, objective, goal=goal, count=count)
 
+    @checked("indices")
     def images(self, indices: Sequence[int]) -> np.ndarray:
         """Training samples as pictures, for ``plots.mover_pictures``.
 
@@ -164,6 +168,7 @@ class DifficultyReport:
             pictures = pictures.permute(0, 2, 3, 1).squeeze(3) if shape[0] == 1 else pictures.permute(0, 2, 3, 1)
         return pictures.numpy()
 
+    @checked()
     def explanations(self, objective: str | None = None) -> ExplanationSet:
         """Take the forecasts of all samples of the table apart.
 
@@ -205,6 +210,7 @@ class DifficultyReport:
             raise IndexRangeError("expected one measurement per sample and objective; some come twice")
         return replace(self, measurements=frame.reset_index(drop=True))
 
+    @checked()
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one self-contained HTML file and return its path.
 

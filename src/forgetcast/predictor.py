@@ -89,6 +89,7 @@ class DifficultyPredictor:
     # -- fitting -----------------------------------------------------------------------------------
 
     @classmethod
+    @checked()
     def fit(
         cls,
         table: pd.DataFrame,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from forgetcast._arguments import checked
 from forgetcast.errors import InputError
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.request_files import free_name, naming_columns, raw_requests, read_requests, records_as_requests
@@ -42,6 +43,7 @@ class Requests:
     problems: pd.DataFrame
 
 
+@checked("requests")
 def checked_requests(source: Any, n: int, *, ids: Any = None, id_column: str | None = None) -> Requests:
     """Find the sample that each request names; whatever is wrong with a request is reported and costs no other.
 

@@ -63,6 +63,7 @@ class Triage:
     the time (UTC)."""
     costs: Costs | None = field(default=None, repr=False)
 
+    @checked()
     def to_html(self, path: str | Path) -> Path:
         """Write the queue as one self-contained HTML file and return its path.
 
