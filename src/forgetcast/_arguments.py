@@ -52,6 +52,7 @@ def checked(*but: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
+        called = function.__qualname__.removesuffix(".__init__").rsplit(".", 1)[-1]
 
         @wraps(function)
         def call(*arguments: P.args, **named: P.kwargs) -> R:
@@ -62,7 +63,7 @@ def checked(*but: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for name, value in bound.arguments.items():
                 hint = _hint(function, name)
                 if name not in but and not _fits(value, hint):
-                    raise InputError(f"{function.__name__}: {name}: expected {_called(hint)}; got {_came(value)}")
+                    raise InputError(f"{called}: {name}: expected {_called(hint)}; got {_came(value)}")
             return function(*arguments, **named)
 
         return call
@@ -97,6 +98,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping) and all(_fits(one, parts[1]) for one in value.values())
     if origin is Callable:
         return callable(value)
+    if isinstance(origin, type):
+        return isinstance(value, origin)
     if isinstance(hint, typing.ForwardRef):
         return any(kind.__name__ == hint.__forward_arg__ for kind in type(value).__mro__)
     if hint is None or hint in PLAIN:
@@ -123,7 +126,7 @@ def _called(hint: Any) -> str:
         return " or ".join(map(repr, parts))
     if origin is Sequence:
         return f"a list of {_called(parts[0])}"
-    if origin is Mapping:
+    if origin in (Mapping, dict):
         return "a dict"
     if origin is Callable:
         return "a function"

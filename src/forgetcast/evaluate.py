@@ -163,7 +163,7 @@ def evaluate(
 
     Raises:
         InputError: fewer than two targets, or all of them tuned on.
-        UnknownNameError: a target in ``tuned_on`` that the corpus does not have.
+        UnknownNameError: a target in ``tuned_on`` that the corpus does not have, or no such group.
     """
     table = training_table(corpus, unlearners)
     table = _with_goal_distance(table, corpus)
@@ -174,6 +174,9 @@ def evaluate(
             raise UnknownNameError.of("target", name, names)
     if len(names) < 2 or set(names) <= set(tuned_on):
         raise InputError(f"expected at least two targets, one of them not tuned on; the corpus has {len(names)}")
+    for group in groups:
+        if group not in ("target", "architecture", "dataset"):
+            raise UnknownNameError.of("group", group, ("target", "architecture", "dataset"))
     used = [group for group in groups if table[group].nunique() > 1]
     notes = [f"only one {group}: none could be left out" for group in groups if group not in used]
     ceilings = noise_ceilings(corpus, unlearners, table)

@@ -526,7 +526,7 @@ def retrained_answers(
     return summarise(pd.concat(answers, ignore_index=True))
 
 
-@checked("targets")
+@checked()
 def generate_corpus(
     targets: Sequence[Target | Recipe | Callable[[], Target]],
     folder: str | Path | Place,

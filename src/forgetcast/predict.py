@@ -140,7 +140,7 @@ class DifficultyReport:
             goal = min(confidence + SLACK, 1 - 1e-6) if np.isfinite(confidence) else None
         return self._movers.of(index, objective, goal=goal, count=count)
 
-    @checked("indices")
+    @checked()
     def images(self, indices: Sequence[int]) -> np.ndarray:
         """Training samples as pictures, for ``plots.mover_pictures``.
 

@@ -21,7 +21,7 @@ from forgetcast.target import Target
 __all__ = ["refresh_factors"]
 
 
-@checked("targets")
+@checked()
 def refresh_factors(
     folder: str | Path | Place,
     targets: Sequence[Target | Recipe | Callable[[], Target]] = (),

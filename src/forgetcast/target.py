@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from forgetcast._arguments import checked
 from forgetcast._filled import Filled
 from forgetcast._precision import exact_convolutions
 from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
@@ -163,6 +164,7 @@ class Target:
     buffers: dict[str, Tensor]
     """The buffers by name."""
 
+    @checked("model", "dataset", "heldout", "trajectory")
     def __init__(
         self,
         model: nn.Module,
@@ -279,6 +281,7 @@ class Target:
         _check_same(logits[: len(again)].float().cpu(), again, FORGETFUL.format(role=data.role))
 
     @torch.no_grad()
+    @checked()
     def logits(self, data: Data | None = None, module: nn.Module | None = None) -> Tensor:
         """Logits (n, classes) of all samples of ``data`` (default: training data), on the CPU.
 
