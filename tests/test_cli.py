@@ -281,7 +281,9 @@ def test_second_generate_repeats_nothing(run: Run, folder: Path, generating: lis
 
 def test_train_evaluate_predict(run: Run, folder: Path, generating: list[str]) -> None:
     """A predictor of one's own: fitted, evaluated and used, all from the command line."""
-    assert "30 samples of 3 targets" in run("train", "--corpus", "corpus", "--out", "fitted").stdout
+    assert (
+        "30 samples of 3 targets" in run("train", "--corpus", "corpus", "--out", "fitted", "--replace", "always").stdout
+    )
     printed = run("evaluate", "--corpus", "corpus", "--out", "evaluation", "--by", "target", "--quick", "-q").stdout
     assert "forecast" in printed
     assert (folder / "evaluation" / "evaluation.md").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 import forgetcast
 from forgetcast.cli import main
 from forgetcast.corpus import Corpus, training_table
-from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError
+from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, UnknownNameError
 from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.predictor_training import ADDED_ROUNDS, train_predictor
@@ -209,6 +210,40 @@ def test_a_search_that_cannot_be_is_refused() -> None:
         train_predictor(corpus(1, 40, unlearners=CONSENSUS), tune=2, against={})
 
 
+TINY = corpus(2, 30, seed=5, unlearners=CONSENSUS, name="tiny")
+
+
+def test_one_that_is_worse_is_written_with_a_word_on_how_to_mend_it(tmp_path: Path) -> None:
+    """Where nothing is to be replaced it is saved, and the warning, ``worse_than`` and the manifest all say it."""
+    rival = fit(OTHERS)
+    with pytest.warns(ForgetcastWarning, match=r"worse than good for retrain \(-0.*\) and erase \(-0") as told:
+        trained = train_predictor(TINY, tmp_path / "new", against={"good": rival}, params=STUNTED)
+    assert "use good, or fit to the published corpus as well (--corpus published" in str(told[0].message)
+    assert trained.worse_than == ("good",)
+    assert not trained.kept
+    saved = DifficultyPredictor.load(tmp_path / "new")
+    assert {row["verdict"] for row in saved.manifest["metrics"]["compared"]["good"]} == {"worse"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ForgetcastWarning)
+        assert train_predictor([TINY, OTHERS], against={"good": fit(TINY, STUNTED)}, params=QUICK).worse_than == ()
+
+
+def test_one_that_could_not_be_compared_says_that_nothing_vouches_for_it(tmp_path: Path) -> None:
+    """A single target cannot be held out, and what nobody tested is not taken for good."""
+    one = corpus(1, 40, seed=5, unlearners=CONSENSUS, name="tiny")
+    trained = train_predictor(one, against={"good": fit(OTHERS)}, params=QUICK)
+    assert "nothing shows that the new predictor is as good as good: measure more targets" in trained.notes[0]
+
+
+def test_targets_that_teach_nothing_are_named() -> None:
+    """Their outcomes are of other unlearners than those that are averaged."""
+    lone = MINE.outcomes["target"] == "mine 2"
+    outcomes = MINE.outcomes[~lone | (MINE.outcomes["unlearner"] == "influence")]
+    trained = train_predictor(dataclasses.replace(MINE, outcomes=outcomes), against={}, params=QUICK)
+    assert trained.notes == (f"nothing is learned from mine 2: not measured under all of {', '.join(CONSENSUS)}",)
+    assert "mine 2" not in trained.predictor.manifest["training"]["rows"]
+
+
 # -- the command ------------------------------------------------------------------------------------------
 
 
@@ -255,6 +290,19 @@ def test_the_command_keeps_a_predictor_that_is_not_beaten(here: Path) -> None:
     assert contents(here / "good") == before
     assert sorted(path.name for path in here.iterdir()) == ["good", "mine", "others", "tiny"]
     assert "good: 60 samples of 2 targets" in train("--corpus", "tiny", "--out", "good", "--replace", "always").stdout
+
+
+def test_the_command_says_that_what_it_wrote_is_worse(here: Path) -> None:
+    """Exit code 4 and one line on stderr with the way out; whoever asks for it by --replace always gets 0."""
+    fit(OTHERS).save(here / "good")
+    TINY.write(here / "tiny")
+    worse = train("--corpus", "tiny", "--against", "good", "--out", "new", code=4)
+    (line,) = [line for line in worse.stderr.splitlines() if line.startswith("warning: ")]
+    assert "worse than good for retrain" in line
+    assert "--corpus published" in line
+    assert "new: 60 samples of 2 targets" in worse.stdout
+    assert DifficultyPredictor.load(here / "new").objectives
+    train("--corpus", "tiny", "--against", "good", "--out", "newer", "--replace", "always")
 
 
 def test_the_command_tunes_and_records(here: Path) -> None:

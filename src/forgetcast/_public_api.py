@@ -23,6 +23,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "DatasetError",
         "FileFormatError",
         "ForgetcastError",
+        "ForgetcastWarning",
         "IndexRangeError",
         "InputError",
         "ModelError",

@@ -255,7 +255,7 @@ class AdaptedPredictor(DifficultyPredictor):
                 pq.write_table(pa.Table.from_pandas(table, preserve_index=False), fresh / name)
             described = {"format": FORMAT, "format_version": FORMAT_VERSION, **self.manifest["calibration"]}
             described["fingerprint"] = self.fingerprint
-            (fresh / CALIBRATION).write_text(json.dumps(described, indent=1, allow_nan=False) + "\n")
+            (fresh / CALIBRATION).write_text(json.dumps(described, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return folder
 
     @classmethod

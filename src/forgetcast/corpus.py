@@ -6,8 +6,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetcast import labels
+from forgetcast._arguments import checked
 from forgetcast.corpus_check import check_tables
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, first_line
 from forgetcast.factors import quantile_column
@@ -33,8 +34,11 @@ __all__ = [
     "Corpus",
     "corpus_folder",
     "feature_columns",
+    "got",
+    "held",
     "parquet_bytes",
     "parquet_table",
+    "put",
     "training_table",
     "write_parquet",
 ]
@@ -152,6 +156,7 @@ class Corpus:
         """SHA-256 over the three tables' hashes."""
         return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
+    @checked()
     def write(self, folder: str | Path | Place) -> Place:
         """Write the tables and the manifest that names their hashes, into a folder or a store (``s3://...``).
 
@@ -163,26 +168,12 @@ class Corpus:
             PathError: ``folder`` is a file, or cannot be written or reached.
         """
         folder = corpus_folder(folder)
-        if not isinstance(folder, Path):
-            for table, name in zip(TABLES, FILES, strict=True):
-                self.manifest["files"][name] = write_parquet(getattr(self, table), folder / name)
-            write_atomically(folder / MANIFEST, self._manifest_bytes())
-            return folder
-        with naming("corpus", folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        with locked_folder(folder), ExitStack() as moves:
-            drafts = {name: moves.enter_context(whole_file(folder / name, "corpus")) for name in (MANIFEST, *FILES)}
-            for table, name in zip(TABLES, FILES, strict=True):
-                with naming("corpus", folder / name):
-                    self.manifest["files"][name] = _write_draft(getattr(self, table), drafts[name])
-            with naming("corpus", folder / MANIFEST):
-                drafts[MANIFEST].write_bytes(self._manifest_bytes())
+        with held(folder):
+            put(self, folder)
         return folder
 
-    def _manifest_bytes(self) -> bytes:
-        return (json.dumps(self.manifest, indent=1, sort_keys=True) + "\n").encode()
-
     @classmethod
+    @checked()
     def read(cls, folder: str | Path | Place) -> Corpus:
         """Read and check a corpus in a folder or a store.
 
@@ -204,40 +195,9 @@ class Corpus:
             kind = "is a file" if folder.exists() else "does not exist"
             raise PathError(f"expected a corpus folder; {folder} {kind}")
         if not isinstance(folder, Path):
-            return cls._checked(folder)
+            return got(folder)
         with locked_folder(folder, shared=True):
-            return cls._checked(folder)
-
-    @classmethod
-    def _checked(cls, folder: Place) -> Corpus:
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise PathError(
-                f"expected a corpus with manifest.json in {folder}; there is none (see forgetcast generate)"
-            )
-        try:
-            manifest = parse_json(_content(_member(folder, path.name)))
-            form, files, targets = manifest["format"], dict(manifest["files"]), list(manifest["targets"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise FileFormatError(f"{path} is not a corpus manifest ({type(error).__name__}: {error})") from error
-        if form != FORMAT:
-            raise SchemaError(f"{path}: expected corpus format {FORMAT}; got {form!r}. Generate the corpus again")
-        if not all(isinstance(target, dict) and "target" in target for target in targets):
-            raise FileFormatError(f"{path}: every entry of 'targets' must be an object with a 'target' name")
-        frames = {}
-        for name, columns in TABLES.items():
-            file = _member(folder, f"{name}.parquet")
-            if not file.exists():
-                raise PathError(f"expected a Parquet file at {file}; there is none")
-            content = _content(file)
-            frames[name] = parquet_table(content, file)
-            if hashlib.sha256(content).hexdigest() != files.get(file.name):
-                raise FileFormatError(f"{file} is not the file its manifest names (SHA-256 differs); make it again")
-            missing = [column for column in columns if column not in frames[name]]
-            if missing:
-                raise SchemaError(f"{file}: expected columns {', '.join(columns)}; missing {', '.join(missing)}")
-        check_tables(frames, targets, folder)
-        return cls(**frames, manifest=manifest)
+            return got(folder)
 
     @classmethod
     def published(cls) -> Corpus:
@@ -252,6 +212,7 @@ class Corpus:
         return cls.read(folder)
 
     @classmethod
+    @checked()
     def join(cls, corpora: Sequence[Corpus]) -> Corpus:
         """Several corpora as one; targets must have different names. Each target keeps the settings it was made with.
 
@@ -274,6 +235,69 @@ class Corpus:
         return cls(**frames, manifest={"format": FORMAT, "targets": targets, "files": files})
 
 
+@contextmanager
+def held(folder: Place) -> Iterator[None]:
+    """A block in which no other process reads or writes the corpus in a folder, which is made. A store has no lock."""
+    if not isinstance(folder, Path):
+        yield
+        return
+    with naming("corpus", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked_folder(folder):
+        yield
+
+
+def put(corpus: Corpus, folder: Place) -> None:
+    """Write a corpus into a place that is ``held``."""
+    manifest = corpus.manifest
+    if not isinstance(folder, Path):
+        for table, name in zip(TABLES, FILES, strict=True):
+            manifest["files"][name] = write_parquet(getattr(corpus, table), folder / name)
+        write_atomically(folder / MANIFEST, _manifest_bytes(manifest))
+        return
+    with ExitStack() as moves:
+        drafts = {name: moves.enter_context(whole_file(folder / name, "corpus")) for name in (MANIFEST, *FILES)}
+        for table, name in zip(TABLES, FILES, strict=True):
+            with naming("corpus", folder / name):
+                manifest["files"][name] = _write_draft(getattr(corpus, table), drafts[name])
+        with naming("corpus", folder / MANIFEST):
+            drafts[MANIFEST].write_bytes(_manifest_bytes(manifest))
+
+
+def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+
+
+def got(folder: Place) -> Corpus:
+    """Read and check the corpus of a place that is ``held``, or that nobody writes to; errors as ``Corpus.read``."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise PathError(f"expected a corpus with manifest.json in {folder}; there is none (see forgetcast generate)")
+    try:
+        manifest = parse_json(_content(_member(folder, path.name)))
+        form, files, targets = manifest["format"], dict(manifest["files"]), list(manifest["targets"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} is not a corpus manifest ({type(error).__name__}: {error})") from error
+    if form != FORMAT:
+        raise SchemaError(f"{path}: expected corpus format {FORMAT}; got {form!r}. Generate the corpus again")
+    if not all(isinstance(target, dict) and "target" in target for target in targets):
+        raise FileFormatError(f"{path}: every entry of 'targets' must be an object with a 'target' name")
+    frames = {}
+    for name, columns in TABLES.items():
+        file = _member(folder, f"{name}.parquet")
+        if not file.exists():
+            raise PathError(f"expected a Parquet file at {file}; there is none")
+        content = _content(file)
+        frames[name] = parquet_table(content, file)
+        if hashlib.sha256(content).hexdigest() != files.get(file.name):
+            raise FileFormatError(f"{file} is not the file its manifest names (SHA-256 differs); make it again")
+        missing = [column for column in columns if column not in frames[name]]
+        if missing:
+            raise SchemaError(f"{file}: expected columns {', '.join(columns)}; missing {', '.join(missing)}")
+    check_tables(frames, targets, folder)
+    return Corpus(**frames, manifest=manifest)
+
+
 def feature_columns(corpus: Corpus, *, training_run: bool = False) -> list[str]:
     """Names of the factor columns, in the order of the table; without those that apply to no target of the corpus.
 
@@ -291,6 +315,7 @@ def feature_columns(corpus: Corpus, *, training_run: bool = False) -> list[str]:
     return [name for name in names if name not in left_out]
 
 
+@checked()
 def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS) -> pd.DataFrame:
     """What a predictor is fitted to: the samples of a corpus with their factors and labels.
 
@@ -299,7 +324,9 @@ def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS)
         unlearners: whose difficulty is averaged into the labels.
 
     Returns:
-        One row per (target, index): descriptors, weight, memorization, p_out, labels of both objectives, factors.
+        One row per (target, index): descriptors, weight, memorization, p_out, labels of both objectives, factors. A
+        target that was measured for one objective alone has NaN for the other; a sample that lacks the label of an
+        objective that its target was measured for has no row.
         Label columns are difficulty_<objective>, percentile_<objective>, trivial_<objective>, those of ``parts.PARTS``
         that were recorded, such as steps_<objective>, under_<unlearner>_<objective>: difficulty under each unlearner
         that served most samples, and with the part before it the parts of ``UNLEARNER_HEADS``, such as
@@ -311,12 +338,15 @@ def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS)
     keys = ["target", "index"]
     table = corpus.instances[[*keys, "weight", "memorization", "p_out"]]
     table = table.merge(corpus.targets[["target", "dataset", "architecture"]], on="target", validate="many_to_one")
+    complete = table["target"].isin(corpus.outcomes["target"])
     for objective in sorted(corpus.outcomes["objective"].unique()):
         label = labels.consensus(corpus.outcomes, corpus.instances, objective, unlearners)
         columns = {name: f"{name}_{objective}" for name in ("difficulty", "percentile", "trivial")}
-        table = table.merge(label[[*keys, *columns]].rename(columns=columns), on=keys, how="inner")
+        table = table.merge(label[[*keys, *columns]].rename(columns=columns), on=keys, how="left")
+        asked = corpus.outcomes.loc[corpus.outcomes["objective"] == objective, "target"]
+        complete &= table[columns["percentile"]].notna() | ~table["target"].isin(asked)
         parts = labels.outcome_parts(corpus.outcomes, objective, unlearners).set_index(keys)
-        table = table.merge(parts.add_suffix(f"_{objective}").reset_index(), on=keys)
+        table = table.merge(parts.add_suffix(f"_{objective}").reset_index(), on=keys, how="left")
         served = sorted(corpus.outcomes["unlearner"].unique())
         for part in UNLEARNER_HEADS.values():
             if PARTS.get(part, "forgetting") not in corpus.outcomes:
@@ -326,4 +356,5 @@ def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS)
                 served = under.columns[under.notna().mean() > 0.5].tolist()
             names = {name: under_column(name, objective, part) for name in served}
             table = table.merge(under[served].rename(columns=names).reset_index(), on=keys, how="left")
+    table = table[complete].reset_index(drop=True)
     return table.merge(corpus.factors, on=keys, how="inner", validate="one_to_one")

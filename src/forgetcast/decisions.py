@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from forgetcast._arguments import checked
 from forgetcast.canonical_json import json_value
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.screening import Triage
@@ -13,6 +14,7 @@ __all__ = ["decisions"]
 NOT_DECIDED = ("row", "id", "index", "reasons")
 
 
+@checked()
 def decisions(triage: Triage) -> list[dict[str, Any]]:
     """What is to be kept of a screened queue, for ``record.append``.
 

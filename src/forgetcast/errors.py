@@ -10,6 +10,7 @@ __all__ = [
     "DatasetError",
     "FileFormatError",
     "ForgetcastError",
+    "ForgetcastWarning",
     "IndexRangeError",
     "InputError",
     "ModelError",
@@ -92,7 +93,14 @@ class UnlearnerFailedError(PluginError):
         self.instances = instances
 
 
-class PluginWarning(UserWarning):
+class ForgetcastWarning(UserWarning):
+    """Something that forgetcast did otherwise than its user may think; the message says what, and how to mend it."""
+
+    def __str__(self) -> str:
+        return _one_line(super().__str__())
+
+
+class PluginWarning(ForgetcastWarning):
     """A plugin is left out, or something of it is; the message names it and says why."""
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import logit
 from tqdm import tqdm
 
+from forgetcast._arguments import checked
 from forgetcast.choice import unlearner_choice
 from forgetcast.corpus import Corpus, feature_columns, training_table, write_parquet
 from forgetcast.errors import InputError, UnknownNameError
@@ -126,6 +127,7 @@ class Evaluation:
         return names
 
 
+@checked()
 def evaluate(
     corpus: Corpus,
     *,
@@ -161,7 +163,7 @@ def evaluate(
 
     Raises:
         InputError: fewer than two targets, or all of them tuned on.
-        UnknownNameError: a target in ``tuned_on`` that the corpus does not have.
+        UnknownNameError: a target in ``tuned_on`` that the corpus does not have, or no such group.
     """
     table = training_table(corpus, unlearners)
     table = _with_goal_distance(table, corpus)
@@ -172,6 +174,9 @@ def evaluate(
             raise UnknownNameError.of("target", name, names)
     if len(names) < 2 or set(names) <= set(tuned_on):
         raise InputError(f"expected at least two targets, one of them not tuned on; the corpus has {len(names)}")
+    for group in groups:
+        if group not in ("target", "architecture", "dataset"):
+            raise UnknownNameError.of("group", group, ("target", "architecture", "dataset"))
     used = [group for group in groups if table[group].nunique() > 1]
     notes = [f"only one {group}: none could be left out" for group in groups if group not in used]
     ceilings = noise_ceilings(corpus, unlearners, table)

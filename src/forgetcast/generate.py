@@ -22,10 +22,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from forgetcast import registry
+from forgetcast._arguments import checked
 from forgetcast._settings import own_settings
 from forgetcast.corpus import FORMAT, Corpus, corpus_folder
+from forgetcast.corpus_growth import UNKNOWN_FACTOR, Standing, add, marked, partial_of
 from forgetcast.errors import (
     ForgetcastError,
+    ForgetcastWarning,
     InputError,
     ModelError,
     NotApplicableError,
@@ -410,6 +413,7 @@ def _ready(target: Target, names: Sequence[str], objectives: Sequence[str]) -> N
         )
 
 
+@checked()
 def measure(
     target: Target,
     indices: Sequence[int],
@@ -484,7 +488,7 @@ def measure(
                 outcomes,
                 instances,
             )
-        warnings.warn(f"{_left_out(failed)}; it is left out", PluginWarning, stacklevel=2)
+        warnings.warn(f"{_left_out(failed)}; it is left out", PluginWarning, stacklevel=3)
         outcomes.attrs["left_out"] = failed
     return outcomes, instances
 
@@ -523,6 +527,7 @@ def retrained_answers(
     return summarise(pd.concat(answers, ignore_index=True))
 
 
+@checked()
 def generate_corpus(
     targets: Sequence[Target | Recipe | Callable[[], Target]],
     folder: str | Path | Place,
@@ -540,6 +545,11 @@ def generate_corpus(
     seed: int = 0,
 ) -> Corpus:
     """Label many targets and write a corpus that :class:`forgetcast.DifficultyPredictor` learns from.
+
+    A corpus that the folder holds grows: its targets of other names stay, with the settings they were measured with. A
+    target of a name that it holds is measured anew where model, data or settings are others, and replaces the rows of
+    that name, with a warning; where no shards of those are left, it is refused. In a store only one process at a time
+    may write to a place.
 
     Resumable: shards live in ``folder/shards`` and are reused where they are whole and belong to the same model, data
     and settings. After every target the corpus of all targets so far is written, marked ``partial`` in its manifest
@@ -563,10 +573,13 @@ def generate_corpus(
             with exact retraining beside the default unlearners.
 
     Returns:
-        The corpus, as written.
+        The corpus, as written, with what the folder held before.
 
     Raises:
-        InputError: two targets of one name, or none, or no unlearner or objective.
+        InputError: two targets of one name, or none, or no unlearner or objective, or a target whose rows could not be
+            made again would be replaced.
+        FileFormatError: the folder holds a ``manifest.json`` of something else, or a damaged corpus with other targets.
+        SchemaError: it holds a corpus of another format.
         NotApplicableError, UnknownNameError, PluginError: as in :func:`measure`.
         UnlearnerFailedError: at the end, where an unlearner of a plugin that was asked for by name raised.
         PathError: ``folder`` is a file, or cannot be written or reached, by this process or by a worker.
@@ -574,11 +587,14 @@ def generate_corpus(
     names = _checked((*CONSENSUS, RETRAINING) if unlearners is None else unlearners, objectives)
     if not targets:
         raise InputError("expected at least one target; got none")
-    _check_names([source.name for source in targets if isinstance(source, (Target, Recipe))])
+    known = [source.name for source in targets if isinstance(source, (Target, Recipe))]
+    _check_names(known)
     for source in targets:
         if isinstance(source, Target):
             _ready(source, names, objectives)
     folder = corpus_folder(folder)
+    standing = Standing.of(folder)
+    standing.check(known, len(targets) - len(known))
     check_writable(folder)
     sweep(folder)
     settings = {
@@ -610,8 +626,9 @@ def generate_corpus(
     for number, source in enumerate(targets, start=1):
         with _told_of(number, len(targets), source, folder):
             target = built(source)
-            _check_names([*(known["target"] for known in described), target.name])
+            _check_names([*(entry["target"] for entry in described), target.name])
             _ready(target, names, objectives)
+            standing.check_target(target, manifest["settings"])
             shards = folder / "shards" / target.name
             suspicion = _suspicion(target, screen_models, seed, shards, n_jobs, progress) if screen_models else None
             chosen = draw_instances(target, min(instances, len(target)), seed, suspicion=suspicion)
@@ -631,25 +648,40 @@ def generate_corpus(
                 failed=(failed := {}),
                 with_factors=True,
             )
+            described.append(_describe(target))
             if failed:
                 not_served.append(f"target {target.name!r}: {_left_out(failed)}")
-                warnings.warn(f"{not_served[-1]}; it is left out", PluginWarning, stacklevel=2)
+                described[-1]["partial"] = [not_served[-1]]
+                warnings.warn(f"{not_served[-1]}; it is left out", PluginWarning, stacklevel=3)
                 left_out |= {f"unlearner {name} on {target.name}": reason for name, reason in failed.items()}
             factors, failed_factors = described_factors
             left_out |= failed_factors
             for name, frame in (("outcomes", outcomes), ("instances", labelled), ("factors", factors)):
                 tables[name].append(frame)
-            described.append(_describe(target))
-            corpus = Corpus(
+            unfinished = [f"{number} of {len(targets)} targets"] if number < len(targets) else []
+            measured = Corpus(
                 **{name: _rows(parts) for name, parts in tables.items()},
-                manifest=manifest | {"targets": list(described), "files": {}},
+                manifest=manifest | {"targets": marked(described, unfinished), "files": {}},
             )
-            unfinished = [f"{len(described)} of {len(targets)} targets"] if len(described) < len(targets) else []
-            if unfinished or not_served:
-                corpus.manifest["partial"] = "; ".join([*unfinished, *not_served])
+            if partly := partial_of(measured.manifest["targets"]):
+                measured.manifest["partial"] = partly
             if left_out:
-                corpus.manifest["left_out"] = dict(left_out)
-            corpus.write(folder)
+                measured.manifest["left_out"] = dict(left_out)
+            corpus = add(measured, folder, over=standing.damage if number == 1 else "")
+    if dropped := [name for name in standing.names if name not in corpus.targets["target"].tolist()]:
+        warnings.warn(
+            f"the corpus in {folder} was damaged and is written anew without {shortened(dropped)}, which this run did "
+            f"not measure; their shards stay ({standing.damage})",
+            ForgetcastWarning,
+            stacklevel=3,
+        )
+    if any(why == UNKNOWN_FACTOR for why in corpus.manifest.get("left_out", {}).values()):
+        warnings.warn(
+            f"targets in {folder} were measured with other factors than those that are installed now: values are "
+            "missing until 'forgetcast generate --factors-only' has worked them out",
+            ForgetcastWarning,
+            stacklevel=3,
+        )
     if not_served and not everything:
         raise UnlearnerFailedError(
             f"{'; '.join(not_served)}. The corpus {folder} has everything else: mend the plugin and run the same "

@@ -9,8 +9,15 @@ import pandas as pd
 
 from forgetcast import labels
 from forgetcast.corpus import Corpus
+from forgetcast.errors import InputError, UnknownNameError
 
-__all__ = ["agreement_table", "reliability_table", "targets_table", "unlearners_table"]
+__all__ = ["NO_RELIABILITY", "agreement_table", "reliability_table", "targets_table", "unlearners_table"]
+
+
+NO_RELIABILITY = (
+    "unknown: it is how well two halves agree, of at least two unlearners or of the runs of one, on at least 4 samples "
+    "of a target that all of them served; measure more (--instances, --unlearners, --seeds)"
+)
 
 
 def targets_table(corpus: Corpus) -> pd.DataFrame:
@@ -96,7 +103,7 @@ def reliability_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENS
 
     Returns:
         objective, samples ("all" or "not trivial"), kind (unlearners, seeds, oracle), reliability, worst, targets.
-        The oracle's reliability is that of p_out, over all samples.
+        The oracle's reliability is that of p_out, over all samples. No rows where none can be told.
     """
     parts = []
     for objective in corpus.outcomes["objective"].unique():
@@ -104,9 +111,14 @@ def reliability_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENS
             ("all", corpus.outcomes),
             ("not trivial", corpus.outcomes[~corpus.outcomes["trivial"]]),
         ):
-            frame = labels.reliability(outcomes, corpus.instances, objective, unlearners)
+            try:
+                frame = labels.reliability(outcomes, corpus.instances, objective, unlearners)
+            except (InputError, UnknownNameError):  # no sample that all of them served
+                continue
             if samples != "all":
                 frame = frame[frame["kind"] != "oracle"]
             parts.append(frame.assign(samples=samples))
+    if not parts:
+        return pd.DataFrame(columns=["objective", "samples", "kind", "reliability", "worst", "targets"])
     grouped = pd.concat(parts).dropna().groupby(["objective", "samples", "kind"], sort=False)["reliability"]
     return grouped.agg(reliability="mean", worst="min", targets="size").reset_index()

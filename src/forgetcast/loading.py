@@ -13,6 +13,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forgetcast._arguments import checked
 from forgetcast.errors import (
     DatasetError,
     FileFormatError,
@@ -103,6 +104,7 @@ def _file(path: str | Path, role: str) -> Path:
 # -- models --------------------------------------------------------------------------------------------
 
 
+@checked()
 def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
     """The model that ``module:factory`` makes, or is, with ``weights`` loaded into it.
 
@@ -133,6 +135,7 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
     return made
 
 
+@checked()
 def load_checkpoints(pattern: str) -> Trajectory:
     """The training run behind the weights files that ``pattern`` matches, in the order of the numbers in their names.
 
@@ -156,6 +159,7 @@ def _by_numbers(path: str) -> list[tuple[str, int]]:
 # -- datasets ------------------------------------------------------------------------------------------
 
 
+@checked()
 def load_dataset(spec: str, *, heldout: bool = False) -> Any:
     """The dataset that ``spec`` names, as :class:`forgetcast.data.Data` takes it.
 
@@ -258,6 +262,7 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
 # -- targets -------------------------------------------------------------------------------------------
 
 
+@checked()
 def load_target(spec: str) -> Target:
     """The target that ``spec``, a ``module:factory``, makes or is.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from forgetcast._arguments import checked
 from forgetcast.canonical_json import canonical_json
 from forgetcast.errors import FileFormatError, InputError, PathError, first_line
 from forgetcast.foreign_files import each_once, read_bytes
@@ -91,6 +92,7 @@ class Policy:
         object.__setattr__(self, key, value)
 
     @classmethod
+    @checked()
     def from_dict(cls, settings: Mapping[str, Any]) -> Policy:
         """From a mapping ``settings`` such as that of :meth:`to_dict`; what it does not name has its default.
 
@@ -106,6 +108,7 @@ class Policy:
         return cls(**settings)
 
     @classmethod
+    @checked()
     def load(cls, path: str | Path) -> Policy:
         """From a JSON file ``path`` that holds one object, such as ``{"quick_to": 0.01}``.
 
@@ -134,6 +137,7 @@ class Policy:
         except InputError as error:
             raise InputError(f"{error} (in {path})") from error
 
+    @checked()
     def save(self, path: str | Path) -> None:
         """Write all settings as JSON to ``path``, for :meth:`load`; the file is replaced whole or not at all.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -12,9 +13,17 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from forgetcast._arguments import checked
 from forgetcast.adapted_predictor import AdaptedPredictor
 from forgetcast.counterfactual import what_would_change
-from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, SchemaError, UnknownNameError
+from forgetcast.errors import (
+    ForgetcastWarning,
+    IndexRangeError,
+    InputError,
+    NotApplicableError,
+    SchemaError,
+    UnknownNameError,
+)
 from forgetcast.exact_values import exact_values
 from forgetcast.explain import Explainer, Explanation, ExplanationSet, factor_of
 from forgetcast.factors import FactorTable, factor_table
@@ -62,6 +71,7 @@ class DifficultyReport:
     them still has everything else."""
     _movers: Movers | None = field(default=None, repr=False, compare=False)
 
+    @checked("index")
     def explain(self, index: int, objective: str | None = None, *, head: str = "percentile") -> Explanation:
         """Take the forecast of one sample apart: SHAP values by factor and family, and sentences.
 
@@ -81,6 +91,7 @@ class DifficultyReport:
         self._check_index(index)
         return self.explainer.explain(int(index), self._objective(objective), head)
 
+    @checked("index")
     def what_would_change(self, index: int, objective: str | None = None) -> pd.DataFrame:
         """What the forecast would be if one family of the sample's factors were typical for its class.
 
@@ -95,6 +106,7 @@ class DifficultyReport:
         self._check_index(index)
         return what_would_change(self.explainer, int(index), self._objective(objective))
 
+    @checked("index")
     def movers(self, index: int, objective: str | None = None, *, count: int = 12) -> pd.DataFrame:
         """The training samples whose predictions would change most if this one were unlearned on the last layer.
 
@@ -129,6 +141,7 @@ class DifficultyReport:
             goal = min(confidence + SLACK, 1.0) if np.isfinite(confidence) else None
         return self._movers.of(index, objective, goal=goal, count=count)
 
+    @checked()
     def images(self, indices: Sequence[int]) -> np.ndarray:
         """Training samples as pictures, for ``plots.mover_pictures``.
 
@@ -156,6 +169,7 @@ class DifficultyReport:
             pictures = pictures.permute(0, 2, 3, 1).squeeze(3) if shape[0] == 1 else pictures.permute(0, 2, 3, 1)
         return pictures.numpy()
 
+    @checked()
     def explanations(self, objective: str | None = None) -> ExplanationSet:
         """Take the forecasts of all samples of the table apart.
 
@@ -169,6 +183,7 @@ class DifficultyReport:
         rows = self.table[self.table["objective"] == objective]
         return self.explainer.explain_many(rows["index"].to_numpy(dtype=np.int64), objective)
 
+    @checked()
     def measured(self, frame: pd.DataFrame) -> DifficultyReport:
         """The same report with measured difficulty beside the forecast.
 
@@ -198,6 +213,7 @@ class DifficultyReport:
             raise IndexRangeError("expected one measurement per sample and objective; some come twice")
         return replace(self, measurements=frame.reset_index(drop=True))
 
+    @checked()
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one self-contained HTML file and return its path.
 
@@ -247,6 +263,7 @@ class DifficultyReport:
         return objective
 
 
+@checked("model")
 def predict_difficulty(
     model: nn.Module | Target,
     dataset: Any = None,
@@ -262,7 +279,7 @@ def predict_difficulty(
     progress: bool = False,
     calibrate: int = 0,
     n_jobs: int | None = None,
-    factors: FactorTable | None = None,
+    factors: FactorTable | str | Path | None = None,
 ) -> DifficultyReport:
     """Forecast how hard each training sample is to unlearn, without unlearning anything.
 
@@ -280,7 +297,8 @@ def predict_difficulty(
             "erase": it is no longer recognised; or "both".
         heldout: data of the same kind that the model was not trained on; some factors need it.
         trajectory: checkpoints of the training run, or outputs recorded during it, for predictors that were fitted
-            with the factors of the training run (the one that comes with forgetcast was not).
+            with the factors of the training run. The one that comes with forgetcast was not: a ``ForgetcastWarning``
+            and ``report.provenance["trajectory"]`` say that it changes nothing.
         predictor: a fitted predictor or the folder of one; default: the one that comes with forgetcast.
         collate_fn: for datasets whose items need one.
         batch_size: samples per forward pass.
@@ -289,7 +307,9 @@ def predict_difficulty(
         calibrate: how many samples to unlearn, at least 10; 0: none. Needs held-out data, and for "retrain" a
             ``Target`` with a ``train`` callable: 80 models are trained without a twentieth of the data each.
         n_jobs: processes that calibrating uses, as in joblib; None obeys ``joblib.parallel_config``.
-        factors: the factors of this model and data, worked out before (``factor_table``); default: work them out.
+        factors: the factors of this model and data, worked out before (``factor_table``), or a folder: its table is
+            used where it is of this model and data, else one of all samples is made and kept there, as ``--factors``
+            does. Default: work them out.
 
     Returns:
         The report; ``report.table`` has one row per objective and sample. Tiers: "trivial" where the goal is
@@ -327,6 +347,11 @@ def predict_difficulty(
         calibration.check(target, wanted, calibrate)
     elif isinstance(fitted, AdaptedPredictor):
         fitted.check_target(target)
+    run = _training_run(names, target)
+    if isinstance(factors, str | Path):
+        from forgetcast.factor_store import factors_of
+
+        factors = factors_of(target, names, factors, seed=seed, progress=progress, say=_warn)
     if factors is None:
         factors = factor_table(target, names=names, indices=indices, seed=seed, progress=progress)
     else:
@@ -370,6 +395,7 @@ def predict_difficulty(
         "n": len(target),
         "familiarity": str(likeness),
         **({"notes": "; ".join(target.notes)} if target.notes else {}),
+        **({"trajectory": run} if run else {}),
         "settings": {
             "objective": objective,
             "samples": len(index),
@@ -404,11 +430,40 @@ def _predictor(predictor: DifficultyPredictor | str | Path | None) -> Difficulty
     )
 
 
+def _warn(text: str) -> None:
+    warnings.warn(text, ForgetcastWarning, stacklevel=5)
+
+
+def _training_run(names: Sequence[str], target: Target) -> str:
+    """What becomes of the training run of a target, or of the lack of one; warned of where that may surprise."""
+    known = load_factors()
+    wanted = any(known[name].family == "trajectory" for name in names)
+    if wanted == (target.trajectory is not None):
+        return "used" if wanted else ""
+    if wanted:
+        _warn(
+            "this predictor was fitted with factors of the training run, which this model comes without: the forecast "
+            "is worse for it; pass trajectory=, or --checkpoints"
+        )
+        return "missing: the predictor was fitted with factors of the training run"
+    _warn(
+        "trajectory= or --checkpoints changes nothing: this predictor was fitted without factors of the training run; "
+        "one made by train_predictor(training_run=True), or 'forgetcast train --training-run', uses them"
+    )
+    return "not used: the predictor was fitted without factors of the training run"
+
+
 def _given(factors: FactorTable, names: list[str], target: Target, indices: Any, seed: int) -> FactorTable:
     """Of a table worked out before, the factors and samples that are asked for."""
     missing = [name for name in names if name not in factors.factors]
     if missing:
         raise SchemaError(f"factors: this predictor needs {', '.join(missing)} too: work out all that are registered")
+    if factors.of is not None and factors.of is not target:
+        other = [
+            what for what in ("model", "data") if getattr(factors.of, f"{what}_hash") != getattr(target, f"{what}_hash")
+        ]
+        if other:
+            raise InputError(f"factors: this table is of another {' and '.join(other)}: work them out for this one")
     if len(factors.values) == 0 or factors.population.index.max() >= len(target):
         raise InputError(f"factors: expected a table of the {len(target)} samples of this data; got another")
     if indices is None and len(factors.values) == len(target):

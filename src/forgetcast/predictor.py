@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from forgetcast._arguments import checked
 from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError, shortened
 from forgetcast.familiarity import Familiarity, contexts, extended, familiarity
 from forgetcast.folders import locked_folder, shipped_folder
@@ -88,6 +89,7 @@ class DifficultyPredictor:
     # -- fitting -----------------------------------------------------------------------------------
 
     @classmethod
+    @checked()
     def fit(
         cls,
         table: pd.DataFrame,
@@ -247,6 +249,7 @@ class DifficultyPredictor:
         """SHA-256 over everything that determines predictions, hexadecimal."""
         return str(self.manifest["fingerprint"])
 
+    @checked()
     def predict(self, features: pd.DataFrame, objective: str, *, level: float | None = None) -> pd.DataFrame:
         """Forecast each row on its own: other rows of the table make no difference.
 
@@ -285,6 +288,7 @@ class DifficultyPredictor:
         }
         return pd.DataFrame(columns, index=features.index)
 
+    @checked()
     def predict_parts(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
         """Forecast what unlearning will take and do, as the mean over the unlearners of the label.
 
@@ -303,6 +307,7 @@ class DifficultyPredictor:
         columns = {name: from_log_scale(heads[name].raw(X), name) for name in PART_HEADS if name in heads}
         return pd.DataFrame(columns, index=features.index)
 
+    @checked()
     def predict_unlearners(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
         """Forecast the difficulty of each sample under each unlearner, should the sample not be trivial.
 
@@ -325,6 +330,7 @@ class DifficultyPredictor:
         values = from_log_scale(raw).reshape(len(X), len(names))
         return pd.DataFrame(values, index=features.index, columns=names)
 
+    @checked()
     def predict_under(
         self, features: pd.DataFrame, objective: str, unlearners: Sequence[str], *, level: float | None = None
     ) -> pd.DataFrame:
@@ -450,6 +456,7 @@ class DifficultyPredictor:
 
     # -- saving and loading ------------------------------------------------------------------------
 
+    @checked()
     def save(self, folder: str | Path, records: Mapping[str, bytes] | None = None) -> Path:
         """Write the predictor as a folder of LightGBM text and JSON files; no pickle.
 
@@ -468,6 +475,7 @@ class DifficultyPredictor:
         return folder
 
     @classmethod
+    @checked()
     def load(cls, folder: str | Path) -> DifficultyPredictor:
         """Read a saved predictor, calibrated or not; its predictions equal the saved one's bit for bit.
 

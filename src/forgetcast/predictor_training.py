@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from forgetcast._arguments import checked
 from forgetcast.comparison import Comparison, compare
 from forgetcast.corpus import Corpus, feature_columns, training_table
-from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, shortened
+from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, shortened
 from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.predictor_folder import check_folder, holds_predictor
@@ -21,6 +23,8 @@ __all__ = ["ADDED_ROUNDS", "Replace", "TrainedPredictor", "train_predictor"]
 
 Replace = Literal["if-better", "always", "never"]
 
+TOGETHER = "fit to the published corpus as well (--corpus published, Corpus.published()), or "
+UNTESTED = "measure more targets, or fit to the published corpus as well (--corpus published, Corpus.published())"
 ADDED_ROUNDS = 25
 """Trees that a continuation adds to each head, unless ``params`` or the search say otherwise: with more of them it
 loses more on targets like the old ones (benchmarks/README.md)."""
@@ -44,8 +48,11 @@ class TrainedPredictor:
     """Targets that the parameters were chosen on; no comparison counts them."""
     notes: tuple[str, ...]
     """What else its user should know."""
+    worse_than: tuple[str, ...] = ()
+    """Predictors that it forecasts held-out targets worse than, for some objective, by the whole interval."""
 
 
+@checked()
 def train_predictor(
     corpora: Corpus | Sequence[Corpus],
     out: str | Path | None = None,
@@ -66,6 +73,9 @@ def train_predictor(
 
     Three ways: from corpora of one's own; from these together with ``Corpus.published()``; or with ``continue_from``,
     which keeps the trees of a saved predictor and adds more, fitted to new targets alone.
+
+    Where ``out`` holds none, the new one is saved even if it turns out worse than what it is compared with; a
+    ``ForgetcastWarning`` says so and how to mend it, and ``worse_than`` names them.
 
     Args:
         corpora: one or more, without a target in common; all with the same factors, or at least those of
@@ -130,10 +140,35 @@ def train_predictor(
         "tuning": {"trials": len(tried), "validated_on": list(validated_on)},
     }
     summaries = {name: one.summary.to_dict(orient="records") for name, one in comparisons.items()}
+    worse = tuple(name for name, one in comparisons.items() if "worse" in set(one.summary["verdict"]))
+    for name in worse:
+        warnings.warn(
+            _how_to_mend(comparisons[name], rivals[name], table, name == str(out)), ForgetcastWarning, stacklevel=3
+        )
+    if rivals and not any(len(one.summary) for one in comparisons.values()):
+        notes.append(f"nothing shows that the new predictor is as good as {shortened(list(rivals))}: {UNTESTED}")
     new = DifficultyPredictor.fit(table, features, metrics={"compared": summaries}, provenance=provenance, **run)
     if out is not None:
         new.save(out, _records(comparisons, tried))
-    return TrainedPredictor(new, False, *told)
+    return TrainedPredictor(new, False, *told[:-1], tuple(notes), worse)
+
+
+def _how_to_mend(comparison: Comparison, rival: DifficultyPredictor, table: pd.DataFrame, replaced: bool) -> str:
+    """That the new predictor is worse, and what helps."""
+    summary = comparison.summary
+    lost = [
+        f"{row['objective']} ({row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}])"
+        for row in summary[summary["verdict"] == "worse"].to_dict(orient="records")
+    ]
+    name = comparison.against
+    together = "" if set(rival.manifest["training"]["rows"]) <= set(table["target"]) else TOGETHER
+    told = f"the new predictor forecasts held-out targets worse than {name} for {' and '.join(lost)}"
+    if replaced:
+        return f"{told}, which it replaces as asked: to mend it, {together}measure more targets"
+    return (
+        f"{told}: use {name}, or {together}measure more targets; {name} can also be adapted to a model "
+        "(predict --calibrate 40, calibrate=40)"
+    )
 
 
 def _standing(out: str | Path | None, replace: Replace) -> tuple[DifficultyPredictor | None, str]:
@@ -166,6 +201,9 @@ def _training_data(
     """Training table, feature columns, and notes on targets that were left out."""
     joined = Corpus.join(corpora)
     table = training_table(joined, unlearners).astype({"target": str})
+    notes = []
+    if silent := [name for name in map(str, joined.targets["target"]) if name not in set(table["target"])]:
+        notes.append(f"nothing is learned from {shortened(silent)}: not measured under all of {', '.join(unlearners)}")
     if continue_from is None:
         for corpus in corpora[1:]:
             first, other = (set(one.factors.columns) for one in (corpora[0], corpus))
@@ -175,7 +213,7 @@ def _training_data(
                     f"missing {sorted(first - other)}, extra {sorted(other - first)}; make both with the same plugins "
                     "installed, or their factors anew with 'forgetcast generate --factors-only'"
                 )
-        return table, feature_columns(joined, training_run=training_run), []
+        return table, feature_columns(joined, training_run=training_run), notes
     features = list(continue_from.features)
     for corpus in corpora:
         missing = [name for name in features if name not in corpus.factors]
@@ -193,7 +231,7 @@ def _training_data(
             "measure new ones, or fit afresh to learn from new measurements of these"
         )
     note = f"left out of the continuation, whose predictor was fitted to them before: {shortened(seen)}"
-    return table, features, [note] if seen else []
+    return table, features, [*notes, note] if seen else notes
 
 
 def _called(corpus: Corpus) -> str:

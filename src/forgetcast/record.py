@@ -29,6 +29,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from forgetcast._arguments import checked
 from forgetcast.canonical_json import canonical_json
 from forgetcast.errors import InputError, PathError, RecordError
 
@@ -47,6 +48,7 @@ class Verification:
     last: str
 
 
+@checked("entries")
 def append(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> str:
     """Add entries to the record in ``path``, which is made if it is not there.
 
@@ -87,6 +89,7 @@ def append(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> str:
     return last
 
 
+@checked("expected")
 def verify(path: str | Path, *, expected: str | None = None) -> Verification:
     """Check every line of a record.
 

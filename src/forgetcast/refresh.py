@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from forgetcast.corpus import Corpus
+from forgetcast._arguments import checked
+from forgetcast.corpus import Corpus, corpus_folder
+from forgetcast.corpus_growth import replace_unchanged
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.generate import built, factor_rows
 from forgetcast.parallel import run_tasks
@@ -19,6 +21,7 @@ from forgetcast.target import Target
 __all__ = ["refresh_factors"]
 
 
+@checked()
 def refresh_factors(
     folder: str | Path | Place,
     targets: Sequence[Target | Recipe | Callable[[], Target]] = (),
@@ -47,7 +50,8 @@ def refresh_factors(
         no values, and the manifest says why under ``left_out``.
 
     Raises:
-        InputError: a target that the corpus does not hold, or that is not the model or data that were measured.
+        InputError: a target that the corpus does not hold, or that is not the model or data that were measured, or the
+            corpus was changed by another run meanwhile.
         NotApplicableError: a target was not given and has no recipe.
         PathError, SchemaError, FileFormatError: as :meth:`Corpus.read`.
 
@@ -70,7 +74,7 @@ def refresh_factors(
     manifest |= {"files": {}} | ({"left_out": left_out} if left_out else {})
     factors = pd.concat([rows for rows, _ in parts], ignore_index=True)
     fresh = replace(corpus, factors=factors, manifest=manifest)
-    fresh.write(folder)
+    replace_unchanged(corpus_folder(folder), corpus, fresh)
     return fresh
 
 

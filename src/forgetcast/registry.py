@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from forgetcast._arguments import checked
 from forgetcast.contract import CONTRACT_VERSION, declared_contracts, newer_minor
 from forgetcast.errors import ForgetcastError, PluginError, PluginWarning, UnknownNameError, first_line
 
@@ -150,6 +151,7 @@ def load_report_sections() -> dict[str, Any]:
     return found(SECTION_GROUP).objects
 
 
+@checked()
 def unlearner(name: str, **settings: Any) -> Any:
     """Make an unlearner.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from forgetcast._arguments import checked
 from forgetcast.errors import FileFormatError, PathError, SchemaError, first_line, shortened
 from forgetcast.exact_values import LIMIT
 from forgetcast.foreign_files import each_once, read_table
@@ -50,6 +51,7 @@ _BINARY = {
 }
 
 
+@checked()
 def read_requests(path: str | Path, *, id_column: str | None = None) -> pd.DataFrame:
     """The rows of a file of deletion requests, unchecked.
 

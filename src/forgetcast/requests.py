@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from forgetcast._arguments import checked
 from forgetcast.errors import InputError
 from forgetcast.exact_values import (
     AS_TEXT,
@@ -61,6 +62,7 @@ class Requests:
     person_rows: np.ndarray | None = None
 
 
+@checked("requests")
 def checked_requests(
     source: Any, n: int, *, ids: Any = None, id_column: str | None = None, person_column: str | None = None
 ) -> Requests:

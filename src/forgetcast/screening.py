@@ -15,6 +15,7 @@ import pandas as pd
 from torch import nn
 from tqdm import tqdm
 
+from forgetcast._arguments import checked
 from forgetcast.costs import Costs, measure_costs, timed_retraining
 from forgetcast.errors import UnknownNameError
 from forgetcast.factors import FactorTable
@@ -67,6 +68,7 @@ class Triage:
     those served) and the time (UTC)."""
     costs: Costs | None = field(default=None, repr=False)
 
+    @checked()
     def to_html(self, path: str | Path) -> Path:
         """Write the queue as one self-contained HTML file and return its path.
 
@@ -78,6 +80,7 @@ class Triage:
         return write_triage_html(self, path)
 
 
+@checked("model")
 def triage(
     model: nn.Module | Target,
     dataset: Any = None,
@@ -91,7 +94,7 @@ def triage(
     heldout: Any = None,
     trajectory: Trajectory | None = None,
     predictor: DifficultyPredictor | str | Path | None = None,
-    factors: FactorTable | None = None,
+    factors: FactorTable | str | Path | None = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     batch_size: int = 256,
     seed: int = 0,
@@ -118,7 +121,8 @@ def triage(
         policy: thresholds and assumptions; default ``Policy()``.
         objective: "retrain": afterwards the sample is treated as if it had never been trained on; "erase": it is no
             longer recognised.
-        factors: the factors of this model and data, worked out before; default: work them out for the requests.
+        factors: the factors of this model and data, worked out before, or a folder of them, as for
+            ``predict_difficulty``; default: work them out for the requests.
         seed: of the factors, and of the sample of training data that interactions are looked for in.
         timed: False leaves all wall times out, and trains nothing.
         progress: bars on stderr, and a word before trainings are timed.

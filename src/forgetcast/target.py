@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from forgetcast._arguments import checked
 from forgetcast._disjoint import shared_samples
 from forgetcast._filled import Filled
 from forgetcast._input_types import Types, cast, types_of, types_taken
@@ -219,6 +220,7 @@ class Target:
     """What is to be known of the data, such as held-out samples that are training samples; shown with a forecast."""
 
     @own_settings()
+    @checked("model", "dataset", "heldout", "trajectory")
     def __init__(
         self,
         model: nn.Module,
@@ -349,6 +351,7 @@ class Target:
         self._check_same(logits[: len(again)].cpu(), again, FORGETFUL.format(role=data.role))
 
     @torch.no_grad()
+    @checked()
     def logits(self, data: Data | None = None, module: nn.Module | None = None) -> Tensor:
         """Logits (n, classes) of all samples of ``data`` (default: training data), on the CPU, as ``model(x)`` has
         them; half precision as float32.

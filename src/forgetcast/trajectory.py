@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from forgetcast._arguments import checked
 from forgetcast.errors import InputError, PathError
 from forgetcast.weights import read_weights
 
@@ -35,6 +36,7 @@ class Trajectory:
     """Logits (points, n, C) or probabilities of the label (points, n); None where states are given."""
 
     @classmethod
+    @checked("checkpoints")
     def from_checkpoints(
         cls,
         checkpoints: Sequence[Mapping[str, Tensor] | str | Path],
@@ -55,7 +57,7 @@ class Trajectory:
             InputError: fewer than two checkpoints, one of another kind, or rates that are not numbers >= 0.
             PathError: a file is missing.
         """
-        if isinstance(checkpoints, (str, Path, Mapping)):
+        if isinstance(checkpoints, (str, Path, Mapping)) or not isinstance(checkpoints, Iterable):
             raise InputError(f"expected a list of checkpoints; got one {type(checkpoints).__name__}")
         states: list[State] = []
         for state in checkpoints:

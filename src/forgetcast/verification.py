@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from forgetcast._arguments import checked
 from forgetcast.agreement import RankAgreement, spearman_interval
 from forgetcast.errors import InputError
 from forgetcast.generate import measure
@@ -81,6 +82,7 @@ class Verified:
         return lines
 
 
+@checked("samples")
 def verify_triage(
     target: Target,
     triage: Triage,

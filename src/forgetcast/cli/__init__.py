@@ -21,9 +21,10 @@ from forgetcast.cli.inspect import inspect
 from forgetcast.cli.plugins import plugins
 from forgetcast.cli.predict import predict
 from forgetcast.cli.prescreen import prescreen
+from forgetcast.cli.streams import AnyText, any_text
 from forgetcast.cli.train import train
 from forgetcast.cli.verify import verify
-from forgetcast.errors import ForgetcastError, PluginWarning
+from forgetcast.errors import ForgetcastError, ForgetcastWarning
 
 __all__ = ["main"]
 
@@ -37,30 +38,52 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run a command and exit; takes what ``click.Group.main`` takes."""
         kwargs["standalone_mode"] = False
+        with any_text() as output:
+            code = self._run(*args, **kwargs)
+            if output is not None:
+                code = _told_of(output, code)
+        sys.exit(code)
+
+    def _run(self, *args: Any, **kwargs: Any) -> int:
+        """Run a command, tell its errors, and return its exit code."""
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _shown_as(warnings.showwarning)
                 code = super().main(*args, **kwargs)
         except click.Abort as abort:
             _say(f"interrupted: {str(abort) or 'nothing was written'}; run the same command again to resume")
-            sys.exit(INTERRUPTED)
+            return INTERRUPTED
         except click.ClickException as error:
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()
             else:
                 _say(f"error: {error.format_message()}{_where_to_look(error)}")
-            sys.exit(BAD_INPUT)
+            return BAD_INPUT
         except (ForgetcastError, OSError) as error:
             _say(f"error: {error}")
-            sys.exit(BAD_INPUT)
-        sys.exit(code if isinstance(code, int) else 0)
+            return BAD_INPUT
+        return code if isinstance(code, int) else 0
+
+
+def _told_of(output: AnyText, code: int) -> int:
+    """The exit code, after a word on what standard output could not hold."""
+    output.flush()
+    if output.narrowed:
+        _say(f"note: {output.encoding} cannot hold some letters, which are printed as \\u...; files are in UTF-8")
+    if output.lost and not code:
+        _say(
+            f"error: standard output cannot be written: {output.lost}; everything else is done: files are written, and "
+            "decisions recorded where that was asked for"
+        )
+        return BAD_INPUT
+    return code
 
 
 def _shown_as(usual: Callable[..., None]) -> Callable[..., None]:
-    """Warnings of plugins in one line, without the place in our code that found them; others as usual."""
+    """Warnings of ours in one line, without the place in our code that found them; others as usual."""
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, PluginWarning):
+        if issubclass(category, ForgetcastWarning):
             _say(f"warning: {message}")
         else:
             usual(message, category, *rest, **more)

@@ -83,6 +83,10 @@ def generate(
     way; the same command takes up the work where it stopped. An unlearner of a plugin that fails is named
     and left out; if --unlearners named it, the command fails once everything else is measured and written.
 
+    Other targets that --out holds stay, each with the settings it was measured with. One that is measured anew
+    with another model, data or settings replaces its rows, with a warning; where these could not come back
+    from shards in --out, it is refused.
+
     \b
     EXAMPLES
       forgetcast generate --target mytargets:resnet --out my-corpus --jobs 4
@@ -123,7 +127,9 @@ def generate(
             progress=not quiet,
             seed=seed,
         )
+    stayed = len(corpus.targets) - len(targets)
     click.echo(
         f"{out}: {corpus.targets['target'].nunique()} targets, {len(corpus.instances)} samples, "
         f"{len(corpus.outcomes)} outcomes"
+        + (f"; {stayed} of the targets were there before and stay" if stayed > 0 else "")
     )

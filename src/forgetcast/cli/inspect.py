@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from forgetcast.cli.options import FILE
 from forgetcast.cli.output import check_output
-from forgetcast.errors import InputError, NotApplicableError, PluginError
+from forgetcast.errors import InputError, NotApplicableError, PluginError, shortened
 from forgetcast.whole_files import whole_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["inspect"]
 
@@ -20,26 +24,29 @@ def inspect() -> None:
 
     \b
     EXAMPLES
-      forgetcast inspect corpus training_data/published
+      forgetcast inspect corpus published
       forgetcast inspect path --recipe digits-mlp --index 17 --plot path.png
     """
 
 
 @inspect.command()
-@click.argument("folder", default="training_data/published")
+@click.argument("folder", default="published")
 @click.option("--agreement", is_flag=True, help="Also the correlations between every two unlearners.")
 def corpus(folder: str, agreement: bool) -> None:
     """Print targets, unlearners, share reached and reliabilities of the corpus in FOLDER.
 
+    FOLDER may be a URL, and the word 'published', the default, stands for the corpus that comes with forgetcast.
+
     \b
     EXAMPLES
       forgetcast inspect corpus my-corpus
-      forgetcast inspect corpus training_data/published --agreement
+      forgetcast inspect corpus published --agreement
     """
     from forgetcast import inspection, labels
+    from forgetcast.cli.options import PUBLISHED
     from forgetcast.corpus import Corpus
 
-    found = Corpus.read(folder)
+    found = Corpus.published() if folder == PUBLISHED else Corpus.read(folder)
     present = sorted(found.outcomes["unlearner"].unique())
     averaged = [name for name in labels.CONSENSUS if name in present] or present
     partial = found.manifest.get("partial")
@@ -48,14 +55,18 @@ def corpus(folder: str, agreement: bool) -> None:
         click.echo(f"Partial: {partial}")
     for what, why in found.manifest.get("left_out", {}).items():
         click.echo(f"Left out: {what}: {why}")
+    if own := [str(entry["target"]) for entry in found.manifest["targets"] if entry.get("settings")]:
+        click.echo(f"Measured with settings of their own (see manifest.json): {shortened(own)}")
     _section("Targets (nontrivial: share of all samples that are not trivial)", inspection.targets_table(found))
     _section(
         "Unlearners (over samples that are not trivial; rho: agreement with the consensus of the others)",
         inspection.unlearners_table(found),
+        "no outcome was measured",
     )
     _section(
         f"Reliability of the label, consensus of {', '.join(averaged)} (a forecast's rho cannot exceed its root)",
         inspection.reliability_table(found, averaged),
+        inspection.NO_RELIABILITY,
     )
     if agreement:
         for objective in found.outcomes["objective"].unique():
@@ -64,11 +75,10 @@ def corpus(folder: str, agreement: bool) -> None:
             click.echo(table.to_string(float_format="{:.2f}".format))
 
 
-def _section(title: str, table: object) -> None:
-    import pandas as pd
-
-    assert isinstance(table, pd.DataFrame)
-    click.echo(f"\n{title}\n{table.to_string(index=False, float_format='{:.3g}'.format)}")
+def _section(title: str, table: pd.DataFrame, without: str = "none") -> None:
+    """A table under its title; ``without`` says why where it has no rows."""
+    text = without if table.empty else table.to_string(index=False, float_format="{:.3g}".format)
+    click.echo(f"\n{title}\n{text}")
 
 
 @inspect.command()

@@ -133,14 +133,7 @@ def forecast(
 
     loaded = forecast_inputs(**inputs)
     subject = loaded.pop("model")
-    report = predict_difficulty(
-        subject, **loaded, indices=indices, objective=objective, calibrate=calibrate, n_jobs=jobs
-    )
-    recorded = inputs["checkpoints"] is not None
-    if recorded and all(factor.family != "trajectory" for factor in report.factors.factors.values()):
-        note = "this predictor was fitted without factors of the training run; --checkpoints changes nothing"
-        click.echo(f"note: {note}", err=True)
-    return report
+    return predict_difficulty(subject, **loaded, indices=indices, objective=objective, calibrate=calibrate, n_jobs=jobs)
 
 
 def forecast_inputs(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast._duration import duration
+from forgetcast.cli.interrupted import kept
 from forgetcast.cli.options import FILE, queue_options
 from forgetcast.cli.output import (
     TABLE_SUFFIXES,
@@ -84,15 +85,13 @@ def prescreen(
     check_output(record, (".jsonl", ".ndjson", ".json"))
     read = {f"--{name}": inputs[name] for name in ("requests", "ids", "policy")}
     check_distinct({"--out": out, "--html": html, "--record": record}, read)
+    if record is not None:
+        from forgetcast.record import append
+
+        append(record, [])  # one that was edited is refused before the work
     queue, _ = screened(**inputs, timed=not no_times)
     if queue.batch["unfamiliar"]:
         click.echo(f"warning: {queue.batch['unfamiliar']}; forecasts and intervals may not hold", err=True)
-    if record is not None:
-        from forgetcast.decisions import decisions
-        from forgetcast.record import append
-
-        last = append(record, decisions(queue))
-        click.echo(f"recorded {queue.batch['requests']} decisions in {record}; last hash {last}", err=True)
 
     def write_page() -> None:
         if html is not None:
@@ -105,16 +104,23 @@ def prescreen(
             click.echo(f"wrote {out} ({len(queue.table)} rows)", err=True)
 
     write_each(write_page, write_out)
-    if form == "table":
-        click.echo("\n".join([*(readable(queue) if out is None else []), *summary(queue)]))
-    elif out is None and form == "json":
-        from forgetcast.canonical_json import json_value
+    if record is not None:  # after the files: where one cannot be written, the same command again records once
+        from forgetcast.decisions import decisions
 
-        lists = {name: json_value(getattr(queue, name).to_dict("records")) for name in ("problems", "interactions")}
-        policy = queue.policy.to_dict()
-        click.echo(table_json(queue.table, queue.provenance | {"batch": queue.batch, "rules": policy, **lists}))
-    elif out is None:
-        click.echo(without_formulas(queue.table).to_csv(index=False), nl=False)
+        last = append(record, decisions(queue))
+        click.echo(f"recorded {queue.batch['requests']} decisions in {record}; last hash {last}", err=True)
+    done = "" if record is None else f"the decisions are in {record} already, so leave --record out"
+    with kept(done):
+        if form == "table":
+            click.echo("\n".join([*(readable(queue) if out is None else []), *summary(queue)]))
+        elif out is None and form == "json":
+            from forgetcast.canonical_json import json_value
+
+            lists = {name: json_value(getattr(queue, name).to_dict("records")) for name in ("problems", "interactions")}
+            policy = queue.policy.to_dict()
+            click.echo(table_json(queue.table, queue.provenance | {"batch": queue.batch, "rules": policy, **lists}))
+        elif out is None:
+            click.echo(without_formulas(queue.table).to_csv(index=False), nl=False)
 
 
 def readable(queue: Triage) -> list[str]:

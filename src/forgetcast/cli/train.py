@@ -16,6 +16,8 @@ __all__ = ["train"]
 
 KEPT = 3
 """Exit code when the predictor at --out was left as it was."""
+WORSE = 4
+"""Exit code when a predictor was written that is worse than one it was compared with, and nobody asked for that."""
 
 
 @click.command()
@@ -78,7 +80,11 @@ def train(
     replaced if the new one is better for one objective, with its whole 95 % interval, and at least no worse (by 0.02)
     for the other. Targets that parameters were chosen on are not compared. OUT/comparison.csv has every target.
 
-    Exit codes: 0 written; 3 the predictor at OUT was kept; 2 bad input, nothing was changed.
+    Where OUT holds none, the new one is written in any case. If it turns out worse than the one that comes with
+    forgetcast, as one from a few targets may, a warning says so; mostly it helps to fit to both corpora.
+
+    Exit codes: 0 written; 4 written, though worse than one it was compared with (--replace always: 0); 3 the
+    predictor at OUT was kept; 2 bad input, nothing was changed.
 
     \b
     EXAMPLES
@@ -102,9 +108,9 @@ def train(
         n_jobs=jobs,
         progress=not quiet,
     )
+    _say(trained)
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
-    _say(trained)
     if trained.kept:
         click.echo(
             f"kept {out} as it is: "
@@ -115,7 +121,7 @@ def train(
     rows = trained.predictor.manifest["training"]["rows"]
     features = len(trained.predictor.features)
     click.echo(f"{out}: {sum(rows.values())} samples of {len(rows)} targets, {features} features")
-    return 0
+    return WORSE if trained.worse_than and replace != "always" else 0
 
 
 def _say(trained: TrainedPredictor) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from forgetcast._arguments import checked
 from forgetcast._content_order import content_order, copies
 from forgetcast._random import sample_positions
 from forgetcast._settings import own_settings
@@ -59,6 +60,8 @@ class FactorTable:
     """The same columns for the samples that quantiles are taken among; None where ``values`` has all samples."""
     failed: tuple[str, ...] = ()
     """Factors of plugins that raised an error; ``not_applicable`` says which plugin and what."""
+    of: Target | None = field(default=None, repr=False, compare=False)
+    """The model and data that the factors are of; None where that is not known."""
 
     @property
     def population(self) -> pd.DataFrame:
@@ -94,6 +97,7 @@ class FactorTable:
 
 
 @own_settings()
+@checked()
 def factor_table(
     target: Target,
     *,
@@ -179,9 +183,9 @@ def factor_table(
     table = pd.DataFrame(columns, index=pd.RangeIndex(n) if len(rows) == n else pd.Index(rows.numpy()))
     table.index.name = "index"
     if indices is None:
-        return FactorTable(table, not_applicable, chosen, notes, failed=tuple(failed))
+        return FactorTable(table, not_applicable, chosen, notes, failed=tuple(failed), of=target)
     return FactorTable(
-        table.loc[wanted.numpy()], not_applicable, chosen, notes, table.loc[reference.numpy()], tuple(failed)
+        table.loc[wanted.numpy()], not_applicable, chosen, notes, table.loc[reference.numpy()], tuple(failed), target
     )
 
 
