@@ -119,7 +119,7 @@ def test_what_nobody_takes_is_refused_by_name(
         ("predict_difficulty", "factors", 3, "factors: expected FactorTable or text or a path or None; got int '3'"),
         ("predict_difficulty", "factors", pd.DataFrame(), "factors: expected FactorTable .*; got DataFrame"),
         ("predict_difficulty", "seed", "7", "seed: expected a whole number; got str '7'"),
-        ("predict_difficulty", "calibrate", True, "calibrate: expected a whole number; got bool 'True'"),
+        ("train_predictor", "tune", True, "tune: expected a whole number; got bool 'True'"),
         ("predict_difficulty", "trajectory", ["a.pt"], "trajectory: expected Trajectory or None; got list"),
         ("predict_difficulty", "objective", 3, "objective: expected 'retrain' or 'erase' or 'both'; got int"),
         ("triage", "policy", "policy.json", "policy: expected Policy or None; got str 'policy.json'"),

@@ -25,7 +25,7 @@ def test_the_list_of_errors_is_complete() -> None:
     defined = {
         name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
     }
-    assert defined == {kind.__name__ for kind in TREE} | {"PluginWarning"}
+    assert defined == {kind.__name__ for kind in TREE} | {"ForgetcastWarning", "PluginWarning"}
     assert defined <= set(errors.__all__)
 
 

@@ -6,6 +6,7 @@ expected and what came. What a value means (a range, a name, a shape) the functi
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import os
 import types
@@ -51,17 +52,17 @@ def checked(*but: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
         called = function.__qualname__.removesuffix(".__init__").rsplit(".", 1)[-1]
 
         @wraps(function)
         def call(*arguments: P.args, **named: P.kwargs) -> R:
+            signature = _signature(function)
             try:
                 bound = signature.bind(*arguments, **named)
             except TypeError:  # one is missing or unknown: Python says so itself
                 return function(*arguments, **named)
             for name, value in bound.arguments.items():
-                hint = _hint(function, name)
+                hint = signature.parameters[name].annotation
                 if name not in but and not _fits(value, hint):
                     raise InputError(f"{called}: {name}: expected {_called(hint)}; got {_came(value)}")
             return function(*arguments, **named)
@@ -72,19 +73,21 @@ def checked(*but: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 @cache
-def _hint(function: Callable[..., Any], name: str) -> Any:
-    """What the annotation of an argument stands for; ``Any`` where it cannot be resolved at run time."""
-    text = function.__annotations__.get(name, Any)
-    if not isinstance(text, str):
-        return text
-    try:
-        return eval(text, function.__globals__)  # the text is our own source
-    except NameError:
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """With what the annotations stand for; asked for at the first call, when all modules are there."""
+    known = {**vars(builtins), **function.__globals__}
+    return inspect.signature(function, eval_str=True, locals=_Unknown(known))
+
+
+class _Unknown(dict[str, Any]):
+    """Names that are there for type checkers alone stand for anything."""
+
+    def __missing__(self, name: str) -> Any:
         return Any
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    if hint is Any:
+    if hint in (Any, inspect.Parameter.empty):  # the latter of self and cls
         return True
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):

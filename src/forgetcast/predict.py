@@ -263,7 +263,7 @@ class DifficultyReport:
         return objective
 
 
-@checked("model")
+@checked("model", "calibrate")
 def predict_difficulty(
     model: nn.Module | Target,
     dataset: Any = None,
@@ -458,14 +458,14 @@ def _given(factors: FactorTable, names: list[str], target: Target, indices: Any,
     missing = [name for name in names if name not in factors.factors]
     if missing:
         raise SchemaError(f"factors: this predictor needs {', '.join(missing)} too: work out all that are registered")
+    if len(factors.values) == 0 or factors.population.index.max() >= len(target):
+        raise InputError(f"factors: expected a table of the {len(target)} samples of this data; got another")
     if factors.of is not None and factors.of is not target:
         other = [
             what for what in ("model", "data") if getattr(factors.of, f"{what}_hash") != getattr(target, f"{what}_hash")
         ]
         if other:
             raise InputError(f"factors: this table is of another {' and '.join(other)}: work them out for this one")
-    if len(factors.values) == 0 or factors.population.index.max() >= len(target):
-        raise InputError(f"factors: expected a table of the {len(target)} samples of this data; got another")
     if indices is None and len(factors.values) == len(target):
         return factors
     return factors.take(target.data.check_indices(range(len(target)) if indices is None else indices).numpy(), seed)

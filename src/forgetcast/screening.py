@@ -80,7 +80,7 @@ class Triage:
         return write_triage_html(self, path)
 
 
-@checked("model")
+@checked("model", "objective")
 def triage(
     model: nn.Module | Target,
     dataset: Any = None,
