@@ -6,7 +6,6 @@ expected and what came. What a value means (a range, a name, a shape) the functi
 
 from __future__ import annotations
 
-import builtins
 import inspect
 import os
 import types
@@ -52,17 +51,17 @@ def checked(*but: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
         called = function.__qualname__.removesuffix(".__init__").rsplit(".", 1)[-1]
 
         @wraps(function)
         def call(*arguments: P.args, **named: P.kwargs) -> R:
-            signature = _signature(function)
             try:
                 bound = signature.bind(*arguments, **named)
             except TypeError:  # one is missing or unknown: Python says so itself
                 return function(*arguments, **named)
             for name, value in bound.arguments.items():
-                hint = signature.parameters[name].annotation
+                hint = _hints(function).get(name, Any)  # self and cls have none
                 if name not in but and not _fits(value, hint):
                     raise InputError(f"{called}: {name}: expected {_called(hint)}; got {_came(value)}")
             return function(*arguments, **named)
@@ -73,21 +72,15 @@ def checked(*but: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 @cache
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """With what the annotations stand for; asked for at the first call, when all modules are there."""
-    known = {**vars(builtins), **function.__globals__}
-    return inspect.signature(function, eval_str=True, locals=_Unknown(known))
-
-
-class _Unknown(dict[str, Any]):
-    """Names that are there for type checkers alone stand for anything."""
-
-    def __missing__(self, name: str) -> Any:
-        return Any
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """What the annotations of the arguments stand for; asked for at the first call, when all modules are there."""
+    of_arguments = {name: text for name, text in function.__annotations__.items() if name != "return"}
+    holder = type(function.__name__, (), {"__annotations__": of_arguments})
+    return inspect.get_annotations(holder, globals=function.__globals__, locals={}, eval_str=True)
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    if hint in (Any, inspect.Parameter.empty):  # the latter of self and cls
+    if hint is Any:
         return True
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
