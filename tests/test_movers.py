@@ -167,7 +167,7 @@ def test_bad_arguments_are_named(digits: Movers) -> None:
             digits.of(index, "erase")
     with pytest.raises(UnknownNameError, match="unknown objective 'forget'"):
         digits.of(0, "forget")
-    for goal in (0.0, 1.0, -2):
+    for goal in (0.0, 1.5, -2):
         with pytest.raises(InputError, match="goal"):
             digits.of(0, "retrain", goal=goal)
     with pytest.raises(InputError, match="count"):

@@ -146,8 +146,8 @@ def test_the_mean_vanishes_under_the_true_score() -> None:
 
 
 def test_wide_inputs_share_one_sketch_with_their_gradients() -> None:
-    """Of 3,000 columns 512 sums are kept of inputs and gradients alike, and the rows stay what they were to 5 %."""
-    width = 3000
+    """Of 6,000 columns 4,096 sums are kept of inputs and gradients alike, and the rows stay what they were to 5 %."""
+    width = 6000
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(width, 8), nn.Tanh(), nn.Linear(8, CLASSES))
@@ -166,10 +166,10 @@ def test_wide_inputs_share_one_sketch_with_their_gradients() -> None:
     )
     score = probes._from_gradients("score").narrow
     assert probes._forward.inputs is not None
-    assert score.shape == probes._forward.inputs.shape == (60, 512)
+    assert score.shape == probes._forward.inputs.shape == (60, 4096)
     inner = (score * probes._forward.inputs).sum(1)
     true = (gradients * x).sum(1)
-    assert float((inner - true).norm() / (gradients.norm(dim=1) * x.norm(dim=1)).norm()) < 2 / 512**0.5
+    assert float((inner - true).norm() / (gradients.norm(dim=1) * x.norm(dim=1)).norm()) < 2 / 4096**0.5
     assert torch.allclose(probes.stein.score_norm, exact.score_norm, rtol=1e-4)
     for name in ("mean", "normalised_mean", "entropy_weighted_mean"):
         assert torch.allclose(getattr(probes.stein, name), getattr(exact, name), rtol=0.05), name

@@ -32,8 +32,9 @@ class Declared:
 
 
 def install() -> None:
-    """Called at the start of every Python of the environment."""
-    sys.meta_path.insert(0, Declared())  # type: ignore[arg-type]
+    """Called at the start of every Python of the environment, where some read its ``.pth`` files twice."""
+    if not any(isinstance(finder, Declared) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Declared())  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ FITS = 12_000
 
 LANDMARKS = 512
 
-FITTED = 20_000
+FITTED = 10_000
 """Samples that are fitted, at most; all of them are asked about."""
 
 BLOCK = 4096
@@ -99,7 +100,7 @@ def logistic_confidence(z: Tensor, labels: Tensor, classes: int, *, seed: int = 
             :func:`fold_numbers`.
         labels: shape (n,).
         classes: how many there are.
-        seed: of folds and landmarks, and beyond 20,000 samples of those that are fitted.
+        seed: of folds and landmarks, and beyond 10,000 samples of those that are fitted.
     """
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(len(z), dtype=torch.float64)
@@ -114,11 +115,13 @@ def _out_of_fold(z: Tensor, labels: Tensor, classes: int, generator: torch.Gener
     fold = fold_numbers(n, count, generator)
     drawn = torch.randperm(n, generator=generator)
     features = Features.of(z[drawn[:LANDMARKS]])
-    fitted = drawn[:FITTED].sort().values
-    weights = _fitted(features(z[fitted]), labels[fitted], classes, fold[fitted], count)
+    fitted, others = (part.sort().values for part in (drawn[:FITTED], drawn[FITTED:]))
+    phi = torch.cat([features(z[rows]) for rows in fitted.split(BLOCK)])
+    weights = _fitted(phi, labels[fitted], classes, fold[fitted], count)
     found = torch.zeros(n, dtype=torch.float64)
-    for rows in torch.arange(n).split(BLOCK):
-        logits = (features(z[rows]) @ weights).view(len(rows), count, classes)[torch.arange(len(rows)), fold[rows]]
+    known = zip(fitted.split(BLOCK), phi.split(BLOCK), strict=True)
+    for rows, own in chain(known, ((rows, features(z[rows])) for rows in others.split(BLOCK) if len(rows))):
+        logits = (own @ weights).view(len(rows), count, classes)[torch.arange(len(rows)), fold[rows]]
         found[rows] = logits.double().softmax(1).gather(1, labels[rows, None])[:, 0]
     return found
 

@@ -32,7 +32,7 @@ class Policy:
             probabilities are right, at most one in ten of those that are let go would have needed it.
         quick_to: forecast harm, 0 to 1, up to which a request is unlearned without further care. 0.02: between the mean
             harm of any unlearner under ``retrain`` (0.014) and under ``erase`` (0.041) on the published targets, and
-            above that of the one named for each sample (0.0015 and 0.0068), so that most requests are quick.
+            above that of the one named for each sample (0.0015 and 0.0070), so that most requests are quick.
         retrain_from: forecast harm, 0 to 1, from which retraining is preferred to unlearning; at least ``quick_to``.
             0.1: more than twice the mean harm of any unlearner under ``erase``.
         unlearners: names of the unlearners that may be used, in any order. None: all that the predictor knows.

@@ -189,7 +189,7 @@ def triage(
         "requests": _digest(requests, queue),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    notes = _together(table, people is not None)
+    notes = [*target.notes, *_together(table, people is not None)]
     if related.reason:
         notes.append(f"interactions are unknown: {related.reason}")
         notes.append(
