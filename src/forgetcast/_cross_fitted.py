@@ -20,9 +20,9 @@ __all__ = ["FOLDS", "Features", "fold_numbers", "logistic_confidence", "repeats"
 
 FOLDS = 5
 
-REPEATS = (1, 16)
-FITS = 12_000
-"""Samples times repeats at most, with one repeat at least."""
+REPEATS = (1, 40)
+FITS = 14_000
+"""About this many samples are fitted once; the fewer there are, the more often, for the noisier is a single repeat."""
 
 LANDMARKS = 512
 
@@ -36,6 +36,9 @@ PENALTY = 1e-4
 """Of the squared weights beside the mean loss, for features whose mean squared length is 1; chosen in
 ``benchmarks/surrogates.py``."""
 
+TOGETHER = 1 << 22
+"""Numbers that the logits of repeats fitted together may hold."""
+
 STEPS = 30
 
 SMALLEST = 1e-6
@@ -43,8 +46,12 @@ SMALLEST = 1e-6
 
 
 def repeats(n: int) -> int:
-    """How often n samples are dealt out and fitted."""
-    return max(REPEATS[0], min(REPEATS[1], FITS // n))
+    """How often n samples are dealt out and fitted.
+
+    >>> [repeats(n) for n in (200, 1200, 3000, 10_000)]
+    [40, 24, 7, 1]
+    """
+    return max(REPEATS[0], min(REPEATS[1], int((FITS / n) ** 1.3)))
 
 
 def fold_numbers(n: int, count: int, generator: torch.Generator) -> Tensor:
@@ -103,16 +110,19 @@ def logistic_confidence(z: Tensor, labels: Tensor, classes: int, *, seed: int = 
         seed: of folds and landmarks, and beyond 10,000 samples of those that are fitted.
     """
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(len(z), dtype=torch.float64)
-    count = repeats(len(z))
-    for _ in range(count):
-        total += _out_of_fold(z, labels, classes, generator)
+    total, count = torch.zeros(len(z), dtype=torch.float64), repeats(len(z))
+    together = 1
+    if len(z) <= LANDMARKS:  # with the same landmarks, features are the same
+        together = max(1, TOGETHER // (len(z) * FOLDS * classes))
+    for first in range(0, count, together):
+        total += _out_of_fold(z, labels, classes, min(together, count - first), generator)
     return total / count
 
 
-def _out_of_fold(z: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+def _out_of_fold(z: Tensor, labels: Tensor, classes: int, times: int, generator: torch.Generator) -> Tensor:
+    """Probabilities of the label, summed over so many deals of the folds on the same landmarks, float64, (n,)."""
     n, count = len(z), min(FOLDS, len(z))
-    fold = fold_numbers(n, count, generator)
+    fold = torch.stack([fold_numbers(n, count, generator) for _ in range(times)], 1)
     drawn = torch.randperm(n, generator=generator)
     features = Features.of(z[drawn[:LANDMARKS]])
     fitted, others = (part.sort().values for part in (drawn[:FITTED], drawn[FITTED:]))
@@ -121,13 +131,17 @@ def _out_of_fold(z: Tensor, labels: Tensor, classes: int, generator: torch.Gener
     found = torch.zeros(n, dtype=torch.float64)
     known = zip(fitted.split(BLOCK), phi.split(BLOCK), strict=True)
     for rows, own in chain(known, ((rows, features(z[rows])) for rows in others.split(BLOCK) if len(rows))):
-        logits = (own @ weights).view(len(rows), count, classes)[torch.arange(len(rows)), fold[rows]]
-        found[rows] = logits.double().softmax(1).gather(1, labels[rows, None])[:, 0]
+        logits = (own @ weights).view(len(rows), times, count, classes)
+        place = fold[rows][:, :, None, None].expand(-1, -1, 1, classes)
+        p = logits.gather(2, place)[:, :, 0].double().softmax(2)
+        found[rows] = p.gather(2, labels[rows][:, None, None].expand(-1, times, 1)).sum((1, 2))
     return found
 
 
 def _fitted(phi: Tensor, labels: Tensor, classes: int, fold: Tensor, count: int) -> Tensor:
-    """Weights (w, count * classes) of one regression per fold, each fitted to the samples of all others.
+    """Weights (w, times * count * classes) of one regression per fold, each fitted to the samples of all others.
+
+    ``fold`` has shape (n, times).
 
     All folds at once by accelerated gradient steps (Nesterov 1983), in coordinates in which Böhning's bound of the
     curvature (1992), ½ΦᵀΦ/n, is the identity: so a step of length 1 never overshoots, and nothing is searched for. A
@@ -136,16 +150,16 @@ def _fitted(phi: Tensor, labels: Tensor, classes: int, fold: Tensor, count: int)
     n, width = phi.shape
     penalty = torch.full((width,), PENALTY)
     penalty[-1] = 1e-8  # the constant's
-    share = (fold[:, None] != torch.arange(count)).float()
+    share = (fold[:, :, None] != torch.arange(count)).float().flatten(1)
     share /= share.sum(0).clamp(min=1)
     curvature = (phi.T @ (phi * (share.amax(1, keepdim=True) / 2))).double() + penalty.double().diag()
     basis = torch.linalg.inv(torch.linalg.cholesky(curvature)).T.float()
     phi = phi @ basis
     ridge = (basis.T * penalty) @ basis
     target = F.one_hot(labels, classes).to(phi.dtype)[:, None]
-    weights = ahead = torch.zeros(width, count * classes)
+    weights = ahead = torch.zeros(width, share.shape[1] * classes)
     for step in range(STEPS):
-        wrong = (phi @ ahead).view(n, count, classes).softmax(2).sub_(target).mul_(share[:, :, None])
+        wrong = (phi @ ahead).view(n, -1, classes).softmax(2).sub_(target).mul_(share[:, :, None])
         moved = ahead - phi.T @ wrong.flatten(1) - ridge @ ahead
         ahead = moved + step / (step + 3) * (moved - weights)
         weights = moved
