@@ -191,9 +191,8 @@ class Probes:
 
     Wide representations are sketched to 512 columns (up to 4096 where samples are few), sums of entries with random
     signs (after Charikar, Chen & Farach-Colton 2002), which keeps inner products in expectation and needs no large
-    matrix. The reference sample of the rehearsals is all samples when n <= 3000 and otherwise drawn by position from
-    ``seed``: permuting the samples then permutes the factors only up to that draw, unless they stand in the order of
-    their content, as ``factor_table`` has them.
+    matrix. The reference sample of the rehearsals is all samples when n <= 3000 and otherwise drawn by ``seed`` from
+    the samples in the order of their content: permuting the samples permutes the factors.
 
     Args:
         target: what to probe.

@@ -148,7 +148,7 @@ def factor_table(
         asked = torch.cat([wanted, reference]).unique()
         rows = torch.from_numpy(np.flatnonzero(np.isin(kind, kind[asked.numpy()])))
     probes = Probes(
-        target.in_order(order) if target.data.in_memory else target,
+        target.in_order(order),
         seed=seed,
         progress=progress,
         expected={probe for item in chosen.values() for probe in item.probes},
