@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from forgetcast._logits import cross_entropy
 from forgetcast.errors import NotApplicableError
@@ -81,6 +82,28 @@ def test_the_surest_samples_keep_their_digits() -> None:
     (score,) = torch.autograd.grad(cross_entropy(copy.deepcopy(model).double()(leaf), y).sum(), leaf)
     lengths = score.norm(dim=1)
     assert float(((probes._from_gradients("score").norm - lengths).abs() / lengths).max()) < 1e-3
+
+
+def test_plain_gradients_are_those_of_a_plain_loop() -> None:
+    """Where layers explain nothing, norms are autograd's in the model's precision, but where that has cancelled."""
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model[2].weight *= 60
+        y = model(x).argmax(1)
+    exact, loop = written_out(model, x, y).norm(dim=1), []
+    for row in range(len(y)):
+        loss = F.cross_entropy(model(x[row : row + 1]), y[row : row + 1])
+        loop.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]).norm())
+    norms = Probes(Target(model, (x, y))).gradient_norm
+    off = torch.stack(loop).double() / exact - 1
+    cancelled = off.abs() > 0.1
+    kept = off.abs() < 0.03
+    assert int((kept & (off.abs() > 1e-3)).sum()) > 3
+    assert int(cancelled.sum()) > 3
+    assert float((norms / torch.stack(loop).double() - 1)[kept].abs().max()) < 1e-3
+    assert float((norms / exact - 1)[cancelled].abs().max()) < 1e-3
 
 
 def test_what_turns_up_late_is_measured_again() -> None:

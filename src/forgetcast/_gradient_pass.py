@@ -19,7 +19,7 @@ from forgetcast._filled import Filled
 from forgetcast._gradient_norms import LayerTap, Terms, UnexplainedError, add_up
 from forgetcast._layer_gradients import Entries, Measured, measured_layers
 from forgetcast._layers import Layout, few_samples
-from forgetcast._logits import loss_slope
+from forgetcast._logits import autograd_slope, loss_slope, single
 from forgetcast._plain_gradients import broadcast_parameters, gradients_of_one, plain_parameters, plain_terms
 from forgetcast._precision import exact_convolutions
 from forgetcast.data import Inputs, leaves, map_leaves
@@ -263,10 +263,10 @@ class _Batch:
     scale: Tensor = field(init=False)
     """Float64, (b,)."""
 
-    def start(self, logits: Tensor) -> Tensor:
-        """The slope at these logits (b, C)."""
+    def start(self, logits: Tensor, plain: bool) -> Tensor:
+        """The slope at these logits (b, C); ``plain``: that of autograd, so that norms are the ones of a plain loop."""
         if self.slope is None:
-            slope = loss_slope(logits.double(), self.y)
+            slope = autograd_slope(logits, self.y) if plain else loss_slope(logits.double(), self.y)
             self.scale = slope.abs().amax(1).clamp(min=1e-300)
             self.slope = (slope / self.scale[:, None]).float()
         else:
@@ -297,14 +297,15 @@ def _sample_gradients(
     }
     inputs = x if leaf is None else map_leaves(lambda _: leaf.clone(), x)
     forward = partial(target.call, copies, inputs) if copies else partial(target.forward, inputs)
-    logits = (tap.watch(forward) if inside else forward()).float()
+    raw = tap.watch(forward) if inside else forward()
+    logits = raw.float()
     found: dict[Quantity, Tensor] = {}
     if leaf is not None and "margin" in wanted:
         rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
         margin = (logits.gather(1, y[:, None]) - logits.gather(1, rival)).sum()
         (gradient,) = torch.autograd.grad(margin, leaf, retain_graph=True)
         found["margin"] = gradient.float()
-    slope = batch.start(logits)
+    slope = batch.start(single(raw), bool(parameters.plain) and "squares" in wanted)
     upstream = [leaf] if leaf is not None and "score" in wanted else []
     gradients = []
     if inside or upstream:

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "loss_slope", "margin", "single", "true_probability"]
+__all__ = ["autograd_slope", "cross_entropy", "loss_slope", "margin", "single", "true_probability"]
+
+CANCELLED = 0.05
+"""Relative error from which on a slope has lost its worth to cancellation."""
 
 
 def single(logits: Tensor) -> Tensor:
@@ -28,6 +31,19 @@ def loss_slope(logits: Tensor, labels: Tensor) -> Tensor:
     """
     others = logits.softmax(1).scatter(1, labels[:, None], 0.0)
     return others.scatter(1, labels[:, None], -others.sum(1, keepdim=True))
+
+
+def autograd_slope(logits: Tensor, labels: Tensor) -> Tensor:
+    """The slope that autograd gives in the logits' own precision, float64, shape (n, C).
+
+    Where p_y - 1 has cancelled there by more than ``CANCELLED``, that of :func:`loss_slope`.
+    """
+    exact = loss_slope(logits.double(), labels)
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        (own,) = torch.autograd.grad(F.cross_entropy(leaf, labels, reduction="sum"), leaf)
+    off = (own.double() - exact).norm(dim=1) > CANCELLED * exact.norm(dim=1)
+    return torch.where(off[:, None], exact, own.double())
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
