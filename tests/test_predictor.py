@@ -852,11 +852,9 @@ def test_the_published_predictor_is_looked_for_beside_the_package(
     predictor: DifficultyPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First inside the package, then in the checkout; without either the message says how to get one."""
-    import forgetcast.predictor as module
-
     package = tmp_path / "src" / "forgetcast"
     package.mkdir(parents=True)
-    monkeypatch.setattr(module, "__file__", str(package / "predictor.py"))
+    monkeypatch.setattr(folders, "PACKAGE", package)
     with pytest.raises(PathError, match="forgetcast train"):
         DifficultyPredictor.published()
     predictor.save(tmp_path / "models" / "published")

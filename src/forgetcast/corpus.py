@@ -206,7 +206,7 @@ class Corpus:
         Raises:
             PathError: this installation has none.
         """
-        folder = shipped_folder(__file__, "published_corpus", "training_data/published")
+        folder = shipped_folder("published_corpus", "training_data/published")
         if folder is None:
             raise PathError("this installation comes without the published corpus: give a corpus folder")
         return cls.read(folder)

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.resources import files
 from pathlib import Path
 
 from forgetcast.errors import PathError
@@ -21,10 +22,13 @@ def nearest_existing(path: Path) -> Path:
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
-def shipped_folder(module: str, inside: str, checkout: str) -> Path | None:
-    """A shipped folder with a manifest: inside the package that the file ``module`` is of, or in the checkout."""
-    package = Path(module).resolve().parent
-    places = (package / inside, package.parents[1] / checkout)
+PACKAGE = Path(str(files("forgetcast"))).resolve()
+"""Where the package itself lies."""
+
+
+def shipped_folder(inside: str, checkout: str) -> Path | None:
+    """A shipped folder with a manifest: ``inside`` the package, or in the ``checkout`` whose src folder it lies in."""
+    places = (PACKAGE / inside, PACKAGE.parents[1] / checkout)
     return next((place for place in places if (place / "manifest.json").is_file()), None)
 
 

@@ -498,7 +498,7 @@ class DifficultyPredictor:
         Raises:
             PathError: this installation has none.
         """
-        folder = shipped_folder(__file__, "published_model", "models/published")
+        folder = shipped_folder("published_model", "models/published")
         if folder is not None:
             return cls.load(folder)
         raise PathError(
