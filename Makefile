@@ -36,7 +36,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.ready-for-tests: $(VENV)/.ready
 	$(PIP) -e '.[test]'
-	$(VENV)/bin/python tests/torchvision_operators.py
+	$(VENV)/bin/python tests/helpers/torchvision_operators.py
 	touch $@
 
 # The browser and data that tests need and LightGBM's OpenMP library; on a machine without apt-get or root rights this

@@ -4,10 +4,10 @@
     python benchmarks/fuzz.py --inputs 100000 --loader corpus --restart      # one loader anew
     python benchmarks/fuzz.py --show corpus 1234 /tmp/input      # writes input 1234 of the corpus and reads it
 
-Valid small files of every kind (``tests/hostile_seeds.py``) are damaged at random (``tests/hostile_mutations.py``:
-bytes, fields of lengths, JSON values, Parquet columns and metadata, archives, bombs, links, pipes), in seven of ten
-cases with hashes made right again where there are any, and read in worker processes with limited memory. Allowed is
-that an input is read and used, or refused by a ``ForgetcastError`` whose message is one printable line of at most 2000
+Valid small files of every kind (``tests/helpers/hostile_seeds.py``) are damaged at random
+(``tests/helpers/hostile_mutations.py``: bytes, fields of lengths, JSON values, Parquet columns and metadata, archives,
+bombs, links, pipes), in seven of ten cases with hashes made right again where there are any, and read in worker
+processes with limited memory. Allowed is that an input is read and used, or refused by a ``ForgetcastError`` whose message is one printable line of at most 2000
 characters. Findings are other exceptions, the death of the process, more than 10 s, more than 1 GiB of memory,
 warnings, output, and code that ran. Every input follows from seed, loader and number alone. Counters are kept in the
 folder ``--work``; a run that was stopped goes on where it was. Writes ``fuzz.csv`` and ``fuzz.md``; exits with 1 on
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "helpers"))
 
 SECONDS = 10.0
 """What one input may take."""

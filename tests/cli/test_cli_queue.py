@@ -25,6 +25,7 @@ from forgetcast.policy import Policy
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.record import verify
 from forgetcast.routes import ROUTES
+from places import HELPERS
 from small_targets import clouds
 
 MODULE = """
@@ -52,7 +53,7 @@ Run = Callable[..., Result]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, data and requests."""
     folder = tmp_path_factory.mktemp("queue")
-    (folder / "queue_of_mine.py").write_text(MODULE.format(tests=str(Path(__file__).parent)))
+    (folder / "queue_of_mine.py").write_text(MODULE.format(tests=str(HELPERS)))
     target = clouds()
     save_file(target.module.state_dict(), folder / "mine.safetensors")
     for name, data, n in (("train", target.data, 45), ("test", target.heldout, 30)):

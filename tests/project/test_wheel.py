@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 from boundaries import measuring
+from places import HELPERS, ROOT
 
-ROOT = Path(__file__).parents[1]
-CONSUMER = Path(__file__).parent / "typed_consumer.py"
+CONSUMER = HELPERS / "typed_consumer.py"
 
 PROGRAM = """
 import sys, pathlib

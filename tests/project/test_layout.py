@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from importlinter.application.use_cases import read_user_options
 from importlinter.configuration import configure
 
 from boundaries import MEASURING, among, import_graph, measuring
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 configure()
 CONTRACTS = read_user_options(config_filename=str(ROOT / "pyproject.toml")).contracts_options
 FORBIDDEN = [contract for contract in CONTRACTS if contract["type"] == "forbidden"]

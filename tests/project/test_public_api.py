@@ -19,8 +19,8 @@ import pytest
 
 from forgetcast._public_api import PUBLIC
 from links import broken_links, links_of
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 ERRORS = "forgetcast.errors"
 PLAIN = ("ndarray", "DataFrame", "Series", "dict", "list", "tuple", "str")
 """Types whose name does not say what is in them."""

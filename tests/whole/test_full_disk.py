@@ -32,6 +32,7 @@ from forgetcast.policy import Policy
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.predictor_training import train_predictor
 from forgetcast.record import append, verify
+from places import HELPERS
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 
@@ -217,7 +218,7 @@ def test_the_command_line_tells_a_full_disk_in_one_line(
 ) -> None:
     """Exit code 2, the file named, nothing left; other results that were asked for are not lost."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.syspath_prepend(HELPERS)
     Path("requests.csv").write_text("index\n1\n5\n9\n")
     name, place = option.split()
     command = ["predict", "--target", "small_targets:clouds", "--objective", "erase", "-q"]
@@ -243,7 +244,7 @@ def test_a_result_that_finds_no_room_does_not_cost_the_others(
 ) -> None:
     """The page goes to the full disk, the table elsewhere: the table is written, the page is told, the code is 2."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.syspath_prepend(HELPERS)
     command = ["predict", "--target", "small_targets:clouds", "--objective", "erase", "-q", "--indices", "3,4"]
     command += ["--html", str(disk.folder / "t.html"), "--out", "t.csv"]
     if disk.mounted:

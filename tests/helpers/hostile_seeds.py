@@ -1,6 +1,6 @@
 """Every kind of file that someone else may have made: a small valid one, how it is read, its hashes made right.
 
-Shared by ``tests/test_fuzz.py`` and ``benchmarks/fuzz.py``.
+Shared by ``tests/whole/test_fuzz.py`` and ``benchmarks/fuzz.py``.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-PLUGIN = Path(__file__).parents[1] / "examples" / "forgetcast-example-plugin"
+from places import ROOT
+
+PLUGIN = ROOT / "examples" / "forgetcast-example-plugin"
 
 PROGRAM = """
 import numpy as np

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,8 +14,8 @@ from forgetcast.heads import EXPLAINED, fit_without, from_log_scale
 from forgetcast.labels import CONSENSUS, difficulty
 from forgetcast.recipes import Recipe
 from forgetcast.scores import within_target_rho
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 EVALUATION = ROOT / "benchmarks" / "evaluation"
 AGAIN = ("wine-mlp", "digits-mlp")
 

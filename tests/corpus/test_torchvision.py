@@ -13,6 +13,7 @@ import pytest
 from forgetcast import datasets
 from forgetcast._torchvision import torchvision
 from forgetcast.errors import NotApplicableError
+from places import HELPERS
 
 
 def run(code: str) -> str:
@@ -132,7 +133,7 @@ def test_a_broken_torchvision_is_declared_as_it_is_imported(tmp_path: Path) -> N
     code = f"""
 import sys
 sys.meta_path[:] = [one for one in sys.meta_path if type(one).__name__ != "Declared"]
-sys.path[:0] = [{str(tmp_path)!r}, {str(Path(__file__).parent)!r}]
+sys.path[:0] = [{str(tmp_path)!r}, {str(HELPERS)!r}]
 import torchvision_operators
 torchvision_operators.install()
 import json, torch

@@ -12,8 +12,8 @@ import pytest
 from forgetcast.cli import main
 from forgetcast.registry import load_factors, load_unlearners
 from links import broken_links
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 FOLDERS = ("docs", "benchmarks", "examples", "models", "training_data")
 LINKED = (

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+from places import HELPERS
+
 TIME = re.compile(rb'(?<=<th scope="row">time</th><td>)[0-9T:+-]+')
 COMMANDS = """
 generate --target small_targets:clouds --out corpus --instances 12 --oracle-groups 6 --oracle-seeds 2 --jobs {jobs} -q
@@ -43,7 +44,7 @@ def run(folder: Path, jobs: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(calls=calls, jobs=jobs)],
         cwd=folder,
-        env=os.environ | {"PYTHONHASHSEED": str(jobs), "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONHASHSEED": str(jobs), "PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

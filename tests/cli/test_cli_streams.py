@@ -21,6 +21,7 @@ from forgetcast.errors import PathError
 from forgetcast.labels import CONSENSUS
 from forgetcast.record import verify
 from forgetcast.screening import Triage
+from places import HELPERS
 from small_targets import clouds
 from synthetic import corpus
 
@@ -75,7 +76,7 @@ WIDE = {"prescreen", "prescreen csv", "verify", "generate", "train", "inspect co
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, data, a corpus and requests, whose names are in many scripts."""
     folder = tmp_path_factory.mktemp("narrow")
-    (folder / "narrow_model.py").write_text(MODULE.format(tests=str(Path(__file__).parent)), encoding="utf-8")
+    (folder / "narrow_model.py").write_text(MODULE.format(tests=str(HELPERS)), encoding="utf-8")
     target = clouds()
     save_file(target.module.state_dict(), folder / "mine.safetensors")
     for name, data, n in (("train", target.data, 45), ("test", target.heldout, 30)):

@@ -25,6 +25,7 @@ from cluster_cases import (
     trainings,
 )
 from forgetcast.errors import InputError
+from places import HELPERS
 
 Backend = Callable[..., AbstractContextManager[Any]]
 
@@ -33,7 +34,7 @@ Backend = Callable[..., AbstractContextManager[Any]]
 def ray_backend() -> Iterator[Backend]:
     """joblib on a Ray cluster of two nodes with one core each."""
     with pytest.MonkeyPatch.context() as patch:
-        paths = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        paths = [str(HELPERS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))  # workers find small_targets
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         node = {"num_cpus": 1, "object_store_memory": 80_000_000}

@@ -11,7 +11,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-SPEC = spec_from_file_location("audit", Path(__file__).parents[1] / "docs" / "audit.py")
+from places import ROOT
+
+SPEC = spec_from_file_location("audit", ROOT / "docs" / "audit.py")
 assert SPEC is not None
 assert SPEC.loader is not None
 audit = module_from_spec(SPEC)
