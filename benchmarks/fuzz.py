@@ -5,13 +5,13 @@
     python benchmarks/fuzz.py --show corpus 1234 /tmp/input      # writes input 1234 of the corpus and reads it
 
 Valid small files of every kind (``tests/helpers/hostile_seeds.py``) are damaged at random
-(``tests/helpers/hostile_mutations.py``: bytes, fields of lengths, JSON values, Parquet columns and metadata, archives,
-bombs, links, pipes), in seven of ten cases with hashes made right again where there are any, and read in worker
-processes with limited memory. Allowed is that an input is read and used, or refused by a ``ForgetcastError`` whose message is one printable line of at most 2000
-characters. Findings are other exceptions, the death of the process, more than 10 s, more than 1 GiB of memory,
-warnings, output, and code that ran. Every input follows from seed, loader and number alone. Counters are kept in the
-folder ``--work``; a run that was stopped goes on where it was. Writes ``fuzz.csv`` and ``fuzz.md``; exits with 1 on
-findings.
+(``tests/helpers/hostile_mutations.py``: bytes, fields of lengths, JSON values, Parquet columns and metadata,
+archives, bombs, links, pipes), in seven of ten cases with hashes made right again where there are any, and read in
+worker processes with limited memory. Allowed is that an input is read and used, or refused by a ``ForgetcastError``
+whose message is one printable line of at most 2000 characters. Findings are other exceptions, the death of the
+process, more than 10 s, more than 1 GiB of memory, warnings, output, and code that ran. Every input follows from
+seed, loader and number alone. Counters are kept in the folder ``--work``; a run that was stopped goes on where it
+was. Writes ``fuzz.csv`` and ``fuzz.md``; exits with 1 on findings.
 """
 
 from __future__ import annotations
