@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from forgetcast._conformance import example_target, module_state, same_state
-from forgetcast.data import Data, map_leaves
+from forgetcast._inputs import map_leaves
+from forgetcast.data import Data
 from forgetcast.errors import NotApplicableError, PluginError
 from forgetcast.factors import Factor
 from forgetcast.probes import Probes

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from forgetcast.data import Inputs, leaves, map_leaves
+from forgetcast._inputs import Inputs, leaves, map_leaves
 from forgetcast.errors import ForgetcastError
 
 __all__ = ["Types", "cast", "types_of", "types_taken"]

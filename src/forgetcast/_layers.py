@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forgetcast._inputs import Inputs, map_leaves
 from forgetcast._random import seeded
 from forgetcast._settings import own_settings
-from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
 
 __all__ = ["Layer", "Layout", "few_samples", "layout", "reproducible"]

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from forgetcast._gradient_norms import CHUNK
+from forgetcast._inputs import Inputs, map_leaves
 from forgetcast._layer_gradients import Entries, Squares
-from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
 
 __all__ = ["broadcast_parameters", "gradients_of_one", "plain_parameters", "plain_terms"]

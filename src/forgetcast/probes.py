@@ -30,6 +30,7 @@ from forgetcast._gradient_pass import (
     measured_parameters,
     real_tensor,
 )
+from forgetcast._inputs import Inputs
 from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals, trainable_head
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
@@ -50,7 +51,7 @@ from forgetcast._rehearsal import (
 )
 from forgetcast._settings import own_settings
 from forgetcast._stein import SteinRows, stein_rows
-from forgetcast.data import Data, Inputs
+from forgetcast.data import Data
 from forgetcast.errors import NotApplicableError
 from forgetcast.goal import SLACK
 from forgetcast.target import Head, Target, as_logits, check_finite

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from forgetcast import architectures, datasets
-from forgetcast.data import channels_last
+from forgetcast._inputs import channels_last
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.parallel import one_thread
 from forgetcast.target import Target

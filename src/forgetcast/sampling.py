@@ -8,7 +8,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from forgetcast._filled import filled
-from forgetcast.data import leaves
+from forgetcast._inputs import leaves
 from forgetcast.errors import InputError
 from forgetcast.target import Target
 

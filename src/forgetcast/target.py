@@ -23,11 +23,12 @@ from forgetcast._arguments import checked
 from forgetcast._disjoint import shared_samples
 from forgetcast._filled import Filled
 from forgetcast._input_types import Types, cast, types_of, types_taken
+from forgetcast._inputs import Inputs, channels_last, leaves, map_leaves
 from forgetcast._logits import single
 from forgetcast._plain_copy import plain_copy, unwrapped_name
 from forgetcast._random import undisturbed
 from forgetcast._settings import OWN, Settings, own_settings
-from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
+from forgetcast.data import Data
 from forgetcast.errors import (
     DatasetError,
     ForgetcastError,

@@ -17,7 +17,9 @@ from scipy import sparse
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from forgetcast.data import AGAIN, Data, channels_last, leaves, map_leaves
+from forgetcast._dataset_reader import AGAIN
+from forgetcast._inputs import channels_last, leaves, map_leaves
+from forgetcast.data import Data
 from forgetcast.errors import DatasetError, IndexRangeError
 
 N = 1100  # more than two of the pieces that a dataset is read in

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast import Target
-from forgetcast.data import Inputs, map_leaves
+from forgetcast._inputs import Inputs, map_leaves
 from forgetcast.errors import DatasetError, InputError, ModelError
 from forgetcast.factors import factor_table
 from forgetcast.generate import measure

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from forgetcast._dataset_reader import LABEL_NAMES
 from forgetcast._random import as_before
+from forgetcast._samples import is_missing
 from forgetcast._torchvision import does_not_import
 from forgetcast.adapters._library import library
-from forgetcast.data import LABEL_NAMES, is_missing
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
 from forgetcast.target import Target, TrainFunction
 from forgetcast.trajectory import Trajectory

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast.data import Inputs, map_leaves
+from forgetcast._inputs import Inputs, map_leaves
 from forgetcast.errors import InputError
 from forgetcast.target import Target
 from forgetcast.unlearn.grouped import Grouped

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast.data import leaves
+from forgetcast._inputs import leaves
 from forgetcast.target import Target
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast.data import Inputs, map_leaves
+from forgetcast._inputs import Inputs, map_leaves
 from forgetcast.target import Target
 from forgetcast.unlearn.stack import Params, Stack, gradients, stackable
 

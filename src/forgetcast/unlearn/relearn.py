@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from forgetcast._inputs import Inputs, map_leaves
 from forgetcast._logits import single, true_probability
-from forgetcast.data import Inputs, map_leaves
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.stack import Params, Stack, gradients, rows, stackable

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forgetcast._filled import filled
+from forgetcast._inputs import Inputs, leaves, map_leaves
 from forgetcast._logits import single
 from forgetcast._random import sample_positions
-from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.errors import NotApplicableError
 from forgetcast.target import Target
 from forgetcast.unlearn.inference import Inference
