@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from forgetcast._filled import Filled
+from forgetcast._head import Head
 from forgetcast.errors import NotApplicableError
-from forgetcast.target import Head, Target
+from forgetcast.target import Target
 
 __all__ = [
     "KernelRows",

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from forgetcast._layers import reproducible
 from forgetcast._logits import cross_entropy, margin
-from forgetcast.target import Target, check_finite
+from forgetcast._target_checks import check_finite
+from forgetcast.target import Target
 
 __all__ = ["LearningCurves", "checkpoint_curves", "recorded_curves"]
 

@@ -30,6 +30,7 @@ from forgetcast._gradient_pass import (
     measured_parameters,
     real_tensor,
 )
+from forgetcast._head import Head
 from forgetcast._inputs import Inputs
 from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals, trainable_head
 from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
@@ -51,10 +52,11 @@ from forgetcast._rehearsal import (
 )
 from forgetcast._settings import own_settings
 from forgetcast._stein import SteinRows, stein_rows
+from forgetcast._target_checks import as_logits, check_finite
 from forgetcast.data import Data
 from forgetcast.errors import NotApplicableError
 from forgetcast.goal import SLACK
-from forgetcast.target import Head, Target, as_logits, check_finite
+from forgetcast.target import Target
 from forgetcast.trajectory import Trajectory
 
 __all__ = ["PROBES", "Centroids", "HeldOut", "Probes", "Rehearsal"]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,158 +13,53 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
-from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from forgetcast._arguments import checked
 from forgetcast._disjoint import shared_samples
 from forgetcast._filled import Filled
+from forgetcast._frozen_copy import (
+    attributes_kept,
+    check_weights,
+    copy_and_trainable,
+    frozen_copy,
+    has_ties,
+    in_single,
+    is_half,
+    renamed,
+    state_hash,
+)
+from forgetcast._head import Head, find_head, layer_input, linear_calls
 from forgetcast._input_types import Types, cast, types_of, types_taken
-from forgetcast._inputs import Inputs, channels_last, leaves, map_leaves
+from forgetcast._inputs import Inputs, channels_last, leaves, map_leaves, model_arguments
 from forgetcast._logits import single
-from forgetcast._plain_copy import plain_copy, unwrapped_name
+from forgetcast._plain_copy import plain_copy
 from forgetcast._random import undisturbed
 from forgetcast._settings import OWN, Settings, own_settings
-from forgetcast.data import Data
-from forgetcast.errors import (
-    DatasetError,
-    ForgetcastError,
-    InputError,
-    ModelError,
-    NotApplicableError,
-    first_line,
-    shortened,
+from forgetcast._target_checks import (
+    FEW,
+    STATEFUL,
+    as_logits,
+    check_classes,
+    check_finite,
+    check_first_logits,
+    check_function,
+    check_outputs,
+    check_same,
+    failed_on,
+    keeping_inputs,
+    rounding,
+    takes_channels_last,
 )
+from forgetcast.data import Data
+from forgetcast.errors import DatasetError, ForgetcastError, InputError, ModelError, NotApplicableError, first_line
 from forgetcast.trajectory import Trajectory
 from forgetcast.weights import fit_weights
 
-__all__ = ["Head", "Target", "TrainFunction", "as_logits", "check_finite", "frozen_copy"]
-
-FEW = 4
-"""Samples that a model is looked at with."""
-RESTLESS = (
-    "the model gives other logits when it is asked again: it draws at random (dropout that is on in evaluation mode, "
-    "such as F.dropout without training=self.training) or keeps a state between calls. Make it a function of its "
-    "inputs in evaluation mode"
-)
-FORGETFUL = (
-    "the model gives other logits for the first samples of the {role} after it has run on all of them: it keeps a "
-    "state between calls. Make it a function of its inputs in evaluation mode"
-)
-SOCIABLE = (
-    "the model's logits of a sample depend on the other samples of its batch: it normalises by batch statistics in "
-    "evaluation mode (such as BatchNorm with track_running_stats=False, or F.batch_norm with training=True) or mixes "
-    "samples. Use running statistics, or normalise each sample by itself"
-)
-
-IN_PLACE = (
-    "the model changes its input in place: your data would be another after every call. Make it work on a copy in "
-    "forward, such as x = x - mean in place of x.sub_(mean), or x = x.clone() first"
-)
-ELSEWHERE = (
-    "the model's copy still runs the weights of the original: a forward is bound to it (such as model.forward = "
-    "wrapper(model.forward)). Hand over the model before that, or define forward in its class"
-)
+__all__ = ["Target", "TrainFunction"]
 
 TrainFunction = Callable[[np.ndarray, int], nn.Module]
 """``train(indices, seed)``: trains a fresh model on those samples (int64, shape (m,)) and returns it."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """The last linear layer: logits = features @ weight.T + bias."""
-
-    name: str
-    """Name of the module inside the model."""
-    weight: Tensor
-    """Shape (classes, d)."""
-    bias: Tensor | None
-    """Shape (classes,), or None."""
-
-    @classmethod
-    def of(cls, model: nn.Module, name: str) -> Head:
-        """The layer called ``name`` as the head of ``model``."""
-        layer: Any = model.get_submodule(name)
-        return cls(name, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in evaluation mode, without gradients and wrappers; ``model`` itself stays exactly as it was.
-
-    Raises:
-        ModelError: not a module, not copyable, or with weights that are not finite.
-    """
-    return _frozen(model)[0]
-
-
-def _frozen(model: nn.Module) -> tuple[nn.Module, frozenset[str]]:
-    """What :func:`frozen_copy` returns, and which of its parameters are trainable."""
-    copied = plain_copy(model)
-    trainable = _trainable(copied)
-    copied.eval()
-    for module in copied.modules():  # a model's own ``train`` may have left some parts in training mode
-        module.training = False
-    if next(copied.parameters(), None) is None:
-        raise ModelError("the model has no parameters: there is nothing to unlearn")
-    for name, parameter in copied.named_parameters():
-        if is_lazy(parameter):
-            raise ModelError(f"the model's {name} is not initialised yet: pass one batch through the model first")
-        parameter.requires_grad_(False)
-        parameter.grad = None
-    _check_weights(copied, "the model")
-    return copied, trainable
-
-
-def _check_weights(model: nn.Module, what: str) -> None:
-    """Refuse weights that are not numbers.
-
-    Raises:
-        ModelError: NaN, or infinity outside the buffers; the tensor is named.
-    """
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise ModelError(f"{what}'s weights are not finite: {name} holds NaN or infinity")
-    for name, buffer in model.named_buffers():
-        if bool(torch.isnan(buffer).any()):  # infinity is for masks
-            raise ModelError(f"{what}'s buffers are not finite: {name} holds NaN")
-
-
-def _trainable(model: nn.Module) -> frozenset[str]:
-    """Names of the parameters that training moves; all of them (that are real numbers) where none is marked."""
-    named = dict(model.named_parameters())
-    marked = frozenset(name for name, parameter in named.items() if parameter.requires_grad)
-    return marked or frozenset(name for name, value in named.items() if value.is_floating_point()) or frozenset(named)
-
-
-def _renamed(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """Weights that were saved through a wrapper, under the names that ``model`` has for them."""
-    own = model.state_dict().keys()
-    if own <= state.keys():
-        return state
-    inside = {unwrapped_name(name): name for name in own}
-    return {name if name in own else inside.get(unwrapped_name(name), name): value for name, value in state.items()}
-
-
-def _has_ties(module: nn.Module) -> bool:
-    """Whether a parameter or buffer has several names; looking for them at every call takes a third of its overhead."""
-    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    return len({id(value) for _, value in named}) < len(named)
-
-
-@contextmanager
-def _attributes_kept(module: nn.Module) -> Iterator[None]:
-    """A block after which tensors that hooks compute anew (pruning, older weight norm) are those of before: what they
-    compute under other parameters belongs to a graph and cannot be copied.
-    """
-    tensors = [
-        (vars(part), name, v) for part in module.modules() for name, v in vars(part).items() if torch.is_tensor(v)
-    ]
-    try:
-        yield
-    finally:
-        for attributes, name, value in tensors:
-            attributes[name] = value
 
 
 class Target:
@@ -241,7 +134,7 @@ class Target:
             raise InputError(f"batch_size: expected a positive integer; got {batch_size!r}")
         self.batch_size = batch_size
         self._settings = Settings.of_caller()
-        self.module, self._trainable = _frozen(model)
+        self.module, self._trainable = copy_and_trainable(model)
         self.frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
         self._name_weights(None)
         first = next(self.module.parameters())
@@ -251,21 +144,22 @@ class Target:
         self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
         self._train = train
         self._channels_last = False
-        self._ties = _has_ties(self.module)
+        self._ties = has_ties(self.module)
         self._hooked = any(part._forward_pre_hooks for part in self.module.modules())
         self._casts: dict[Types, Types] = {}
         self._in_single = False
         with self._asking():
-            self._inspect_model()
-            self._check_function(model)
+            few = self._few(self.data)
+            self._inspect_model(few)
+            check_function(self, self.to_device(few), model, self._rounding)
             if self.heldout is not None:
-                self._first_logits(self.heldout, self.module)
-            self._channels_last = self._takes_channels_last()
+                self._first_logits(self._few(self.heldout), self.heldout.role, self.module)
+            self._channels_last = takes_channels_last(self, self.to_device(few))
             if self._channels_last:  # weights too: otherwise what comes out of a convolution may lie the other way
                 self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for data in (self.data, self.heldout):
             if data is not None:
-                self._check_classes(data)
+                check_classes(data, self.num_classes)
         self.notes = []
         if self.heldout is not None and (shared := shared_samples(self.data, self.heldout)):
             self.notes.append(shared)
@@ -288,7 +182,7 @@ class Target:
         """
         args, kwargs = model_arguments(x)
         replaced = {**self.buffers, **params}
-        with _attributes_kept(self.module) if self._hooked else nullcontext(), self._in_its_settings():
+        with attributes_kept(self.module) if self._hooked else nullcontext(), self._in_its_settings():
             return as_logits(functional_call(self.module, replaced, args, kwargs, tie_weights=self._ties))
 
     def forward(self, x: Inputs) -> Tensor:
@@ -310,25 +204,14 @@ class Target:
         """A block that runs the model on the samples ``index`` of ``data``; what the model raises there names them.
 
         Raises:
-            ModelError: in place of whatever is none of our own errors.
+            ModelError: wraps any error that forgetcast did not raise.
         """
         try:
             yield
         except ForgetcastError:
             raise
         except Exception as error:
-            memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(
-                error
-            )
-            remedy = (
-                f"give Target(..., batch_size=...) less than {self.batch_size}"
-                if memory
-                else "look at these samples; the model must take every batch of the data"
-            )
-            raise ModelError(
-                f"the model raised {type(error).__name__} for samples {_span(data.numbers(index))} of the "
-                f"{data.role}: {first_line(error)}: {remedy}"
-            ) from error
+            raise failed_on(data, index, error, self.batch_size) from error
 
     def raised(self, error: BaseException) -> bool:
         """Whether an error came out of the model itself, however deep in a computation it was called."""
@@ -347,9 +230,8 @@ class Target:
         Raises:
             ModelError: the model has changed in between, or is one that says something else each time.
         """
-        x, _ = data.fetch(torch.arange(min(FEW, len(data))))
-        again = self.forward(self.to_device(x)).cpu()
-        self._check_same(logits[: len(again)].cpu(), again, FORGETFUL.format(role=data.role))
+        again = self.forward(self.to_device(self._few(data))).cpu()
+        check_same(logits[: len(again)].cpu(), again, STATEFUL.format(role=data.role), self._rounding)
 
     @torch.no_grad()
     @checked()
@@ -413,7 +295,7 @@ class Target:
         assert self.head is not None, "only a target with a head can be watched"
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
-            keep(_layer_input(args, kwargs).detach().clone())
+            keep(layer_input(args, kwargs).detach().clone())
 
         return self.module.get_submodule(self.head.name).register_forward_hook(hook, with_kwargs=True)
 
@@ -428,8 +310,8 @@ class Target:
         what = self.trajectory.name_of(point)
         other = copy.copy(self)
         other.module = plain_copy(self.module)
-        fit_weights(other.module, _renamed(self.trajectory.state(point), other.module), what)
-        _check_weights(other.module, what)
+        fit_weights(other.module, renamed(self.trajectory.state(point), other.module), what)
+        check_weights(other.module, what)
         other._name_weights(None if self.head is None else self.head.name)
         for worked_out in ("model_hash", "full_precision"):
             other.__dict__.pop(worked_out, None)
@@ -449,7 +331,7 @@ class Target:
         Raises:
             ModelError: as float32 the model raises, or gives other logits than rounding explains.
         """
-        if not any(_is_half(value) for value in (*self.module.parameters(), *self.module.buffers())):
+        if not any(is_half(value) for value in (*self.module.parameters(), *self.module.buffers())):
             return self
         return self._widened()
 
@@ -458,7 +340,7 @@ class Target:
     def _widened(self) -> Target:
         other = copy.copy(self)
         other.__dict__.pop("model_hash", None)
-        other.module = _in_single(plain_copy(self.module))
+        other.module = in_single(plain_copy(self.module))
         other.dtype, other._casts, other._in_single = torch.float32, {}, True
         other._name_weights(None if self.head is None else self.head.name)
         remedy = "unlearning works on float32 weights: hand over model.float(), if it is what you run"
@@ -467,7 +349,7 @@ class Target:
                 if data is None:
                     continue
                 try:
-                    other._first_logits(data, other.module)
+                    other._first_logits(self._few(data), data.role, other.module)
                     x = data.fetch(torch.arange(min(self.batch_size, len(data))))[0]
                     one, same = self.forward(self.to_device(x)), other.forward(other.to_device(x))
                 except Exception as error:
@@ -475,7 +357,8 @@ class Target:
                         f"the model raised {type(error).__name__} with its half-precision weights as float32: "
                         f"{first_line(error)}; {remedy}"
                     ) from error
-                self._check_same(one, same, f"the model gives other logits with its weights as float32; {remedy}")
+                message = f"the model gives other logits with its weights as float32; {remedy}"
+                check_same(one, same, message, self._rounding)
         return other
 
     def in_order(self, order: Tensor) -> Target:
@@ -559,9 +442,9 @@ class Target:
         try:
             module = frozen_copy(made).to(self.device)
             if self._in_single:
-                module = _in_single(module)
+                module = in_single(module)
             with self._asking():
-                classes = self._first_logits(self.data, module).shape[1]
+                classes = self._first_logits(self._few(self.data), self.data.role, module).shape[1]
         except InputError as error:
             raise ModelError(f"{who}: {error}") from error
         if classes != self.num_classes:
@@ -581,17 +464,7 @@ class Target:
     @cached_property
     def model_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of the model's state, hexadecimal."""
-        sha = hashlib.sha256()
-        state = {**dict(self.module.named_buffers()), **self.module.state_dict()}  # some buffers are in no state dict
-        for name, value in sorted(state.items()):
-            if isinstance(value, Tensor):
-                sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-                sha.update(
-                    value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                    if value.ndim
-                    else str(value.item()).encode()
-                )
-        return sha.hexdigest()
+        return state_hash(self.module)
 
     @cached_property
     def data_hash(self) -> str:
@@ -611,9 +484,13 @@ class Target:
         with own_settings(), undisturbed(self.device):
             yield
 
+    def _few(self, data: Data) -> Inputs:
+        """The first samples of ``data``, at most 4, as they lie on the CPU."""
+        return data.fetch(torch.arange(min(FEW, len(data))))[0]
+
     @torch.no_grad()
-    def _first_logits(self, data: Data, module: nn.Module) -> Tensor:
-        """Logits of the first samples (at most 4), checked to be logits.
+    def _first_logits(self, x: Inputs, role: str, module: nn.Module) -> Tensor:
+        """Logits of the first samples ``x`` of the data called ``role``, checked to be logits.
 
         The types in which the target's own module takes these inputs are kept for :meth:`to_device`.
 
@@ -621,17 +498,9 @@ class Target:
             ModelError: they are no finite logits of shape (n, classes), or the model changed its input.
             DatasetError: the model raised.
         """
-
-        def ask(x: Inputs) -> Tensor:
-            given = map_leaves(Tensor.clone, x)
-            output = self.answer(module, x)
-            if not all(map(torch.equal, leaves(given), leaves(x))):
-                raise ModelError(IN_PLACE)
-            return output
-
-        x, _ = data.fetch(torch.arange(min(FEW, len(data))))
         own = types_of(x)
         x = self.to_device(x)
+        ask = keeping_inputs(partial(self.answer, module))
         try:
             taken, output = types_taken(ask, x, module.parameters() if module is self.module else ())
         except ModelError:
@@ -639,141 +508,14 @@ class Target:
         except Exception as error:
             shapes = " and ".join(f"{tuple(leaf.shape)} of {leaf.dtype}" for leaf in leaves(x))
             raise DatasetError(
-                f"the model cannot take the {data.role}'s inputs: a batch of shape {shapes} raised "
-                f"{type(error).__name__}: {first_line(error)}. Bring the {data.role} to the shape and type that "
+                f"the model cannot take the {role}'s inputs: a batch of shape {shapes} raised "
+                f"{type(error).__name__}: {first_line(error)}. Bring the {role} to the shape and type that "
                 "model(x) takes."
             ) from error
         if taken != own:
             self._casts[own] = taken
-        rows = len(leaves(x)[0])
-        if output.ndim != 2 or output.shape[0] != rows or output.shape[1] < 2 or not output.is_floating_point():
-            raise ModelError(
-                f"the model must return logits of shape (n, classes) with at least 2 classes; for {rows} samples it "
-                f"returned {tuple(output.shape)} of {output.dtype}"
-            )
-        if not bool(torch.isfinite(output).all()):
-            raise ModelError(f"the model returned NaN or infinite logits for the first samples of the {data.role}")
-        tolerance = max(1e-5, 4 * torch.finfo(output.dtype).eps)
-        if rows > 1 and bool((output >= 0).all()) and float((output.double().sum(1) - 1).abs().max()) < tolerance:
-            raise ModelError(
-                "the model's outputs are probabilities (each row sums to 1); logits are needed: "
-                "return the values before softmax, or their logarithm"
-            )
+        check_first_logits(output, len(leaves(x)[0]), role)
         return output
-
-    def _inspect_model(self) -> None:
-        """One watched forward pass: the output's shape, the number of classes, the last linear layer."""
-        seen: dict[str, tuple[nn.Linear, Any]] = {}
-
-        def watch(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any, *, name: str) -> None:
-            x = _layer_input(args, kwargs)
-            seen.pop(name, None)  # the last call counts, and the last layer called comes last
-            seen[name] = (module, x.detach().clone() if isinstance(x, Tensor) else None)
-
-        handles = [
-            module.register_forward_hook(partial(watch, name=name), with_kwargs=True)
-            for name, module in self.module.named_modules()
-            if isinstance(module, nn.Linear)
-        ]
-        try:
-            output = self._first_logits(self.data, self.module)
-        finally:
-            for handle in handles:
-                handle.remove()
-        self.num_classes = int(output.shape[1])
-        worked_in = {output.dtype, *(p.dtype for p in self.module.parameters() if p.is_floating_point())}
-        worked_in.update(dtype for _, dtype in self._settings.autocast)
-        self._rounding = max(torch.finfo(dtype).eps for dtype in worked_in)
-        self.head = None
-        self.head_missing = ""
-        matches = [name for name, (module, x) in seen.items() if _makes(module, x, output)]
-        if matches:
-            self.head = Head.of(self.module, matches[-1])
-        elif seen:
-            self.head_missing = (
-                f"no linear layer's output is the model's output (the last one called is {list(seen)[-1]!r}); "
-                "factors of the last layer do not apply"
-            )
-        else:
-            self.head_missing = "the model calls no torch.nn.Linear layer; factors of the last layer do not apply"
-
-    @torch.no_grad()
-    def _check_function(self, original: nn.Module) -> None:
-        """Refuse a model whose logits depend on anything but the sample and its own weights, seen at a few samples.
-
-        Raises:
-            ModelError: they differ from call to call, or with the other samples of the batch; a buffer changes; or the
-                copy runs weights of the ``original``, which no unlearning would move.
-        """
-        x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
-        self.forward(x)  # what is filled in at the first call, such as a table of positions, is no state
-        before = {name: value.clone() for name, value in self.module.named_buffers()}
-        together = self.forward(x)
-        for name, value in self.module.named_buffers():
-            old = before.get(name)
-            if old is None or old.shape != value.shape or not torch.equal(old.nan_to_num(), value.nan_to_num()):
-                raise ModelError(
-                    f"the model changes as it is used: its buffer {name} is another after a call in evaluation mode. "
-                    "Batch statistics and counters must stay as they are unless self.training is set"
-                )
-        self._check_same(together, self._again(x, original), RESTLESS)
-        half = len(together) // 2
-        if half == 0:
-            return
-        try:
-            alone = self.forward(map_leaves(lambda leaf: leaf[:half], x))
-        except Exception:  # a model that takes no batch so small says so where it gets one
-            return
-        self._check_same(together[:half], alone, SOCIABLE)
-
-    def _again(self, x: Inputs, original: nn.Module) -> Tensor:
-        """Logits of ``x``, made in a way that shows whose weights they come from.
-
-        Raises:
-            ModelError: those of the ``original``, by the history of the logits or, where it is frozen, because other
-                weights change nothing.
-        """
-        try:
-            with torch.enable_grad():
-                logits = self.forward(x)
-        except Exception:  # a model that cannot be differentiated: factors that need it do not apply
-            return self.forward(x)
-        elsewhere = bool(_leaves_of(logits) & {id(value) for value in original.parameters()})
-        real = {name: value for name, value in self.params.items() if value.is_floating_point()}
-        if real and not any(value.requires_grad for value in original.parameters()):
-            moved = {name: value + torch.rand_like(value) for name, value in real.items()}
-            with self.running(self.data, torch.arange(len(self.data))[:FEW]):
-                elsewhere = torch.equal(self.call(moved, x), logits)
-        if elsewhere:
-            raise ModelError(ELSEWHERE)
-        return logits.detach()
-
-    def _check_same(self, one: Tensor, other: Tensor, message: str) -> None:
-        """Refuse logits (b, classes) that differ by more than the rounding of another batch size, type or thread.
-
-        Raises:
-            ModelError: they do; the message names the first sample and the difference.
-        """
-        one, other = one.double(), other.double()
-        finite = torch.isfinite(one).all(1) & torch.isfinite(other).all(1)  # what is not finite is told by check_finite
-        gap = (one - other).abs().amax(1)
-        bad = finite & (gap > max(1e-3, 16 * self._rounding) * one.abs().amax(1).clamp(min=1.0))
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            raise ModelError(f"{message} (sample {row}: logits differ by up to {float(gap[row]):.3g})")
-
-    @torch.no_grad()
-    def _takes_channels_last(self) -> bool:
-        """Whether the model gives the same logits for images laid out channels last (some call ``view`` on them)."""
-        if not any(isinstance(layer, nn.Conv2d) for layer in self.module.modules()):
-            return False
-        x = self.to_device(self.data.fetch(torch.arange(min(FEW, len(self.data))))[0])
-        plain = self.forward(x)
-        tolerance = min(1e-4, 1e3 * torch.finfo(plain.dtype).eps)
-        try:
-            return torch.allclose(self.forward(channels_last(x)), plain, rtol=tolerance, atol=tolerance / 10)
-        except RuntimeError:
-            return False
 
     def _check_trajectory(self) -> None:
         """Refuse a trajectory of another model or of other data; every checkpoint is read once."""
@@ -784,107 +526,15 @@ class Target:
                 f"trajectory: expected a forgetcast.Trajectory; got {type(self.trajectory).__name__}: make one with "
                 "Trajectory.from_checkpoints or Trajectory.from_outputs"
             )
-        outputs = self.trajectory.outputs
-        if outputs is None:
+        check_outputs(self.trajectory, len(self), self.num_classes)
+        if self.trajectory.outputs is None:
             for point in range(self.trajectory.points):
                 self.at(point)
-        elif outputs.shape[1:] not in ((len(self),), (len(self), self.num_classes)):
-            raise InputError(
-                f"trajectory: expected outputs for {len(self)} samples, shape (points, {len(self)}, "
-                f"{self.num_classes}) or (points, {len(self)}); got {outputs.shape}"
-            )
 
-    def _check_classes(self, data: Data) -> None:
-        highest = int(data.labels.max())
-        if highest >= self.num_classes:
-            where = int((data.labels >= self.num_classes).nonzero()[0])
-            raise DatasetError(
-                f"the {data.role}: labels must be below the model's {self.num_classes} classes; item {where} has "
-                f"label {int(data.labels[where])}"
-            )
-
-
-def model_arguments(x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(x, dict):
-        return (), x
-    return (x if isinstance(x, tuple) else (x,)), {}
-
-
-def as_logits(output: Any) -> Tensor:
-    """The logits in what a model returns, which may have them as an attribute of that name."""
-    output = getattr(output, "logits", output)
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"the model must return a tensor of logits (n, classes); it returned {type(output).__name__}: wrap it in a "
-            "module that returns the logits alone"
-        )
-    return output
-
-
-def _span(numbers: Tensor) -> str:
-    """Sample numbers in words, the first few where they do not follow each other."""
-    if len(numbers) == int(numbers[-1] - numbers[0]) + 1:
-        return f"{int(numbers[0])} to {int(numbers[-1])}"
-    return shortened([str(number) for number in sorted(numbers.tolist())])
-
-
-def check_finite(logits: Tensor, data: Data, first: int = 0) -> None:
-    """Refuse logits (b, classes) of the samples from ``first`` on that are not numbers.
-
-    Raises:
-        ModelError: NaN or infinity; the sample is named.
-    """
-    bad = ~torch.isfinite(logits).all(1)
-    if bad.any():
-        raise ModelError(
-            f"the model returned NaN or infinite logits for sample {int(data.numbers(first + bad.nonzero()).min())} of "
-            f"the {data.role}"
-        )
-
-
-def _is_half(value: Tensor) -> bool:
-    return value.is_floating_point() and value.dtype.itemsize < 4
-
-
-def _in_single(module: nn.Module) -> nn.Module:
-    """The module with its half-precision weights and buffers as float32; it is changed."""
-    return module._apply(lambda value: value.float() if _is_half(value) else value)
-
-
-def _leaves_of(output: Tensor) -> set[int]:
-    """Identities of the tensors that an output was differentiably made from."""
-    nodes, seen, found = [output.grad_fn], set(), set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            found.add(id(leaf))
-        nodes += [parent for parent, _ in node.next_functions]
-    return found
-
-
-def _layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else kwargs.get("input")
-
-
-@torch.no_grad()
-def _makes(layer: nn.Linear, x: Tensor | None, output: Tensor) -> bool:
-    """Whether x @ weight.T + bias is the model's output, or has it as log-softmax.
-
-    It is worked out again, for a subclass may compute something else and a model may go on to overwrite the result.
-    """
-    if x is None or x.ndim != 2 or x.is_complex():
-        return False
-    try:
-        made = F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias).double()
-    except (AttributeError, RuntimeError, TypeError):  # a subclass with weights of its own kind
-        return False
-    if made.shape != output.shape:
-        return False
-    tolerance = max(1e-5, 4 * torch.finfo(output.dtype).eps)
-    scale = tolerance * float(made.abs().max())
-    return any(
-        torch.allclose(version, output.double(), rtol=tolerance, atol=scale) for version in (made, made.log_softmax(1))
-    )
+    def _inspect_model(self, x: Inputs) -> None:
+        """One watched forward pass over the first samples ``x``: number of classes, rounding, last linear layer."""
+        with linear_calls(self.module) as seen:
+            output = self._first_logits(x, self.data.role, self.module)
+        self.num_classes = int(output.shape[1])
+        self._rounding = rounding(output, self.module, self._settings)
+        self.head, self.head_missing = find_head(self.module, seen, output)

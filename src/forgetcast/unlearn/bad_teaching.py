@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from forgetcast._frozen_copy import frozen_copy
 from forgetcast._random import seeded
-from forgetcast.target import Target, frozen_copy
+from forgetcast.target import Target
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
 from forgetcast.unlearn.divergence import divergence
 
