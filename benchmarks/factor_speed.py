@@ -33,8 +33,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forgetcast import Target, architectures, datasets
+from forgetcast._passes import Passes
+from forgetcast._probe import probe
 from forgetcast.factors import factor_table
-from forgetcast.probes import Probes, probe
+from forgetcast.probes import Probes
 from forgetcast.registry import load_factors
 from forgetcast.training import train_classifier
 
@@ -103,7 +105,7 @@ def measure(n: int, families: str, threads: int) -> list[dict[str, Any]]:
         if families != "no surrogates" or not (factor.family == "surrogates" or name.startswith("rehearsed_retrain"))
     ]
     watch = Stopwatch()
-    for name, value in vars(Probes).items():
+    for name, value in (vars(Passes) | vars(Probes)).items():
         if isinstance(value, probe):
             value.function = watch.wrap(f"probe {name.lstrip('_')}", value.function)
     for factor in known.values():

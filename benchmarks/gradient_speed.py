@@ -41,8 +41,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from forgetcast import datasets
 from forgetcast._logits import cross_entropy
+from forgetcast._passes import DAMPING
 from forgetcast._torchvision import torchvision
-from forgetcast.probes import DAMPING, Probes
+from forgetcast.probes import Probes
 from forgetcast.recipes import published
 from forgetcast.target import Target
 

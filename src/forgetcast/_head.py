@@ -35,6 +35,10 @@ class Head:
         layer: Any = model.get_submodule(name)
         return cls(name, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
 
+    def exact(self) -> Head:
+        """The same in float64 on the CPU."""
+        return Head(self.name, self.weight.cpu().double(), None if self.bias is None else self.bias.cpu().double())
+
 
 @contextmanager
 def linear_calls(model: nn.Module) -> Iterator[LinearCalls]:

@@ -16,16 +16,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from forgetcast._filled import filled
+from forgetcast._head import Head
 from forgetcast._last_layer import unit_residuals
 
 __all__ = [
     "Move",
     "Pool",
+    "Rehearsal",
     "accuracy_change",
     "ascent_move",
     "damage",
     "erase_move",
     "neighbour_damage",
+    "neighbour_reach",
+    "rehearse",
+    "rehearsed_on",
     "retrain_move",
     "runner_up",
 ]
@@ -35,6 +41,30 @@ CHUNK = 1 << 17
 
 FAR = 20.0
 """Moves of the logits that are long: float32 no longer holds the odds."""
+
+REHEARSAL_WORK = 150_000_000
+"""Probabilities that one rehearsal may move: samples times reference samples, times classes where all of them move."""
+
+BLOCK = 1024
+"""Samples whose neighbours' features are held at a time."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Unlearning every sample on the last layer alone: what it takes and what it does elsewhere. All shaped (n,)."""
+
+    step: Tensor
+    """Movement of the sample's own logits along the direction, in logits; 0 when the goal is met already."""
+    strength: Tensor
+    """Norm of the weight change."""
+    shift: Tensor
+    """Norm of the weight change relative to the norm of the layer's weights."""
+    reference: Tensor
+    """Mean total variation on the reference sample of the training data, in [0, 1]."""
+    neighbours: Tensor
+    """Mean total variation on its 20 nearest neighbours in feature space, in [0, 1]."""
+    heldout: Tensor | None
+    """Mean total variation on a sample of the held-out data, in [0, 1]; None without held-out data."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +141,42 @@ def retrain_move(logits: Tensor, labels: Tensor, goal: Tensor) -> Move:
     return _pairwise(logits, labels, torch.where((own.exp() <= g) | (goal >= 1), 0.0, step.clamp(min=0)))
 
 
+def rehearse(
+    move: Move,
+    z: Tensor,
+    head: Head,
+    *,
+    numbers: Tensor,
+    pool: Pool,
+    heldout: Pool | None,
+    neighbours: Tensor,
+) -> Rehearsal:
+    """What unlearning n samples takes and does elsewhere.
+
+    Args:
+        move: the moves of the samples.
+        z: z̃ of the same samples, shape (n, d).
+        head: the layer that moves.
+        numbers: the samples' numbers, shape (n,).
+        pool: training samples that damage is measured on.
+        heldout: held-out samples likewise, if there are any.
+        neighbours: damage on each sample's own neighbours, shape (n,).
+    """
+    layer = head.exact()
+    size = layer.weight.square().sum()
+    if layer.bias is not None:
+        size = size + layer.bias.square().sum()
+    strength = move.step * move.length / z.norm(dim=1).clamp(min=1e-15)
+    return Rehearsal(
+        step=move.step,
+        strength=strength,
+        shift=strength / size.sqrt().clamp(min=1e-15),
+        reference=damage(move, z, pool, numbers),
+        neighbours=neighbours,
+        heldout=None if heldout is None else damage(move, z, heldout, numbers),
+    )
+
+
 def damage(move: Move, z: Tensor, pool: Pool, numbers: Tensor) -> Tensor:
     """Mean total variation on the pool after each sample's own move, float64, shape (n,), in [0, 1].
 
@@ -176,6 +242,25 @@ def neighbour_damage(move: Move, reach: Tensor, logits: Tensor, neighbours: Tens
         odds = _Pair.of(near, *pair) if move.spread is None else _Spread.of(near)
         variation[rows] = odds.variation(amount, move, rows).mean(1, dtype=torch.float64)
     return variation
+
+
+def neighbour_reach(z: Tensor, own: Tensor, neighbours: Tensor) -> Tensor:
+    """z̃_i·z̃_j/‖z̃_i‖² of samples and their neighbours, float32, shape (n, k).
+
+    Args:
+        z: z̃ of all training samples, float32, shape (N, d).
+        own: z̃ of n of them, shape (n, d).
+        neighbours: numbers of their neighbours, shape (n, k).
+    """
+    blocks = zip(own.split(BLOCK), neighbours.split(BLOCK), strict=True)
+    reach = filled(len(own), ((z[index] @ rows[:, :, None])[..., 0] for rows, index in blocks))
+    return reach / own.square().sum(1, keepdim=True).clamp(min=1e-30)
+
+
+def rehearsed_on(pick: Tensor, move: Move, n: int, classes: int) -> Tensor:
+    """Every s-th of the samples ``pick`` (m,), so that rehearsing ``move`` for n samples visits a bounded number."""
+    moved = n * (1 if move.spread is None else classes)
+    return pick[:: -(-len(pick) // max(50, REHEARSAL_WORK // moved))]
 
 
 def _groups(move: Move) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

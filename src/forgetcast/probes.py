@@ -6,196 +6,51 @@ A probe is an attribute of :class:`Probes`, computed when first read and kept. F
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from typing import Any, Generic, TypeVar, overload
+from dataclasses import replace
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from forgetcast._content_order import content_order
-from forgetcast._cross_fitted import logistic_confidence
-from forgetcast._filled import Filled, filled
-from forgetcast._gradient_pass import (
-    Parameters,
-    Score,
-    UnexplainedError,
-    gradient_batch,
-    gradient_pass,
-    measured_parameters,
-    real_tensor,
-)
+from forgetcast._centroids import Centroids, class_centroids
+from forgetcast._gradient_pass import Score
 from forgetcast._head import Head
-from forgetcast._inputs import Inputs
 from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals, trainable_head
-from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
-from forgetcast._logits import cross_entropy, margin, single, true_probability
+from forgetcast._logits import cross_entropy, margin, true_probability
 from forgetcast._neighbour_vote import neighbour_vote
 from forgetcast._neighbours import Neighbours, nearest_neighbours
-from forgetcast._random import sample_positions
+from forgetcast._passes import Passes
+from forgetcast._probe import probe
+from forgetcast._recorder import HeldOut, standardised
 from forgetcast._rehearsal import (
     Move,
     Pool,
+    Rehearsal,
     accuracy_change,
     ascent_move,
-    damage,
     erase_move,
     neighbour_damage,
+    neighbour_reach,
+    rehearse,
+    rehearsed_on,
     retrain_move,
     runner_up,
 )
-from forgetcast._settings import own_settings
 from forgetcast._stein import SteinRows, stein_rows
-from forgetcast._target_checks import as_logits, check_finite
-from forgetcast.data import Data
+from forgetcast._surrogates import logistic_surrogate, weighted_surrogates
 from forgetcast.errors import NotApplicableError
 from forgetcast.goal import SLACK
-from forgetcast.target import Target
 from forgetcast.trajectory import Trajectory
 
-__all__ = ["PROBES", "Centroids", "HeldOut", "Probes", "Rehearsal"]
-
-WIDTHS = (512, 4096)
-"""Widest representation kept as it is, of many and of few samples; wider ones are projected to as many columns."""
-
-NUMBERS = 1 << 22
-"""Numbers in a representation up to which it may be wider than the first of these."""
-
-REFERENCE = 1000
-"""Samples on which collateral damage is measured, at most where there are many."""
-
-REFERENCE_PAIRS = 10_000_000
-"""Pairs with the reference sample up to which it may be larger than that."""
-
-REFERENCE_WORK = 4_000_000_000
-"""Samples times classes times reference samples that all rehearsals may visit."""
-
-REHEARSAL_WORK = 150_000_000
-"""Probabilities that one rehearsal may move: samples times reference samples, times classes where all of them move."""
-
-BLOCK = 4096
-"""Rows that are converted at a time."""
-
-FISHER = 5000
-"""Samples that the Fisher diagonal is estimated on, at most."""
-
-DAMPING = 1e-3
-"""What is added to every entry of the Fisher diagonal, in units of its mean."""
-
-FROM_GRADIENTS = {
-    "gradient_norm": "squares",
-    "self_influence": "influence",
-    "margin_input_gradient_norm": "margin",
-    "stein": "score",
-}
-"""Probes that rest on gradients of single samples, with the quantity of ``forgetcast._gradient_pass`` they need."""
-
-T = TypeVar("T")
+__all__ = ["PROBES", "Probes"]
 
 
-class probe(Generic[T]):  # noqa: N801 - used as a decorator, like property
-    """A property that is computed once; a NotApplicableError is kept and raised again likewise."""
-
-    def __init__(self, function: Callable[[Any], T]) -> None:
-        self.function = function
-        self.name = function.__name__
-        self.__doc__ = function.__doc__
-
-    @overload
-    def __get__(self, instance: None, owner: Any = None) -> probe[T]: ...
-    @overload
-    def __get__(self, instance: Probes, owner: Any = None) -> T: ...
-    def __get__(self, instance: Probes | None, owner: Any = None) -> T | probe[T]:
-        if instance is None:
-            return self
-        kept = instance._kept
-        if self.name not in kept:
-            try:
-                with own_settings():
-                    kept[self.name] = self.function(instance)
-            except NotApplicableError as error:
-                kept[self.name] = error
-        value = kept[self.name]
-        if isinstance(value, NotApplicableError):
-            raise NotApplicableError(str(value))
-        return value
-
-
-@dataclass(frozen=True)
-class Centroids:
-    """Distances to class means in feature space, in units of the data's overall spread (root mean square)."""
-
-    own: Tensor
-    """To the mean of the other samples of its class (for the only sample of a class: of all others), shape (n,)."""
-    other: Tensor
-    """To the nearest mean of another class (with one class only: of all others), shape (n,)."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What the model says of the held-out data (m samples)."""
-
-    logits: Tensor
-    """Shape (m, C), float32."""
-    labels: Tensor
-    """Shape (m,)."""
-    features: Tensor | None
-    """Shape (m, d), float32; None for a model without a last linear layer."""
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """Unlearning every sample on the last layer alone: what it takes and what it does elsewhere. All shaped (n,)."""
-
-    step: Tensor
-    """Movement of the sample's own logits along the direction, in logits; 0 when the goal is met already."""
-    strength: Tensor
-    """Norm of the weight change."""
-    shift: Tensor
-    """Norm of the weight change relative to the norm of the layer's weights."""
-    reference: Tensor
-    """Mean total variation on the reference sample of the training data, in [0, 1]."""
-    neighbours: Tensor
-    """Mean total variation on its 20 nearest neighbours in feature space, in [0, 1]."""
-    heldout: Tensor | None
-    """Mean total variation on a sample of the held-out data, in [0, 1]; None without held-out data."""
-
-
-@dataclass(frozen=True)
-class _Forward:
-    """The first pass."""
-
-    logits: Tensor
-    features: Tensor | None
-    early: Tensor | None
-    """None also where the early layer is the middle one."""
-    middle: Tensor | None
-    inputs: Tensor | None
-
-
-class Probes:
+class Probes(Passes):
     """Everything factors may ask of a target, computed lazily and once.
 
-    **Reading.** The training data is read in order, in batches, and only as often as this: once for everything that
-    comes out of a forward pass (logits, features, early and middle layer, inputs) and for all expected probes that rest
-    on gradients, together; a second time where ``rows`` are given (those rows alone), where a probe that rests on
-    gradients was not expected, or where the model cannot be differentiated; up to 5000 samples once more, before, for
-    ``self_influence``; and for every checkpoint of a trajectory once, and once more if its gradients are asked for.
-    Held-out data is read once. A few tiny passes over copies of the first sample and over twelve samples find the
-    layers and check them; one sample of some batches is looked at once more. No batch is kept: memory holds the rows of
-    features, early and middle layer and inputs (4 bytes a number; at most 512 numbers a row, or 4 million in all), what
-    follows from them, and one batch. The target stays as it is.
-
-    Wide representations are sketched to 512 columns (up to 4096 where samples are few), sums of entries with random
-    signs (after Charikar, Chen & Farach-Colton 2002), which keeps inner products in expectation and needs no large
-    matrix. The reference sample of the rehearsals is all samples when n <= 3000 and otherwise drawn by ``seed`` from
-    the samples in the order of their content: permuting the samples permutes the factors.
+    ``Passes`` says how often data is read. The reference sample of the rehearsals is all samples when n <= 3000. Beyond
+    that, ``seed`` draws it from the samples in the order of their content: permuting the samples permutes the factors.
 
     Args:
         target: what to probe.
@@ -204,28 +59,10 @@ class Probes:
         expected: names of probes that will be asked for. Those that rest on gradients are then measured in the first
             pass; others, asked for one after the other, take a pass each. Where all do, that pass records nothing else.
         rows: numbers of the samples that are asked for, sorted; default all. What takes more than a forward pass is
-            then worked out for these rows alone and NaN for all others.
+            then computed for these rows alone and NaN for all others.
 
     n is the number of samples, C of classes, d the width of the last layer's input. Tensors are on the CPU.
     """
-
-    def __init__(
-        self,
-        target: Target,
-        seed: int = 0,
-        progress: bool = False,
-        expected: Collection[str] = (),
-        rows: Tensor | None = None,
-    ) -> None:
-        self.target = target
-        self.rows = rows
-        self.seed = seed
-        self.progress = progress
-        self.expected = frozenset(expected)
-        self.notes: dict[str, str] = {}
-        """What a probe had to leave out, by probe."""
-        self._kept: dict[str, Any] = {}
-        self._gradients: dict[str, Any] = {}
 
     # -- the model's answers ----------------------------------------------------------------------------------
 
@@ -301,7 +138,7 @@ class Probes:
         inputs = self._forward.inputs
         if inputs is None:
             raise NotApplicableError("the inputs are not one tensor of real numbers per sample")
-        return _standardised(inputs)
+        return standardised(inputs)
 
     @probe
     def head(self) -> Head:
@@ -309,8 +146,7 @@ class Probes:
         head = self.target.head
         if head is None:
             raise NotApplicableError(self.target.head_missing)
-        bias = None if head.bias is None else head.bias.cpu().double()
-        return Head(head.name, head.weight.cpu().double(), bias)
+        return head.exact()
 
     @probe
     def augmented_features(self) -> Tensor:
@@ -325,7 +161,7 @@ class Probes:
     @probe
     def centroids(self) -> Centroids:
         """Distance to the centroid of the own and of the nearest other class in features, shapes (n,)."""
-        return _centroids(self.features.double(), self.labels, self.target.num_classes)
+        return class_centroids(self.features.double(), self.labels, self.target.num_classes)
 
     # -- gradients --------------------------------------------------------------------------------------------
 
@@ -346,16 +182,6 @@ class Probes:
         influence = self._from_gradients("influence")
         self._note_left_out("self_influence")
         return self._placed(influence, self._gradient_rows)
-
-    @probe
-    def _fisher_weights(self) -> dict[str, Tensor]:
-        """1/F by group of parameters, and by "" for the parameters that no sample moved."""
-        fisher = self._differentiate({"fisher"}, rows=self._drawn(self.target.data, FISHER))["fisher"]
-        if isinstance(fisher, NotApplicableError):
-            raise fisher
-        size = sum(self.target.params[name].numel() for name in self._parameters.names())
-        floor = max(DAMPING * sum(float(part.sum()) for part in fisher.values()) / size, 1e-30)
-        return {"": torch.tensor(1 / floor), **{name: 1 / (part + floor) for name, part in fisher.items()}}
 
     @probe
     def margin_input_gradient_norm(self) -> Tensor:
@@ -383,6 +209,11 @@ class Probes:
         )
         del self._gradients["score"]
         return SteinRows(**{name: self._placed(values, rows) for name, values in vars(found).items()})
+
+    def _recorded(self) -> None:
+        if "stein" in self.expected:
+            with suppress(NotApplicableError):
+                _ = self.stein  # now, for the score is as wide as the inputs and kept no longer than this
 
     # -- the training run -------------------------------------------------------------------------------------
 
@@ -486,29 +317,11 @@ class Probes:
         Mean of three kinds of surrogates, as far as they apply: votes, kernel logistic regressions (one per layer), and
         the last layer with the sample left out. Votes count half as much as the others.
         """
-        kinds = [
-            (1, self._applying("input_vote", "middle_vote", "feature_vote")),
-            (2, self._applying("input_logistic", "early_logistic", "middle_logistic")),
-            (2, self._applying("leave_one_out_probability")),
-        ]
-        if not any(values for _, values in kinds):
-            raise NotApplicableError("no surrogate applies: neither the inputs nor a layer are numbers per sample")
-        means = torch.stack([torch.stack(values).mean(0).double() for _, values in kinds if values])
-        weights = means.new_tensor([weight for weight, values in kinds if values])
-        return weights / weights.sum() @ means
-
-    @probe
-    def _by_content(self) -> tuple[Tensor, Tensor]:
-        """Samples in the order of their content, and every sample's class numbered likewise, both of shape (n,)."""
-        order, rank = content_order(self.target.data, self.target.num_classes)
-        return order, rank[self.labels]
+        votes = self._applying("input_vote", "middle_vote", "feature_vote")
+        regressions = self._applying("input_logistic", "early_logistic", "middle_logistic")
+        return weighted_surrogates([(1, votes), (2, regressions), (2, self._applying("leave_one_out_probability"))])
 
     # -- rehearsal on the last layer --------------------------------------------------------------------------
-
-    @probe
-    def reference(self) -> Tensor:
-        """Numbers of the training samples that collateral is measured on, sorted, shape (m,), m <= n."""
-        return self._drawn(self.target.data, self._references)
 
     @probe
     def heldout(self) -> HeldOut:
@@ -575,182 +388,10 @@ class Probes:
         """Number of trainable parameters of the model."""
         return sum(p.numel() for p in self.target.params.values())
 
-    # -- passes over the data ---------------------------------------------------------------------------------
-
-    @probe
-    def _layout(self) -> Layout:
-        with reproducible(self.target, self.seed):
-            return layout(self.target)
-
-    @probe
-    def _parameters(self) -> Parameters:
-        with reproducible(self.target, self.seed):
-            return measured_parameters(self.target, self._layout)
-
-    @probe
-    def _forward(self) -> _Forward:
-        if self.rows is None and self._expected_from_gradients:
-            self._measure(self._expected_from_gradients)
-        return self._kept.get("_forward") or self._run(self.target.data, "forward", hidden=True)
-
-    @torch.no_grad()
-    def _run(self, data: Data, what: str, *, hidden: bool) -> _Forward:
-        """One forward pass over ``data``; with ``hidden`` also keeps hidden layers and inputs."""
-        target = self.target
-        recorder = self._recorder(data, hidden)
-        with reproducible(target, self.seed), recorder:
-            for index, x, _y in recorder.watched(self._batches(data, target.batch_size, what)):
-                with target.running(data, index):
-                    target.forward(target.to_device(x))
-        found = recorder.result()
-        with reproducible(target, self.seed):
-            target.check_steady(data, found.logits)
-        return found
-
-    def _from_gradients(self, name: str) -> Any:
-        """The quantity of ``FROM_GRADIENTS`` called ``name``, measured along with all others that are expected."""
-        if name not in self._gradients:
-            self._measure({name} | self._expected_from_gradients)
-        value = self._gradients[name]
-        if isinstance(value, NotApplicableError):
-            raise NotApplicableError(str(value))
-        return value
-
-    @property
-    def _expected_from_gradients(self) -> set[str]:
-        return {quantity for probe, quantity in FROM_GRADIENTS.items() if probe in self.expected}
-
-    def _measure(self, wanted: set[str]) -> None:
-        """Measure quantities that rest on gradients, again where a layer turns out not to be what it was taken for."""
-        try:
-            self._measure_once(wanted)
-        except UnexplainedError as found_out:
-            self._kept["_parameters"] = self._parameters.without(self.target, found_out.parts)
-            self._kept["_layout"] = self._layout.without(found_out.parts)
-            for name in ("squares", "influence"):
-                self._gradients.pop(name, None)
-            for name in ("_fisher_weights", "gradient_norm", "self_influence"):
-                self._kept.pop(name, None)
-            self._measure(wanted)
-
-    def _measure_once(self, wanted: set[str]) -> None:
-        """The first pass over all data also gives what ``_forward`` does."""
-        wanted = wanted - self._gradients.keys()
-        _ = self._parameters  # first, while no hook of our own is on the model
-        weights = None
-        if "influence" in wanted:
-            try:
-                weights = self._fisher_weights
-            except NotApplicableError as reason:
-                self._gradients["influence"] = reason
-                wanted.remove("influence")
-        measure = partial(self._differentiate, wanted, weights=weights)
-        if self.rows is not None or "_forward" in self._kept:
-            self._gradients |= measure(rows=self._gradient_rows)
-            return
-        if self.expected and self.expected <= FROM_GRADIENTS.keys() and "score" not in wanted:
-            self._gradients |= measure()  # nothing else is asked for, so nothing is recorded
-            return
-        recorder = self._recorder(self.target.data, hidden=True)
-        with recorder:
-            self._gradients |= measure(recorder=recorder)
-        if recorder.complete:
-            self._kept["_forward"] = recorder.result()
-            with reproducible(self.target, self.seed):
-                self.target.check_steady(self.target.data, self._kept["_forward"].logits)
-            if "stein" in self.expected:
-                with suppress(NotApplicableError):
-                    _ = self.stein  # now, for the score is as wide as the inputs and kept no longer than this
-
-    def _differentiate(
-        self,
-        wanted: set[str],
-        *,
-        weights: dict[str, Tensor] | None = None,
-        rows: Tensor | None = None,
-        recorder: _Recorder | None = None,
-    ) -> dict[str, Any]:
-        """One forward and backward pass over the training data, or over some rows of it."""
-        target = self.target
-        size = gradient_batch(target, self._layout.activations)
-        with reproducible(target, self.seed):
-            batches, n = self._batches(target.data, size, "gradients", rows), len(target if rows is None else rows)
-            if recorder is not None:
-                batches = recorder.watched(batches)
-            narrow = partial(_narrow, seed=self.seed + 1, most=self._width)
-            return gradient_pass(target, self._parameters, batches, n, wanted, weights=weights, narrow=narrow)
-
-    @probe
-    def _gradient_rows(self) -> Tensor:
-        """Numbers of the samples whose gradients are measured, sorted: those asked for and the reference sample."""
-        n = len(self.target)
-        return torch.arange(n) if self.rows is None else torch.cat([self.rows, self.reference]).unique()
-
-    def _note_left_out(self, name: str) -> None:
-        notes = [_left_out(self.target.params, left_out)] if (left_out := self._parameters.left_out) else []
-        if trained := self._trained:
-            notes.append(trained)
-        if notes:
-            self.notes[name] = "; ".join(notes)
-
-    @property
-    def _trained(self) -> str:
-        """What the user may not have meant where some or all parameters are frozen."""
-        frozen, whole = self.target.frozen, sum(p.numel() for p in self.target.module.parameters())
-        if frozen == 0:
-            return ""
-        if frozen == whole:
-            return "every parameter is frozen (requires_grad=False), so all count as if they were trained"
-        return f"counts {1 - frozen / whole:.1%} of the parameters; the others are frozen (requires_grad=False)"
-
-    def _batches(
-        self, data: Data, size: int, what: str, rows: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
-        total = -(-(len(data) if rows is None else len(rows)) // size)
-        batches = data.batches(size) if rows is None else ((part, *data.fetch(part)) for part in rows.split(size))
-        return iter(tqdm(batches, total=total, desc=what, unit="batch", disable=not self.progress, leave=False))
-
-    def _recorder(self, data: Data, hidden: bool) -> _Recorder:
-        layers = _hidden_layers(self._layout, self.target.head) if hidden else {}
-        return _Recorder(self.target, data, layers, inputs=hidden, seed=self.seed, width=self._width)
-
-    @property
-    def _width(self) -> int:
-        """Columns of the widest representation that is kept as it is."""
-        return int(min(max(WIDTHS[0], NUMBERS // len(self.target)), WIDTHS[1]))
-
     # -- shared steps -----------------------------------------------------------------------------------------
-
-    @property
-    def _references(self) -> int:
-        """Samples to measure damage on: 1000, more where n is below 10,000, fewer where n · C is in the millions."""
-        n = len(self.target)
-        work = REFERENCE_WORK // (n * self.target.num_classes)
-        return int(min(max(REFERENCE, REFERENCE_PAIRS // n), max(50, work)))
-
-    def _drawn(self, data: Data, most: int) -> Tensor:
-        """Numbers of at most so many samples, sorted; drawn by content, so that they move with the samples."""
-        order = self._by_content[0] if data is self.target.data else torch.from_numpy(np.argsort(data.content_hashes()))
-        return order[sample_positions(len(data), most, self.seed)].sort().values
-
-    @property
-    def _device(self) -> torch.device | str:
-        """Where large matrix products are taken."""
-        return self.target.device if self.target.device.type == "cuda" else "cpu"
 
     def _nearest(self, z: Tensor) -> Neighbours:
         return nearest_neighbours(z, self.labels, k=20, device=self._device, rows=self.rows, seed=self.seed)
-
-    def _chosen(self, values: Tensor) -> Tensor:
-        """Those of n rows of values that are asked for."""
-        return values if self.rows is None else values[self.rows]
-
-    def _placed(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Values of some rows (default: those asked for) among n, NaN elsewhere."""
-        if self.rows is None:
-            return values
-        rows = self.rows if rows is None else rows
-        return values.new_full((len(self.target), *values.shape[1:]), torch.nan).index_copy_(0, rows, values)
 
     def _applying(self, *names: str) -> list[Tensor]:
         """What those of the named probes say that apply, each tensor once."""
@@ -762,18 +403,14 @@ class Probes:
         return list(found.values())
 
     def _logistic(self, z: Tensor) -> Tensor:
-        if len(z) < 2:
-            raise NotApplicableError("leaving one out needs at least two samples")
         order, labels = self._by_content
-        found = logistic_confidence(z[order], labels[order], self.target.num_classes, seed=self.seed)
-        return torch.empty_like(found).index_copy_(0, order, found)
+        return logistic_surrogate(z, labels, order, classes=self.target.num_classes, seed=self.seed)
 
     def _pool(self, move: Move, heldout: HeldOut | None = None) -> Pool:
         """What the damage of a move is measured on: the reference sample, or held-out data; every s-th where many."""
         outside = self.target.heldout
         pick = self.reference if heldout is None or outside is None else self._drawn(outside, self._references)
-        moved = len(self.target) * (1 if move.spread is None else self.target.num_classes)
-        pick = pick[:: -(-len(pick) // max(50, REHEARSAL_WORK // moved))]
+        pick = rehearsed_on(pick, move, len(self.target), self.target.num_classes)
         if heldout is None:
             return Pool(self.augmented_features[pick], self.logits[pick], self.labels[pick], pick)
         assert heldout.features is not None
@@ -784,190 +421,29 @@ class Probes:
     def _neighbour_reach(self) -> Tensor:
         """z̃_i·z̃_j/‖z̃_i‖² of the rows asked for and their 20 nearest neighbours, float32, shape (m, <= 20)."""
         z = self.augmented_features.float()
-        own, near = self._chosen(z), self._chosen(self.feature_neighbours.index[:, :20])
-        blocks = zip(own.split(BLOCK // 4), near.split(BLOCK // 4), strict=True)
-        reach = filled(len(own), ((z[index] @ rows[:, :, None])[..., 0] for rows, index in blocks))
-        return reach / own.square().sum(1, keepdim=True).clamp(min=1e-30)
+        return neighbour_reach(z, self._chosen(z), self._chosen(self.feature_neighbours.index[:, :20]))
 
     def _rehearse(self, move: Move) -> Rehearsal:
         head, numbers = self._trainable_head, self._chosen(torch.arange(len(self.target)))
-        z, near = self.augmented_features[numbers], self.feature_neighbours.index[numbers, :20]
+        near = self.feature_neighbours.index[numbers, :20]
         outside = None
         if self.target.heldout is not None and self.heldout.features is not None:
-            outside = damage(move, z, self._pool(move, self.heldout), numbers)
-        size = head.weight.cpu().double().square().sum()
-        if head.bias is not None:
-            size = size + head.bias.cpu().double().square().sum()
-        strength = move.step * move.length / z.norm(dim=1).clamp(min=1e-15)
-        return Rehearsal(
-            step=self._placed(move.step),
-            strength=self._placed(strength),
-            shift=self._placed(strength / size.sqrt().clamp(min=1e-15)),
-            reference=self._placed(damage(move, z, self._pool(move), numbers)),
-            neighbours=self._placed(neighbour_damage(move, self._neighbour_reach, self.logits, near)),
-            heldout=None if outside is None else self._placed(outside),
+            outside = self._pool(move, self.heldout)
+        found = rehearse(
+            move,
+            self.augmented_features[numbers],
+            head,
+            numbers=numbers,
+            pool=self._pool(move),
+            heldout=outside,
+            neighbours=neighbour_damage(move, self._neighbour_reach, self.logits, near),
         )
+        return replace(found, **{k: self._placed(part) for k, part in vars(found).items() if part is not None})
 
 
 PROBES: dict[str, str] = {
     name: (value.__doc__ or "").splitlines()[0]
-    for name, value in vars(Probes).items()
+    for name, value in (vars(Passes) | vars(Probes)).items()
     if isinstance(value, probe) and not name.startswith("_")
 }
 """Every probe a factor may name, with its description."""
-
-
-class _Recorder:
-    """Keeps what a pass over the data shows: logits, features, early and middle layer and inputs, in one array each.
-
-    It listens to the first forward pass after every batch that it hands on, whoever runs the model and how.
-    """
-
-    def __init__(
-        self, target: Target, data: Data, layers: dict[str, Layer], *, inputs: bool, seed: int, width: int
-    ) -> None:
-        self._target, self._data, self._layers, self._inputs, self._seed = target, data, layers, inputs, seed
-        self._width = width
-        self._listening = False
-        self._seen: dict[str, Tensor] = {}
-        self._kept: dict[str, Filled] = defaultdict(partial(Filled, len(data)))
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> _Recorder:
-        if self._target.head is not None:
-            self._handles.append(self._target.watch_head(partial(self._see, "features")))
-        for name, layer in self._layers.items():
-            self._handles.append(layer.module.register_forward_hook(partial(self._see_layer, name, layer)))
-        self._handles.append(self._target.module.register_forward_hook(self._see_logits))
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def watched(self, batches: Iterator[tuple[Tensor, Inputs, Tensor]]) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
-        """The same batches, each recorded by the time the next one is asked for."""
-        for batch in batches:
-            self._listening = True
-            yield batch
-            self._listening = False
-            if self._inputs and (real := real_tensor(batch[1])) is not None:
-                self._seen["inputs"] = _narrow(real, self._seed + 1, self._width)
-            for name, values in self._seen.items():
-                if len(values) == len(batch[2]):  # else no row is a sample's, and the whole is not complete
-                    self._kept[name].add((single(values) if name == "logits" else values.float()).cpu())
-            self._seen.clear()
-
-    @property
-    def complete(self) -> bool:
-        """Whether all data went by."""
-        return "logits" in self._whole()
-
-    def result(self) -> _Forward:
-        """What was recorded.
-
-        Raises:
-            ModelError: logits that are not finite.
-        """
-        whole = self._whole()
-        check_finite(whole["logits"], self._data)
-        for name in self._layers.keys() & whole.keys():
-            _standardised(whole[name], out=whole[name])
-        names = ("features", "early", "middle", "inputs")
-        return _Forward(whole["logits"], *(whole.get(name) for name in names))
-
-    def _see(self, name: str, values: Tensor) -> None:
-        if self._listening:
-            self._seen[name] = values.detach()
-
-    def _see_layer(self, name: str, layer: Layer, _module: nn.Module, _args: Any, out: Any) -> None:
-        tensor = first_tensor(out)
-        if tensor is not None and name not in self._seen:
-            self._see(name, _narrow(tensor.movedim(layer.output_dim or 0, 0), self._seed, self._width))
-
-    def _see_logits(self, _module: nn.Module, _args: Any, out: Any) -> None:
-        self._see("logits", as_logits(out))
-        self._listening = False
-
-    def _whole(self) -> dict[str, Tensor]:
-        return {name: rows.array for name, rows in self._kept.items() if rows.count == len(self._data)}
-
-
-def _hidden_layers(found: Layout, head: Head | None) -> dict[str, Layer]:
-    """Of the layers with parameters ``early``, nearest to a quarter of the depth, and ``middle``, nearest to half;
-    the earlier of two equally near. Only ``middle`` where both are the same.
-    """
-    depth = len(found.layers)
-    usable = [
-        (place, layer)
-        for place, layer in enumerate(found.layers, start=1)
-        if layer.output_dim is not None and (head is None or layer.name != head.name)
-    ]
-    if not usable:
-        return {}
-    early, middle = (min(usable, key=lambda pair: abs(pair[0] - share * depth))[1] for share in (0.25, 0.5))
-    return {"middle": middle} if early is middle else {"early": early, "middle": middle}
-
-
-def _narrow(x: Tensor, seed: int, most: int = WIDTHS[0]) -> Tensor:
-    """Rows flattened, and wider ones sketched to ``most`` columns, float32 on the CPU, shape (b, <= most); a copy.
-
-    The sketch flips the sign of every entry at random and sums the entries that lie ``most`` apart, images channels
-    last.
-    """
-    x = x.detach().float()
-    width = x[0].numel()
-    if width <= most:
-        return x.reshape(len(x), width).to("cpu", copy=True)
-    if x.ndim == 4:
-        x = x.permute(0, 2, 3, 1)  # as images lie in memory: nothing is copied
-    signed = x.reshape(len(x), width) * _signs(width, seed).to(x.device)
-    whole = width // most * most
-    total = signed[:, :whole].unflatten(1, (-1, most)).sum(1)
-    total[:, : width - whole] += signed[:, whole:]
-    return total.cpu()
-
-
-@lru_cache(maxsize=8)
-def _signs(width: int, seed: int) -> Tensor:
-    """Random signs, shape (width,)."""
-    drawn = torch.randint(0, 2, (width,), generator=torch.Generator().manual_seed(seed), device="cpu")
-    return 2 * drawn.float() - 1  # a hook may ask, under the settings that the model runs under
-
-
-def _standardised(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """Columns with mean 0 and standard deviation 1; constant columns become 0. Float32, in ``out`` if given."""
-    out = torch.empty_like(x) if out is None else out
-    blocks = x.split(BLOCK)
-    mean = torch.stack([block.sum(0, dtype=torch.float64) for block in blocks]).sum(0) / len(x)
-    square = torch.stack([(block.double() - mean).square_().sum(0) for block in blocks]).sum(0)
-    spread = (square / len(x)).sqrt()
-    largest = torch.stack([block.abs().amax(0) for block in blocks]).amax(0).double()
-    kept = spread > 1e-6 * largest.clamp(min=1e-12)
-    scale = torch.where(kept, 1 / spread.clamp(min=1e-30), 0.0)
-    for block, target in zip(blocks, out.split(BLOCK), strict=True):
-        target.copy_((block.double() - mean).mul_(scale))
-    return out
-
-
-def _centroids(z: Tensor, labels: Tensor, classes: int) -> Centroids:
-    n = len(z)
-    counts = torch.bincount(labels, minlength=classes).double()
-    means = torch.zeros(classes, z.shape[1], dtype=z.dtype).index_add_(0, labels, z)
-    means = means / counts.clamp(min=1)[:, None]
-    overall = z.mean(0)
-    spread = (z - overall).square().sum(1).mean().sqrt().clamp(min=1e-12)
-    alone = n / max(1, n - 1) * (z - overall).norm(dim=1)  # distance to the mean of all other samples
-    own_count = counts[labels]
-    own = torch.where(own_count > 1, own_count / (own_count - 1).clamp(min=1) * (z - means[labels]).norm(dim=1), alone)
-    distances = torch.cdist(z, means)
-    distances[:, counts == 0] = torch.inf
-    other = distances.scatter(1, labels[:, None], torch.inf).amin(1)
-    return Centroids(own / spread, torch.where(other.isfinite(), other, alone) / spread)
-
-
-def _left_out(params: dict[str, Tensor], names: list[str]) -> str:
-    sizes = {name: parameter.numel() for name, parameter in params.items()}
-    share = sum(sizes[name] for name in names) / max(1, sum(sizes.values()))
-    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    return f"leaves out {share:.1%} of the parameters: {listed}"

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forgetcast._neighbour_vote import neighbour_vote
+from forgetcast._recorder import HeldOut
 from forgetcast._rehearsal import Pool, damage, erase_move
 from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError
 from forgetcast.factors import Factor, factor, factor_table, quantile_column
 from forgetcast.factors.confidence import mia_likelihood_ratio, mia_resistance
 from forgetcast.factors.entanglement import class_entanglement, entanglement, other_class_entanglement
-from forgetcast.probes import HeldOut, Probes
+from forgetcast.probes import Probes
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
 from forgetcast.trajectory import Trajectory

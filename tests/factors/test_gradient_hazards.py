@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from forgetcast._logits import cross_entropy
+from forgetcast._passes import DAMPING
 from forgetcast.errors import NotApplicableError
-from forgetcast.probes import DAMPING, Probes
+from forgetcast.probes import Probes
 from forgetcast.target import Target
 from gradient_cases import relative_error, seeded
 from hazard_models import CLASSES, HAZARDS, inputs

@@ -262,30 +262,30 @@ def test_a_linear_model_has_no_middle_layer() -> None:
 
 def test_wide_inputs_are_sketched_and_keep_their_inner_products() -> None:
     """512 sketched columns keep cosines to within a few hundredths, with the same seed the same ones."""
-    from forgetcast.probes import _narrow
+    from forgetcast._recorder import narrow
 
     x = torch.randn(40, 5000, generator=torch.Generator().manual_seed(0))
     x[20:] = 0.7 * x[:20] + 0.7 * x[20:]
-    narrow = _narrow(x, seed=1)
-    assert narrow.shape == (40, 512)
-    assert torch.equal(narrow, _narrow(x, seed=1))
-    assert not torch.equal(narrow, _narrow(x, seed=2))
-    error = F.normalize(narrow) @ F.normalize(narrow).T - F.normalize(x) @ F.normalize(x).T
+    sketched = narrow(x, seed=1)
+    assert sketched.shape == (40, 512)
+    assert torch.equal(sketched, narrow(x, seed=1))
+    assert not torch.equal(sketched, narrow(x, seed=2))
+    error = F.normalize(sketched) @ F.normalize(sketched).T - F.normalize(x) @ F.normalize(x).T
     assert error.abs().max() < 0.2
     assert error.square().mean().sqrt() < 1.5 / 512**0.5
 
 
 def test_the_sketch_does_not_depend_on_how_images_lie_in_memory() -> None:
     """Channels last or not, a batch of images has one sketch: that of its gradients, which may lie the other way."""
-    from forgetcast.probes import _narrow
+    from forgetcast._recorder import narrow
 
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     signs = 2 * torch.randint(0, 2, (768,), generator=torch.Generator().manual_seed(5)) - 1
     signed = x.permute(0, 2, 3, 1).flatten(1) * signs
     expected = signed[:, :512].clone()
     expected[:, :256] += signed[:, 512:]
-    assert torch.allclose(_narrow(x, seed=5), expected)
-    assert torch.allclose(_narrow(x.contiguous(memory_format=torch.channels_last), seed=5), expected)
+    assert torch.allclose(narrow(x, seed=5), expected)
+    assert torch.allclose(narrow(x.contiguous(memory_format=torch.channels_last), seed=5), expected)
 
 
 def test_constant_columns_do_not_break_standardising() -> None:

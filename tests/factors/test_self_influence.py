@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forgetcast._logits import cross_entropy, loss_slope
+from forgetcast._passes import DAMPING
 from forgetcast.factors import factor_table
-from forgetcast.probes import DAMPING, Probes
+from forgetcast.probes import Probes
 from forgetcast.target import Target
 from gradient_cases import CASES, Sneaky, Tokens, data, relative_error, seeded
 

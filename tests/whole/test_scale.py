@@ -234,7 +234,7 @@ def test_large_data_is_rehearsed_on_part_of_the_reference(monkeypatch: pytest.Mo
     """Every s-th sample of the reference, so that the work stays what it is; at least about fifty."""
     probes = Probes(target(1200))
     assert len(probes._pool(probes._erase_move).z) == 1200
-    monkeypatch.setattr("forgetcast.probes.REHEARSAL_WORK", 1200 * 400)
+    monkeypatch.setattr("forgetcast._rehearsal.REHEARSAL_WORK", 1200 * 400)
     assert len(probes._pool(probes._erase_move).z) == 400
     spread = ascent_move(probes.logits, probes.labels)
     assert len(probes._pool(spread).z) == 100
@@ -248,9 +248,9 @@ def test_large_data_is_rehearsed_on_part_of_the_reference(monkeypatch: pytest.Mo
 def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quantiles among 60 samples and collateral on 40, so that 300 are many."""
     monkeypatch.setattr("forgetcast.factors._table.REFERENCE", 60)
-    monkeypatch.setattr("forgetcast.probes.REFERENCE", 40)
-    monkeypatch.setattr("forgetcast.probes.REFERENCE_PAIRS", 0)
-    monkeypatch.setattr("forgetcast.probes.FISHER", 50)
+    monkeypatch.setattr("forgetcast._reference.REFERENCE", 40)
+    monkeypatch.setattr("forgetcast._reference.REFERENCE_PAIRS", 0)
+    monkeypatch.setattr("forgetcast._passes.FISHER", 50)
 
 
 def asked(n: int = 300) -> tuple[FactorTable, FactorTable, list[int]]:
@@ -390,7 +390,7 @@ def classifier(width: int) -> nn.Module:
 @pytest.mark.usefixtures("uncached")
 def test_the_whole_table_reads_the_data_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every item once, in order; before that the sample for the Fisher matrix, and the first items for the layout."""
-    monkeypatch.setattr("forgetcast.probes.FISHER", 90)
+    monkeypatch.setattr("forgetcast._passes.FISHER", 90)
     data = Stream(700, 5)
     streamed = Target(classifier(5), data, batch_size=64)
     data.read.clear()

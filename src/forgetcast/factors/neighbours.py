@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from forgetcast._centroids import Centroids
 from forgetcast._neighbours import Neighbours
 from forgetcast.factors._factor import factor
-from forgetcast.probes import Centroids
 
 __all__ = ["FACTORS"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from forgetcast._last_layer import KernelRows
+from forgetcast._rehearsal import Rehearsal
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors._factor import factor
-from forgetcast.probes import Rehearsal
 
 __all__ = ["FACTORS"]
 
