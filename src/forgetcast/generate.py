@@ -624,7 +624,7 @@ def generate_corpus(
     not_served: list[str] = []
     failed: dict[str, str]
     for number, source in enumerate(targets, start=1):
-        with _told_of(number, len(targets), source, folder):
+        with _naming_target(number, len(targets), source, folder):
             target = built(source)
             _check_names([*(entry["target"] for entry in described), target.name])
             _ready(target, names, objectives)
@@ -691,7 +691,7 @@ def generate_corpus(
 
 
 @contextmanager
-def _told_of(number: int, total: int, source: Any, folder: Place) -> Iterator[None]:
+def _naming_target(number: int, total: int, source: Any, folder: Place) -> Iterator[None]:
     """Say in an error which target it is about, and that what was done before it is kept."""
     try:
         yield
