@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Inputs", "channels_last", "joined", "leaves", "map_leaves", "model_arguments", "named_leaves"]
+__all__ = ["Inputs", "channels_last", "joined", "leaves", "map_leaves", "named_leaves"]
 
 Inputs = Any
 """A batch of inputs: a tensor, or a dict or tuple of tensors with the batch as first dimension."""
@@ -64,10 +64,3 @@ def channels_last(x: Inputs) -> Inputs:
         return torch.empty_like(leaf, memory_format=torch.channels_last).copy_(leaf)
 
     return map_leaves(lay_out, x)
-
-
-def model_arguments(x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of the call ``model(x)``: a dict is passed as keywords, a tuple by position."""
-    if isinstance(x, dict):
-        return (), x
-    return (x if isinstance(x, tuple) else (x,)), {}

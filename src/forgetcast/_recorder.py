@@ -17,7 +17,8 @@ from forgetcast._head import Head
 from forgetcast._inputs import Inputs
 from forgetcast._layers import Layer, Layout, first_tensor
 from forgetcast._logits import single
-from forgetcast._target_checks import as_logits, check_finite
+from forgetcast._model import as_logits
+from forgetcast._target_checks import check_finite
 from forgetcast.data import Data
 from forgetcast.target import Target
 

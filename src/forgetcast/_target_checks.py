@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from forgetcast._inputs import Inputs, channels_last, leaves, map_leaves
+from forgetcast._model import FrozenModel
 from forgetcast._settings import Settings
 from forgetcast.data import Data
-from forgetcast.errors import DatasetError, InputError, ModelError, first_line, shortened
+from forgetcast.errors import DatasetError, InputError, ModelError
 from forgetcast.trajectory import Trajectory
 
 __all__ = [
     "FEW",
     "STATEFUL",
-    "as_logits",
     "check_classes",
     "check_finite",
     "check_first_logits",
     "check_function",
     "check_outputs",
     "check_same",
-    "failed_on",
     "keeping_inputs",
     "rounding",
     "takes_channels_last",
@@ -55,34 +52,6 @@ ELSEWHERE = (
     "the model's copy still runs the weights of the original: a forward is bound to it (such as model.forward = "
     "wrapper(model.forward)). Hand over the model before that, or define forward in its class"
 )
-
-
-class Caller(Protocol):
-    """What calls a model: a target, as far as the checks need it."""
-
-    data: Data
-    module: nn.Module
-    params: dict[str, Tensor]
-
-    def forward(self, x: Inputs) -> Tensor:
-        """Logits (b, classes) under the model's own parameters."""
-
-    def call(self, params: dict[str, Tensor], x: Inputs) -> Tensor:
-        """Logits (b, classes) under other parameters."""
-
-    def running(self, data: Data, index: Tensor) -> AbstractContextManager[None]:
-        """A block that names the samples ``index`` of ``data`` where the model raises."""
-
-
-def as_logits(output: Any) -> Tensor:
-    """The logits in what a model returns, which may have them as an attribute of that name."""
-    output = getattr(output, "logits", output)
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"the model must return a tensor of logits (n, classes); it returned {type(output).__name__}: wrap it in a "
-            "module that returns the logits alone"
-        )
-    return output
 
 
 def check_finite(logits: Tensor, data: Data, first: int = 0) -> None:
@@ -145,12 +114,13 @@ def rounding(output: Tensor, module: nn.Module, settings: Settings) -> float:
 
 
 @torch.no_grad()
-def check_function(target: Caller, x: Inputs, original: nn.Module, eps: float) -> None:
+def check_function(model: FrozenModel, data: Data, x: Inputs, original: nn.Module, eps: float) -> None:
     """Refuse a model whose logits depend on anything but the sample and its own weights, seen at a few samples.
 
     Args:
-        target: calls the copy of the model.
-        x: the first samples of the training data, on the device.
+        model: the frozen copy of the model.
+        data: the training data.
+        x: its first samples, on the device.
         original: the user's model.
         eps: relative rounding error of the model.
 
@@ -158,28 +128,28 @@ def check_function(target: Caller, x: Inputs, original: nn.Module, eps: float) -
         ModelError: they differ from call to call, or with the other samples of the batch; a buffer changes; or the
             copy runs weights of the ``original``, which no unlearning would move.
     """
-    target.forward(x)  # what is filled in at the first call, such as a table of positions, is no state
-    before = {name: value.clone() for name, value in target.module.named_buffers()}
-    together = target.forward(x)
-    for name, value in target.module.named_buffers():
+    model.forward(x)  # what is filled in at the first call, such as a table of positions, is no state
+    before = {name: value.clone() for name, value in model.module.named_buffers()}
+    together = model.forward(x)
+    for name, value in model.module.named_buffers():
         old = before.get(name)
         if old is None or old.shape != value.shape or not torch.equal(old.nan_to_num(), value.nan_to_num()):
             raise ModelError(
                 f"the model changes as it is used: its buffer {name} is another after a call in evaluation mode. "
                 "Batch statistics and counters must stay as they are unless self.training is set"
             )
-    check_same(together, _again(target, x, original), RANDOM, eps)
+    check_same(together, _again(model, data, x, original), RANDOM, eps)
     half = len(together) // 2
     if half == 0:
         return
     try:
-        alone = target.forward(map_leaves(lambda leaf: leaf[:half], x))
+        alone = model.forward(map_leaves(lambda leaf: leaf[:half], x))
     except Exception:  # a model that takes no batch so small says so where it gets one
         return
     check_same(together[:half], alone, DEPENDS_ON_BATCH, eps)
 
 
-def _again(target: Caller, x: Inputs, original: nn.Module) -> Tensor:
+def _again(model: FrozenModel, data: Data, x: Inputs, original: nn.Module) -> Tensor:
     """Logits of ``x``, made in a way that shows whose weights they come from.
 
     Raises:
@@ -188,15 +158,15 @@ def _again(target: Caller, x: Inputs, original: nn.Module) -> Tensor:
     """
     try:
         with torch.enable_grad():
-            logits = target.forward(x)
+            logits = model.forward(x)
     except Exception:  # a model that cannot be differentiated: factors that need it do not apply
-        return target.forward(x)
+        return model.forward(x)
     elsewhere = bool(_leaves_of(logits) & {id(value) for value in original.parameters()})
-    real = {name: value for name, value in target.params.items() if value.is_floating_point()}
+    real = {name: value for name, value in model.params.items() if value.is_floating_point()}
     if real and not any(value.requires_grad for value in original.parameters()):
         moved = {name: value + torch.rand_like(value) for name, value in real.items()}
-        with target.running(target.data, torch.arange(min(FEW, len(target.data)))):
-            elsewhere = torch.equal(target.call(moved, x), logits)
+        with model.running(data, torch.arange(min(FEW, len(data)))):
+            elsewhere = torch.equal(model.call(moved, x), logits)
     if elsewhere:
         raise ModelError(ELSEWHERE)
     return logits.detach()
@@ -224,17 +194,17 @@ def check_same(one: Tensor, other: Tensor, message: str, eps: float) -> None:
 
 
 @torch.no_grad()
-def takes_channels_last(target: Caller, x: Inputs) -> bool:
+def takes_channels_last(model: FrozenModel, x: Inputs) -> bool:
     """Whether the model gives the same logits for images laid out channels last (some call ``view`` on them).
 
     ``x`` are the first samples of the training data, on the device.
     """
-    if not any(isinstance(layer, nn.Conv2d) for layer in target.module.modules()):
+    if not any(isinstance(layer, nn.Conv2d) for layer in model.module.modules()):
         return False
-    plain = target.forward(x)
+    plain = model.forward(x)
     tolerance = min(1e-4, 1e3 * torch.finfo(plain.dtype).eps)
     try:
-        return torch.allclose(target.forward(channels_last(x)), plain, rtol=tolerance, atol=tolerance / 10)
+        return torch.allclose(model.forward(channels_last(x)), plain, rtol=tolerance, atol=tolerance / 10)
     except RuntimeError:
         return False
 
@@ -266,27 +236,6 @@ def check_classes(data: Data, classes: int) -> None:
             f"the {data.role}: labels must be below the model's {classes} classes; item {where} has "
             f"label {int(data.labels[where])}"
         )
-
-
-def failed_on(data: Data, index: Tensor, error: Exception, batch_size: int) -> ModelError:
-    """The error that names the samples ``index`` of ``data``, on which the model raised ``error``."""
-    memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
-    remedy = (
-        f"give Target(..., batch_size=...) less than {batch_size}"
-        if memory
-        else "look at these samples; the model must take every batch of the data"
-    )
-    return ModelError(
-        f"the model raised {type(error).__name__} for samples {_span(data.numbers(index))} of the "
-        f"{data.role}: {first_line(error)}: {remedy}"
-    )
-
-
-def _span(numbers: Tensor) -> str:
-    """Sample numbers in words, the first few where they do not follow each other."""
-    if len(numbers) == int(numbers[-1] - numbers[0]) + 1:
-        return f"{int(numbers[0])} to {int(numbers[-1])}"
-    return shortened([str(number) for number in sorted(numbers.tolist())])
 
 
 def _leaves_of(output: Tensor) -> set[int]:

@@ -1,58 +1,48 @@
-"""Target: a trained classifier and its data. The only code that calls a user's model; it never changes it."""
+"""Target: a trained classifier and its data."""
 
 from __future__ import annotations
 
 import copy
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.hooks import RemovableHandle
 
 from forgetcast._arguments import checked
 from forgetcast._disjoint import shared_samples
 from forgetcast._filled import Filled
 from forgetcast._frozen_copy import (
-    attributes_kept,
     check_weights,
-    copy_and_trainable,
     frozen_copy,
-    has_ties,
     in_single,
     is_half,
     renamed,
-    state_hash,
 )
-from forgetcast._head import Head, find_head, layer_input, linear_calls
-from forgetcast._input_types import Types, cast, types_of, types_taken
-from forgetcast._inputs import Inputs, channels_last, leaves, map_leaves, model_arguments
+from forgetcast._head import find_head, linear_calls
+from forgetcast._input_types import types_of, types_taken
+from forgetcast._inputs import Inputs, leaves
 from forgetcast._logits import single
+from forgetcast._model import FrozenModel
 from forgetcast._plain_copy import plain_copy
-from forgetcast._random import undisturbed
-from forgetcast._settings import OWN, Settings, own_settings
+from forgetcast._settings import own_settings
 from forgetcast._target_checks import (
     FEW,
     STATEFUL,
-    as_logits,
     check_classes,
     check_finite,
     check_first_logits,
     check_function,
     check_outputs,
     check_same,
-    failed_on,
     keeping_inputs,
     rounding,
     takes_channels_last,
 )
 from forgetcast.data import Data
-from forgetcast.errors import DatasetError, ForgetcastError, InputError, ModelError, NotApplicableError, first_line
+from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
 from forgetcast.trajectory import Trajectory
 from forgetcast.weights import fit_weights
 
@@ -62,7 +52,7 @@ TrainFunction = Callable[[np.ndarray, int], nn.Module]
 """``train(indices, seed)``: trains a fresh model on those samples (int64, shape (m,)) and returns it."""
 
 
-class Target:
+class Target(FrozenModel):
     """A trained classifier with the data it was trained on, ready to be probed or unlearned.
 
     Everything runs on a private copy in evaluation mode (batch-norm statistics and dropout frozen), taken out of
@@ -101,15 +91,6 @@ class Target:
     (10, 3, '2')
     """
 
-    head: Head | None
-    """The last linear layer, or None."""
-    params: dict[str, Tensor]
-    """The trainable parameters by name: what unlearning may move. Frozen ones (``requires_grad=False``) are part of the
-    module alone; a model in which all are frozen was frozen for inference, and all count as trainable."""
-    buffers: dict[str, Tensor]
-    """The buffers by name."""
-    frozen: int
-    """How many numbers the user's model has in parameters with ``requires_grad=False``."""
     notes: list[str]
     """What is to be known of the data, such as held-out samples that are training samples; shown with a forecast."""
 
@@ -132,26 +113,15 @@ class Target:
         self.info = dict(info or {})
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputError(f"batch_size: expected a positive integer; got {batch_size!r}")
-        self.batch_size = batch_size
-        self._settings = Settings.of_caller()
-        self.module, self._trainable = copy_and_trainable(model)
-        self.frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-        self._name_weights(None)
-        first = next(self.module.parameters())
-        self.device = first.device
-        self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+        super().__init__(model, batch_size)
         self.data = Data(dataset, collate_fn=collate_fn)
         self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
         self._train = train
-        self._channels_last = False
-        self._ties = has_ties(self.module)
-        self._hooked = any(part._forward_pre_hooks for part in self.module.modules())
-        self._casts: dict[Types, Types] = {}
         self._in_single = False
         with self._asking():
             few = self._few(self.data)
             self._inspect_model(few)
-            check_function(self, self.to_device(few), model, self._rounding)
+            check_function(self, self.data, self.to_device(few), model, self._rounding)
             if self.heldout is not None:
                 self._first_logits(self._few(self.heldout), self.heldout.role, self.module)
             self._channels_last = takes_channels_last(self, self.to_device(few))
@@ -166,58 +136,7 @@ class Target:
         self.trajectory = trajectory
         self._check_trajectory()
 
-    # -- calling the model ------------------------------------------------------------------------------------
-
-    def to_device(self, x: Inputs) -> Inputs:
-        """Inputs ``x`` on the model's device, in the types that it takes, images in the faster layout."""
-        x = map_leaves(lambda leaf: leaf.to(self.device), x)
-        if (taken := self._casts.get(types_of(x))) is not None:
-            x = cast(x, taken)
-        return channels_last(x) if self._channels_last else x
-
-    def call(self, params: dict[str, Tensor], x: Inputs) -> Tensor:
-        """Logits (b, classes) of ``x`` (already on the device) under other parameters; differentiable.
-
-        Buffers among ``params`` replace the target's own.
-        """
-        args, kwargs = model_arguments(x)
-        replaced = {**self.buffers, **params}
-        with attributes_kept(self.module) if self._hooked else nullcontext(), self._in_its_settings():
-            return as_logits(functional_call(self.module, replaced, args, kwargs, tie_weights=self._ties))
-
-    def forward(self, x: Inputs) -> Tensor:
-        """Logits (b, classes) of ``x`` (already on the device) under the target's own parameters."""
-        return self.answer(self.module, x)
-
-    def answer(self, module: nn.Module, x: Inputs) -> Tensor:
-        """Logits of ``x`` (already on the device) by a module, under the settings that the model was handed over in."""
-        args, kwargs = model_arguments(x)
-        with self._in_its_settings():
-            return as_logits(module(*args, **kwargs))
-
-    def _in_its_settings(self) -> AbstractContextManager[None]:
-        """A block under the settings that the model was handed over in."""
-        return nullcontext() if self._settings == OWN else self._settings.applied()
-
-    @contextmanager
-    def running(self, data: Data, index: Tensor) -> Iterator[None]:
-        """A block that runs the model on the samples ``index`` of ``data``; what the model raises there names them.
-
-        Raises:
-            ModelError: wraps any error that forgetcast did not raise.
-        """
-        try:
-            yield
-        except ForgetcastError:
-            raise
-        except Exception as error:
-            raise failed_on(data, index, error, self.batch_size) from error
-
-    def raised(self, error: BaseException) -> bool:
-        """Whether an error came out of the model itself, however deep in a computation it was called."""
-        own = {id(module) for module in self.module.modules()}
-        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-        return any(id(frame.f_locals.get("self")) in own for frame in frames)
+    # -- all samples ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def check_steady(self, data: Data, logits: Tensor) -> None:
@@ -286,19 +205,6 @@ class Target:
             handle.remove()
         return found.array
 
-    def watch_head(self, keep: Callable[[Tensor], None]) -> RemovableHandle:
-        """Call ``keep(features)`` whenever the last linear layer runs, until the handle is removed.
-
-        The features (b, d) are a copy. Where the layer runs several times in a pass, the last call is the one that
-        makes the logits.
-        """
-        assert self.head is not None, "only a target with a head can be watched"
-
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
-            keep(layer_input(args, kwargs).detach().clone())
-
-        return self.module.get_submodule(self.head.name).register_forward_hook(hook, with_kwargs=True)
-
     def at(self, point: int) -> Target:
         """The same target with the weights of checkpoint ``point`` of its trajectory (0 the first); data is shared.
 
@@ -316,11 +222,6 @@ class Target:
         for worked_out in ("model_hash", "full_precision"):
             other.__dict__.pop(worked_out, None)
         return other
-
-    @property
-    def runs_plainly(self) -> bool:
-        """Whether the model runs under torch's usual defaults, so that its layers may be called on their own."""
-        return self._settings == OWN
 
     @cached_property
     def full_precision(self) -> Target:
@@ -370,12 +271,6 @@ class Target:
         other.data = self.data.reordered(order)
         other.__dict__.pop("data_hash", None)
         return other
-
-    def _name_weights(self, head: str | None) -> None:
-        """Take parameters, buffers and the layer called ``head`` from the module; they share its memory."""
-        self.params = {k: v.detach() for k, v in self.module.named_parameters() if k in self._trainable}
-        self.buffers = {k: v.detach() for k, v in self.module.named_buffers()}
-        self.head = None if head is None else Head.of(self.module, head)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent to another process: the module has all weights, so they are sent once."""
@@ -462,11 +357,6 @@ class Target:
         return self.data.labels
 
     @cached_property
-    def model_hash(self) -> str:
-        """SHA-256 over names, shapes and bytes of the model's state, hexadecimal."""
-        return state_hash(self.module)
-
-    @cached_property
     def data_hash(self) -> str:
         """SHA-256 over the training data, hexadecimal."""
         return self.data.digest()
@@ -477,12 +367,6 @@ class Target:
         return "" if self.heldout is None else self.heldout.digest()
 
     # -- inspection -------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """A block in which the model may draw random numbers without a trace, and answers the same every time."""
-        with own_settings(), undisturbed(self.device):
-            yield
 
     def _few(self, data: Data) -> Inputs:
         """The first samples of ``data``, at most 4, as they lie on the CPU."""
