@@ -74,13 +74,14 @@ class Passes:
         self._kept: dict[str, Any] = {}
         self._gradients: dict[str, Any] = {}
 
-    def _recorded(self) -> None:
-        """Called when the first pass was recorded, while all that it measured is there."""
+    def _measured(self) -> None:
+        """Called after a pass, for what is to be computed while all that it measured is there."""
 
     @probe
     def _forward(self) -> Forward:
         if self.rows is None and self._expected_from_gradients:
             self._measure(self._expected_from_gradients)
+            self._measured()
         return self._kept.get("_forward") or self._run(self.target.data, "forward", hidden=True)
 
     @torch.no_grad()
@@ -101,6 +102,8 @@ class Passes:
         """The quantity of ``FROM_GRADIENTS`` called ``name``, measured along with all others that are expected."""
         if name not in self._gradients:
             self._measure({name} | self._expected_from_gradients)
+            if name != "score":  # which is asked for by what computes with it
+                self._measured()
         value = self._gradients[name]
         if isinstance(value, NotApplicableError):
             raise NotApplicableError(str(value))
@@ -148,7 +151,6 @@ class Passes:
             self._kept["_forward"] = recorder.result()
             with reproducible(self.target, self.seed):
                 self.target.check_steady(self.target.data, self._kept["_forward"].logits)
-            self._recorded()
 
     def _differentiate(
         self,

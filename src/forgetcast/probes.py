@@ -210,8 +210,8 @@ class Probes(Passes):
         del self._gradients["score"]
         return SteinRows(**{name: self._placed(values, rows) for name, values in vars(found).items()})
 
-    def _recorded(self) -> None:
-        if "stein" in self.expected:
+    def _measured(self) -> None:
+        if "stein" in self.expected and "_forward" in self._kept and "score" in self._gradients:
             with suppress(NotApplicableError):
                 _ = self.stein  # now, for the score is as wide as the inputs and kept no longer than this
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from torch.nn import functional as F
 
 from forgetcast._stein import SteinRows, bandwidth, stein_rows
 from forgetcast.errors import NotApplicableError
+from forgetcast.factors import factor_table
 from forgetcast.probes import Probes
 from forgetcast.registry import load_factors
 from forgetcast.target import Target
+from small_targets import clouds
 
 N, WIDTH, CLASSES = 30, 5, 3
 
@@ -248,3 +251,12 @@ def test_steep_models_do_not_overflow() -> None:
     assert all(value.isfinite().all() for value in vars(rows).values())
     assert (rows.normalised_mean.abs() <= 1).all()
     assert ((rows.expansion >= 1) & (rows.expansion <= N - 1)).all()
+
+
+def test_the_kernel_can_be_all_that_is_asked_for() -> None:
+    """The pass that measures the score records all else that the kernel rests on."""
+    alone = [name for name, item in load_factors().items() if item.probes == ("stein",)]
+    table = factor_table(clouds(), names=alone)
+    assert alone
+    assert table.not_applicable == {}
+    pd.testing.assert_frame_equal(table.values, factor_table(clouds()).values[list(table.values.columns)])
