@@ -18,12 +18,12 @@ from forgetcast._arguments import checked
 from forgetcast.choice import unlearner_choice
 from forgetcast.corpus import Corpus, feature_columns, training_table, write_parquet
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.goal import SLACK
 from forgetcast.grading import against_ceilings, grade, noise_ceilings
 from forgetcast.heads import DEFAULT_PARAMS
 from forgetcast.holdout import Group, leave_one_group_out
 from forgetcast.labels import CONSENSUS
 from forgetcast.learning import few_samples_curve, targets_curve, unseen_unlearners
+from forgetcast.objectives import SLACK
 from forgetcast.whole_files import naming, whole_file
 
 __all__ = ["Evaluation", "evaluate"]

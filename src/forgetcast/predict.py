@@ -28,9 +28,9 @@ from forgetcast.exact_values import exact_values
 from forgetcast.explain import Explainer, Explanation, ExplanationSet, factor_of
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.familiarity import Familiarity
-from forgetcast.goal import SLACK
 from forgetcast.movers import Movers
-from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
+from forgetcast.objectives import OBJECTIVES, SLACK
+from forgetcast.predictor import DifficultyPredictor
 from forgetcast.registry import FACTOR_GROUP, found, load_factors
 from forgetcast.target import Target
 from forgetcast.tiers import tier_bounds, tiers
