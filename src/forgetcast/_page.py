@@ -1,4 +1,4 @@
-"""What the pages have in common: words and numbers, pictures as inline SVG, factors by title, files written whole.
+"""What the pages have in common: templates, pictures as inline SVG, factors by title, files written whole.
 
 The styles, the content security policy and the script that sorts tables stand in ``templates/page.html.j2``, which
 every page extends.
@@ -12,7 +12,7 @@ import io
 import os
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,11 +24,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from forgetcast import plots
-from forgetcast._harmless import harmless
 from forgetcast.errors import PathError
 from forgetcast.explain import split_reasons
 from forgetcast.factors import quantile_column
 from forgetcast.whole_files import whole_file
+from forgetcast.wording import count, harmless, number, signed
 
 if TYPE_CHECKING:
     from forgetcast.predict import DifficultyReport
@@ -38,8 +38,6 @@ ENLARGED = 1.4
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 INK = "#0a0b0c"
 """Drawn wherever a picture should take the page's own text colour."""
-LONGEST_LIST = 12
-"""Longer lists of the provenance are counted, not spelled out."""
 
 
 def template(name: str, **filters: Callable[..., Any]) -> Template:
@@ -89,35 +87,6 @@ def write_whole(path: str | os.PathLike[str], draw: Callable[[], str], kind: str
         draft.touch()  # an unwritable place is told before the work, not after it
         draft.write_text(harmless(draw()), encoding="utf-8")
     return path
-
-
-def signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def flat(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as lines (name, value); long lists and tables are counted."""
-    for name, value in mapping.items():
-        label = f"{path}{name}".replace("_", " ")
-        if isinstance(value, Mapping) and 0 < len(value) <= LONGEST_LIST:
-            yield from flat(value, f"{label} · ")
-        elif isinstance(value, (Mapping, list, tuple)):
-            yield label, f"{len(value):,} values" if len(value) > LONGEST_LIST else ", ".join(map(str, value)) or "none"
-        else:
-            yield label, f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def number(value: Any) -> str:
-    """Two decimals for what lies in [-1, 1], else three digits; a dash for what is missing."""
-    if isinstance(value, float):  # numpy's float64 is one
-        if np.isnan(value):
-            return "–"
-        return (f"{value:.2f}" if abs(value) <= 1 else f"{value:.3g}").replace("-", "−")
-    return str(value)
 
 
 def sha256(text: str) -> str:

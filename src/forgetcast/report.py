@@ -19,13 +19,9 @@ import pandas as pd
 
 from forgetcast import plots
 from forgetcast._page import (
-    count,
     factor_title,
     factor_titles,
     factor_values,
-    flat,
-    number,
-    signed,
     svg,
     template,
     write_whole,
@@ -36,6 +32,7 @@ from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.explain import SHARED_CREDIT
 from forgetcast.movers import NOTHING_MOVES
 from forgetcast.sections import sections_of
+from forgetcast.wording import count, flat, number, signed
 
 if TYPE_CHECKING:
     from forgetcast.predict import DifficultyReport

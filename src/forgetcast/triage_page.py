@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from forgetcast import plots, plots_queue
-from forgetcast._duration import duration
-from forgetcast._page import factor_title, factor_titles, factor_values, flat, svg, template, write_whole
+from forgetcast._page import factor_title, factor_titles, factor_values, svg, template, write_whole
 from forgetcast.errors import InputError
 from forgetcast.predict import DifficultyReport
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.routes import ROUTE_MEANINGS
 from forgetcast.sections import sections_of
+from forgetcast.wording import duration, flat
 
 __all__ = ["Screened", "render_triage_html", "write_triage_html"]
 
