@@ -14,7 +14,7 @@ import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -26,12 +26,9 @@ from matplotlib.figure import Figure
 from forgetcast import plots
 from forgetcast.errors import PathError
 from forgetcast.explain import split_reasons
-from forgetcast.factors import quantile_column
+from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.whole_files import whole_file
 from forgetcast.wording import count, harmless, number, signed
-
-if TYPE_CHECKING:
-    from forgetcast.predict import DifficultyReport
 
 ENLARGED = 1.4
 """Pixels per point of a picture at its largest, so that its text is about as large as the page's."""
@@ -140,9 +137,9 @@ def _local(name: str) -> str:
     return name.rpartition("}")[2]
 
 
-def factor_values(report: DifficultyReport, index: int, names: Sequence[str]) -> dict[str, str]:
+def factor_values(table: FactorTable, index: int, names: Sequence[str]) -> dict[str, str]:
     """The sample's value of each factor, with its place among all samples where there is one."""
-    values: dict[str, float] = report.factors.worked_out.loc[index].to_dict()  # type: ignore[assignment]
+    values: dict[str, float] = table.worked_out.loc[index].to_dict()  # type: ignore[assignment]
     texts = {}
     for name in names:
         value, quantile = values.get(name, np.nan), values.get(quantile_column(name), np.nan)
@@ -151,10 +148,10 @@ def factor_values(report: DifficultyReport, index: int, names: Sequence[str]) ->
     return texts
 
 
-def factor_titles(report: DifficultyReport) -> dict[str, str]:
-    return {name: factor.title for name, factor in report.factors.factors.items()}
+def factor_titles(table: FactorTable) -> dict[str, str]:
+    return {name: factor.title for name, factor in table.factors.items()}
 
 
-def factor_title(report: DifficultyReport, name: str) -> str:
-    factor = report.factors.factors.get(name)
+def factor_title(table: FactorTable, name: str) -> str:
+    factor = table.factors.get(name)
     return plots.first_sentence(factor.title if factor else name.replace("_", " "))
