@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from forgetcast.trajectory import Trajectory
 __all__ = ["DifficultyReport", "needed_factors", "predict_difficulty", "target_of", "tier_bounds", "tiers"]
 
 
+@dataclass(frozen=True)
 class DifficultyReport(Forecast):
     """Forecasts for samples of one model, and everything needed to explain them."""
 
