@@ -33,7 +33,8 @@ from forgetcast import Corpus, DifficultyPredictor, plots
 from forgetcast.corpus import feature_columns, training_table
 from forgetcast.evaluation_page import table as markdown
 from forgetcast.explain import factor_of
-from forgetcast.heads import OBJECTIVES, Head, fit_head, head_weights, labels_of
+from forgetcast.heads import Head, fit_head, head_weights, labels_of
+from forgetcast.objectives import OBJECTIVES
 from forgetcast.registry import load_factors
 
 HERE = Path(__file__).parent

@@ -9,7 +9,8 @@ from typing import Any
 from forgetcast._conformance import example_target
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.registry import raised
-from forgetcast.sections import Section, section_parts
+from forgetcast.report_sections import section_parts
+from forgetcast.sections import Section
 
 __all__ = ["check_report_section"]
 

@@ -1,4 +1,4 @@
-"""What the pages have in common: words and numbers, pictures as inline SVG, factors by title, files written whole.
+"""What the pages have in common: templates, pictures as inline SVG, factors by title, files written whole.
 
 The styles, the content security policy and the script that sorts tables stand in ``templates/page.html.j2``, which
 every page extends.
@@ -12,9 +12,9 @@ import io
 import os
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -24,22 +24,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from forgetcast import plots
-from forgetcast._harmless import harmless
 from forgetcast.errors import PathError
 from forgetcast.explain import split_reasons
-from forgetcast.factors import quantile_column
+from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.whole_files import whole_file
-
-if TYPE_CHECKING:
-    from forgetcast.predict import DifficultyReport
+from forgetcast.wording import count, harmless, number, signed
 
 ENLARGED = 1.4
 """Pixels per point of a picture at its largest, so that its text is about as large as the page's."""
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 INK = "#0a0b0c"
 """Drawn wherever a picture should take the page's own text colour."""
-LONGEST_LIST = 12
-"""Longer lists of the provenance are counted, not spelled out."""
 
 
 def template(name: str, **filters: Callable[..., Any]) -> Template:
@@ -89,35 +84,6 @@ def write_whole(path: str | os.PathLike[str], draw: Callable[[], str], kind: str
         draft.touch()  # an unwritable place is told before the work, not after it
         draft.write_text(harmless(draw()), encoding="utf-8")
     return path
-
-
-def signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def flat(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as lines (name, value); long lists and tables are counted."""
-    for name, value in mapping.items():
-        label = f"{path}{name}".replace("_", " ")
-        if isinstance(value, Mapping) and 0 < len(value) <= LONGEST_LIST:
-            yield from flat(value, f"{label} · ")
-        elif isinstance(value, (Mapping, list, tuple)):
-            yield label, f"{len(value):,} values" if len(value) > LONGEST_LIST else ", ".join(map(str, value)) or "none"
-        else:
-            yield label, f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def number(value: Any) -> str:
-    """Two decimals for what lies in [-1, 1], else three digits; a dash for what is missing."""
-    if isinstance(value, float):  # numpy's float64 is one
-        if np.isnan(value):
-            return "–"
-        return (f"{value:.2f}" if abs(value) <= 1 else f"{value:.3g}").replace("-", "−")
-    return str(value)
 
 
 def sha256(text: str) -> str:
@@ -171,9 +137,9 @@ def _local(name: str) -> str:
     return name.rpartition("}")[2]
 
 
-def factor_values(report: DifficultyReport, index: int, names: Sequence[str]) -> dict[str, str]:
+def factor_values(table: FactorTable, index: int, names: Sequence[str]) -> dict[str, str]:
     """The sample's value of each factor, with its place among all samples where there is one."""
-    values: dict[str, float] = report.factors.worked_out.loc[index].to_dict()  # type: ignore[assignment]
+    values: dict[str, float] = table.worked_out.loc[index].to_dict()  # type: ignore[assignment]
     texts = {}
     for name in names:
         value, quantile = values.get(name, np.nan), values.get(quantile_column(name), np.nan)
@@ -182,10 +148,10 @@ def factor_values(report: DifficultyReport, index: int, names: Sequence[str]) ->
     return texts
 
 
-def factor_titles(report: DifficultyReport) -> dict[str, str]:
-    return {name: factor.title for name, factor in report.factors.factors.items()}
+def factor_titles(table: FactorTable) -> dict[str, str]:
+    return {name: factor.title for name, factor in table.factors.items()}
 
 
-def factor_title(report: DifficultyReport, name: str) -> str:
-    factor = report.factors.factors.get(name)
+def factor_title(table: FactorTable, name: str) -> str:
+    factor = table.factors.get(name)
     return plots.first_sentence(factor.title if factor else name.replace("_", " "))

@@ -18,9 +18,9 @@ import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
 from forgetcast.factors import quantile_column
-from forgetcast.goal import SLACK
 from forgetcast.heads import INTERVAL_HEADS
 from forgetcast.intervals import balanced_residuals
+from forgetcast.objectives import SLACK
 from forgetcast.retrained import GAP, RETRAINED
 
 __all__ = ["Adaptation", "Prior", "adapt", "fit_ridge"]

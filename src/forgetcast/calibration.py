@@ -15,7 +15,6 @@ import pandas as pd
 from joblib import effective_n_jobs
 from tqdm import tqdm
 
-from forgetcast._duration import duration
 from forgetcast._logits import true_probability
 from forgetcast.adaptation import adapt
 from forgetcast.adapted_predictor import AdaptedPredictor
@@ -28,6 +27,7 @@ from forgetcast.predictor import DifficultyPredictor
 from forgetcast.retrained import GAP, met_before
 from forgetcast.target import Target
 from forgetcast.tiers import TRIVIAL_FROM
+from forgetcast.wording import duration
 
 __all__ = ["FEWEST", "calibrate", "check", "choose"]
 

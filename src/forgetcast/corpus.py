@@ -23,7 +23,7 @@ from forgetcast.errors import FileFormatError, InputError, PathError, SchemaErro
 from forgetcast.factors import quantile_column
 from forgetcast.folders import locked_folder, nearest_existing, shipped_folder
 from forgetcast.foreign_files import file_in, parse_json, read_bytes, read_table
-from forgetcast.parts import PARTS
+from forgetcast.objectives import PARTS
 from forgetcast.registry import load_factors
 from forgetcast.storage import Place, kind_in_store, place, reached, write_atomically
 from forgetcast.unlearner_heads import UNLEARNER_HEADS, under_column
@@ -327,7 +327,7 @@ def training_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENSUS)
         One row per (target, index): descriptors, weight, memorization, p_out, labels of both objectives, factors. A
         target that was measured for one objective alone has NaN for the other; a sample that lacks the label of an
         objective that its target was measured for has no row.
-        Label columns are difficulty_<objective>, percentile_<objective>, trivial_<objective>, those of ``parts.PARTS``
+        Label columns are difficulty_<objective>, percentile_<objective>, trivial_<objective>, those of ``PARTS``
         that were recorded, such as steps_<objective>, under_<unlearner>_<objective>: difficulty under each unlearner
         that served most samples, and with the part before it the parts of ``UNLEARNER_HEADS``, such as
         steps_under_<unlearner>_<objective>.

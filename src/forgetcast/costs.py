@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forgetcast import registry
-from forgetcast._duration import duration
 from forgetcast._plain_copy import plain_copy
 from forgetcast._random import seeded
 from forgetcast._settings import own_settings
 from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError, first_line
 from forgetcast.target import Target
 from forgetcast.unlearn.base import Samples
+from forgetcast.wording import duration
 
 __all__ = ["Costs", "measure_costs", "timed_retraining"]
 

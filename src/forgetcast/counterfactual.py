@@ -7,16 +7,11 @@ family the forecast hangs on, by asking the predictor instead of dividing credit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
 from forgetcast.explain import Explainer
 from forgetcast.tiers import tiers
-
-if TYPE_CHECKING:
-    from forgetcast.predict import DifficultyReport
 
 __all__ = ["sentences", "what_would_change"]
 
@@ -39,7 +34,7 @@ WORDS = {
 """What a family's factors describe; a family of a plugin is called by its name."""
 
 
-def what_would_change(source: Explainer | DifficultyReport, index: int, objective: str | None = None) -> pd.DataFrame:
+def what_would_change(explainer: Explainer, index: int, objective: str | None = None) -> pd.DataFrame:
     """Forecast a sample anew, once per family, with that family's columns at the medians of its class.
 
     It is a statement about the forecast, not about the world: the other families stay as they are, which no real sample
@@ -48,9 +43,9 @@ def what_would_change(source: Explainer | DifficultyReport, index: int, objectiv
     already has these values are left out, so that what holds for the target as a whole never appears.
 
     Args:
-        source: explains the forecasts of a target; or a report.
+        explainer: explains the forecasts of a target.
         index: a sample that it can explain.
-        objective: "retrain" or "erase"; a report's first where it is None.
+        objective: "retrain" or "erase"; the predictor's first where it is None.
 
     Returns:
         One row per family, the largest change of the percentile first: family, percentile, change (of the percentile),
@@ -60,16 +55,14 @@ def what_would_change(source: Explainer | DifficultyReport, index: int, objectiv
         IndexError: no such sample.
         UnknownNameError: no such objective.
     """
-    if not isinstance(source, Explainer):
-        return source.what_would_change(index, objective)
-    objective = source.predictor.objectives[0] if objective is None else objective
-    now, (usual, where) = source.features(index), source.typical(index)
-    changed = {family: now.assign(**usual[columns]) for family, columns in source.columns.items()}
+    objective = explainer.predictor.objectives[0] if objective is None else objective
+    now, (usual, where) = explainer.features(index), explainer.typical(index)
+    changed = {family: now.assign(**usual[columns]) for family, columns in explainer.columns.items()}
     changed = {family: row for family, row in changed.items() if not row.equals(now)}
     rows = pd.concat([now, *changed.values()], ignore_index=True)
-    forecast = source.predictor.predict(rows, objective)
+    forecast = explainer.predictor.predict(rows, objective)
     percentile, p_trivial = forecast["percentile"].to_numpy(), forecast["p_trivial"].to_numpy()
-    tier = tiers(percentile, p_trivial, source.tier_bounds(objective))
+    tier = tiers(percentile, p_trivial, explainer.tier_bounds(objective))
     table = pd.DataFrame(
         {
             "family": list(changed),

@@ -18,8 +18,8 @@ from forgetcast._random import seeded
 from forgetcast.agreement import RankAgreement, spearman_interval
 from forgetcast.generate import measure
 from forgetcast.labels import consensus, reliability
+from forgetcast.objectives import OBJECTIVES
 from forgetcast.predict import DifficultyReport, predict_difficulty
-from forgetcast.predictor import OBJECTIVES
 from forgetcast.report import OBJECTIVE_MEANINGS
 from forgetcast.target import Target
 from forgetcast.training import Trainer

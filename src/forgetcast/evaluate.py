@@ -18,12 +18,13 @@ from forgetcast._arguments import checked
 from forgetcast.choice import unlearner_choice
 from forgetcast.corpus import Corpus, feature_columns, training_table, write_parquet
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.goal import SLACK
+from forgetcast.evaluation_page import page
 from forgetcast.grading import against_ceilings, grade, noise_ceilings
 from forgetcast.heads import DEFAULT_PARAMS
 from forgetcast.holdout import Group, leave_one_group_out
 from forgetcast.labels import CONSENSUS
 from forgetcast.learning import few_samples_curve, targets_curve, unseen_unlearners
+from forgetcast.objectives import SLACK
 from forgetcast.whole_files import naming, whole_file
 
 __all__ = ["Evaluation", "evaluate"]
@@ -88,8 +89,6 @@ class Evaluation:
         Raises:
             PathError: the folder cannot be written, or is a file.
         """
-        from forgetcast.evaluation_page import page
-
         folder = Path(folder)
         with naming("evaluation", folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +107,7 @@ class Evaluation:
                 for name, frame in frames.items()
                 if name != "predictions"
             }
-            _put(folder / "evaluation.md", page(self, pictures).encode())
+            _put(folder / "evaluation.md", page(frames, self.settings, pictures).encode())
             _put(folder / "evaluation.json", (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
         return folder
 

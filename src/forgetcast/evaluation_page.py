@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
-
-if TYPE_CHECKING:
-    from forgetcast.evaluate import Evaluation
 
 __all__ = ["page"]
 
 Cell = Callable[[Mapping[str, Any]], str]
 
 
-def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
-    """The page as Markdown; ``pictures`` are file names beside it."""
-    settings = evaluation.settings
+def page(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
+    """The page as Markdown.
+
+    Args:
+        tables: by name, with the columns that the fields of ``evaluate.Evaluation`` have.
+        settings: of the evaluation, as its field of that name.
+        pictures: file names beside the page.
+    """
     parts = [
         "# How good the forecast is on what it has not seen",
         f"{settings['targets']} targets, {settings['rows']} measured instances, {settings['features']} columns. "
@@ -30,22 +32,22 @@ def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
     if settings["tuned_on"]:
         parts.append(f"Parameters were chosen on {', '.join(settings['tuned_on'])}; these are not scored.")
     parts += [f"![{name.removesuffix('.png').replace('-', ' ')}]({name})" for name in pictures]
-    for group, rows in evaluation.summary.groupby("group", sort=False):
+    for group, rows in tables["summary"].groupby("group", sort=False):
         parts.append(f"## Left out: one {group} at a time")
         for (objective, subset), own in rows.groupby(["objective", "subset"], sort=False):
             parts.append(f"### {objective}, {_samples(str(subset))}")
             parts.append(_methods(own))
             keys = "group == @group and objective == @objective and subset == @subset"
-            parts.append(_differences(evaluation.differences.query(keys)))
+            parts.append(_differences(tables["differences"].query(keys)))
     parts.append("## Each unseen target")
-    parts.append(_per_target(evaluation.per_target))
-    if len(evaluation.parts):
+    parts.append(_per_target(tables["per_target"]))
+    if len(tables["parts"]):
         parts.append("## Parts of the outcome")
         parts.append(
             "Order within unseen targets of what people act on: total variation of predictions on held-out data and on "
             "the sample's neighbours, steps, distance of the parameters."
         )
-        parts.append(_outcome_parts(evaluation.parts))
+        parts.append(_outcome_parts(tables["parts"]))
     parts.append("## How near to the ceiling")
     parts.append(
         "A correlation with a noisy label cannot exceed the root of the label's reliability. Ties: what a perfect "
@@ -55,7 +57,7 @@ def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
     )
     parts.append(
         table(
-            evaluation.ceilings,
+            tables["ceilings"],
             {
                 "objective": "objective",
                 "kind": "kind",
@@ -68,12 +70,12 @@ def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
         )
     )
     parts.append("## Intervals, trivial samples, the hardest tenth, absolute difficulty")
-    for objective, rows in evaluation.metrics.groupby("objective", sort=False):
+    for objective, rows in tables["metrics"].groupby("objective", sort=False):
         parts.append(f"{objective!s}: mean over targets, in brackets the lowest and the highest target.")
         parts.append(_metrics(rows))
     parts.append("Mean difficulty in deciles of the forecast (one target left out at a time, weighted):")
-    parts.append(_calibration(evaluation.calibration))
-    if len(evaluation.learning):
+    parts.append(_calibration(tables["calibration"]))
+    if len(tables["learning"]):
         parts.append("## What more data brings")
         parts.append(
             "Kind targets: ρ on an unseen target against the number of targets fitted to. Kind samples: measured "
@@ -82,7 +84,7 @@ def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
         )
         parts.append(
             table(
-                evaluation.learning,
+                tables["learning"],
                 {
                     "kind": "kind",
                     "objective": "objective",
@@ -93,21 +95,21 @@ def page(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
                 },
             )
         )
-    if len(evaluation.unlearners):
+    if len(tables["unlearners"]):
         parts.append("## Unseen unlearners on unseen targets")
         columns = {"objective": "objective", "left-out unlearner": "unlearner", "targets": "targets"}
-        parts.append(table(evaluation.unlearners, columns | {"ρ": _rho}))
-    if len(evaluation.choice):
+        parts.append(table(tables["unlearners"], columns | {"ρ": _rho}))
+    if len(tables["choice"]):
         parts.append("## Naming an unlearner")
         parts.append(
             "Mean measured difficulty of unseen targets' samples that are not trivial, under the unlearner that the "
             "forecast names for each; under the one that was best on the training targets; under the best for each "
             "sample, known afterwards; and under any (the mean). Interval: targets redrawn."
         )
-        parts.append(_choice(evaluation.choice))
+        parts.append(_choice(tables["choice"]))
     parts.append("## Single factors, one target left out at a time")
     parts.append("The sign of each factor is chosen on the training targets. The ten best of each objective.")
-    parts.append(_factors(evaluation.factors))
+    parts.append(_factors(tables["factors"]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -42,6 +42,7 @@ from forgetcast.errors import (
 )
 from forgetcast.factors import factor_table
 from forgetcast.labels import CONSENSUS
+from forgetcast.objectives import OBJECTIVES
 from forgetcast.oracle import (
     ANSWER_COLUMNS,
     SHARE,
@@ -60,7 +61,7 @@ from forgetcast.shards import Rows, make_shard, read_shard
 from forgetcast.storage import Place, check_writable, sweep
 from forgetcast.target import Target
 from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
-from forgetcast.unlearn.protocol import OBJECTIVES, OUTCOME_COLUMNS
+from forgetcast.unlearn.protocol import OUTCOME_COLUMNS
 from forgetcast.unlearn.workbench import Workbench
 
 __all__ = ["SEEDS", "generate_corpus", "measure", "retrained_answers", "runs_per_sample"]

@@ -14,7 +14,7 @@ from forgetcast.corpus import Corpus
 from forgetcast.familiarity import ODD_BELOW, contexts, familiarity
 from forgetcast.holdout import Group
 from forgetcast.labels import reliability
-from forgetcast.parts import PARTS
+from forgetcast.objectives import PARTS
 from forgetcast.scores import Bootstrap, auc, bootstrap_rho, concordance, partial_rho, tie_ceiling, top_recall
 
 __all__ = ["against_ceilings", "grade", "noise_ceilings"]

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from forgetcast.errors import InputError
 from forgetcast.lightgbm_text import read_booster
+from forgetcast.objectives import OBJECTIVES, PARTS
 from forgetcast.parallel import pool_of
-from forgetcast.parts import PARTS
 
 __all__ = [
     "DEFAULT_PARAMS",
@@ -36,9 +36,6 @@ __all__ = [
     "recorded_parts",
     "training_weights",
 ]
-
-OBJECTIVES = ("retrain", "erase")
-"""What "hard" refers to: treated as if never trained on, or no longer recognised."""
 
 HEADS = ("percentile", "difficulty", "trivial")
 INTERVAL_HEADS = ("percentile", "difficulty")

@@ -12,7 +12,6 @@ from forgetcast.errors import InputError, SchemaError
 from forgetcast.heads import (
     HEADS,
     INTERVAL_HEADS,
-    OBJECTIVES,
     fit_excluding,
     fit_without,
     from_log_scale,
@@ -20,6 +19,7 @@ from forgetcast.heads import (
     recorded_parts,
 )
 from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
+from forgetcast.objectives import OBJECTIVES
 
 __all__ = ["Group", "deal_targets", "fold_rows", "leave_one_group_out", "objectives_of"]
 
@@ -84,7 +84,7 @@ def leave_one_group_out(
         One row per objective and instance: objective, target, index, group, weight, memorization (NaN where the table
         has none), difficulty_measured, percentile_measured, trivial_measured, percentile_placed (ties among trivial
         samples resolved as in the fit, see ``heads.labels_of``), the columns of ``DifficultyPredictor.predict``, and
-        for every part in ``parts.PARTS`` that was recorded its forecast and, with _measured, what was measured.
+        for every part in ``objectives.PARTS`` that was recorded its forecast and, with _measured, what was measured.
 
     Raises:
         SchemaError: columns are missing.

@@ -20,7 +20,7 @@ from forgetcast._last_layer import augmented, leave_one_out_logits, unit_residua
 from forgetcast._logits import true_probability
 from forgetcast._settings import own_settings
 from forgetcast.data import Data
-from forgetcast.goal import SLACK
+from forgetcast.objectives import SLACK
 from forgetcast.target import Target
 
 __all__ = ["Interactions", "interactions"]

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.parts import PARTS
+from forgetcast.objectives import PARTS
 
 __all__ = [
     "CONSENSUS",
@@ -82,7 +82,7 @@ def per_unlearner(
         outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
         objective: "retrain" or "erase".
         unlearners: which.
-        part: "difficulty", or a name of ``forgetcast.parts.PARTS``.
+        part: "difficulty", or a name of ``forgetcast.objectives.PARTS``.
 
     Returns:
         Rows (target, index), one column per unlearner; NaN where one did not serve a sample.

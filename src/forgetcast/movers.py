@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from forgetcast._rehearsal import erase_move, retrain_move
 from forgetcast._settings import own_settings
 from forgetcast.errors import IndexRangeError, InputError, UnknownNameError
-from forgetcast.goal import SLACK
-from forgetcast.heads import OBJECTIVES
+from forgetcast.objectives import OBJECTIVES, SLACK
 from forgetcast.probes import Probes
 from forgetcast.target import Target
 

@@ -25,9 +25,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from forgetcast._drawing import NEUTRAL, axes_or_new, ink, nothing, plain, require
-from forgetcast._harmless import harmless
 from forgetcast.agreement import spearman_interval
 from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.wording import harmless
 
 if TYPE_CHECKING:
     from forgetcast.explain import Explanation, ExplanationSet

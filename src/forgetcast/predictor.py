@@ -65,7 +65,7 @@ class DifficultyPredictor:
 
     Per objective there are gradient-boosted heads (LightGBM) for the within-target percentile of difficulty, the
     absolute difficulty and the probability that the goal is already met before unlearning ("trivial"); where the
-    training table has them, also for the parts of the outcome (``parts.PARTS``), and one for the difficulty under
+    training table has them, also for the parts of the outcome (``objectives.PARTS``), and one for the difficulty under
     each unlearner. Intervals are conformal: their width is a quantile of the errors made on targets that the fit had
     not seen.
 

@@ -52,7 +52,7 @@ from forgetcast._settings import own_settings
 from forgetcast._stein import SteinRows, stein_rows
 from forgetcast.data import Data, Inputs
 from forgetcast.errors import NotApplicableError
-from forgetcast.goal import SLACK
+from forgetcast.objectives import SLACK
 from forgetcast.target import Head, Target, as_logits, check_finite
 from forgetcast.trajectory import Trajectory
 

@@ -12,20 +12,16 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from forgetcast import plots
 from forgetcast._page import (
-    count,
     factor_title,
     factor_titles,
     factor_values,
-    flat,
-    number,
-    signed,
     svg,
     template,
     write_whole,
@@ -34,11 +30,10 @@ from forgetcast.agreement import spearman_interval
 from forgetcast.counterfactual import sentences
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.explain import SHARED_CREDIT
+from forgetcast.forecast import Forecast
 from forgetcast.movers import NOTHING_MOVES
-from forgetcast.sections import sections_of
-
-if TYPE_CHECKING:
-    from forgetcast.predict import DifficultyReport
+from forgetcast.report_sections import sections_of
+from forgetcast.wording import count, flat, number, signed
 
 __all__ = ["render_html", "write_html"]
 
@@ -67,9 +62,7 @@ REASONS = 6
 """Most sentences for one explained sample."""
 
 
-def render_html(
-    report: DifficultyReport, *, rows: int = 25, waterfalls: int = 6, explain: Sequence[int] | None = None
-) -> str:
+def render_html(report: Forecast, *, rows: int = 25, waterfalls: int = 6, explain: Sequence[int] | None = None) -> str:
     """The report as one HTML page, the same text for the same report; sections of plugins stand at the end.
 
     Args:
@@ -99,11 +92,12 @@ def render_html(
         unlike=str(report.familiarity) if report.familiarity.out_of_distribution else "",
         objectives=[_objective(report, name, rows, waterfalls, explain) for name in objectives],
         not_applicable=[
-            {"factor": factor_title(report, name), "reason": reason}
+            {"factor": factor_title(report.factors, name), "reason": reason}
             for name, reason in sorted(report.factors.not_applicable.items())
         ],
         notes=[
-            {"factor": factor_title(report, name), "note": note} for name, note in sorted(report.factors.notes.items())
+            {"factor": factor_title(report.factors, name), "note": note}
+            for name, note in sorted(report.factors.notes.items())
         ],
         factors=len(report.factors.factors),
         shared_credit=SHARED_CREDIT,
@@ -126,7 +120,7 @@ MANIFEST_SHOWN = (
 """What an auditor needs of a predictor's manifest; the rest (features, parameters, files) is in its folder."""
 
 
-def write_html(report: DifficultyReport, path: str | os.PathLike[str], **options: Any) -> Path:
+def write_html(report: Forecast, path: str | os.PathLike[str], **options: Any) -> Path:
     """Write the report as one HTML file; missing parent folders are made. ``options`` are those of ``render_html``.
 
     The text goes to a temporary sibling first, so that a failure leaves no half-written file and an existing report
@@ -143,7 +137,7 @@ def write_html(report: DifficultyReport, path: str | os.PathLike[str], **options
 
 
 def _objective(
-    report: DifficultyReport, objective: str, rows: int, waterfalls: int, explain: Sequence[int] | None
+    report: Forecast, objective: str, rows: int, waterfalls: int, explain: Sequence[int] | None
 ) -> dict[str, Any]:
     """Everything the template shows of one objective."""
     table = report.table[report.table["objective"] == objective]
@@ -188,19 +182,19 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _waterfall(report: DifficultyReport, objective: str, row: dict[str, Any]) -> dict[str, Any]:
+def _waterfall(report: Forecast, objective: str, row: dict[str, Any]) -> dict[str, Any]:
     """One sample's explanation: picture and sentences."""
     index = int(row["index"])
     explanation = report.explain(index, objective)
-    names = [str(name) for name in explanation.by_factor.index]
-    strongest = factor_title(report, str(explanation.by_factor.astype(float).abs().idxmax())) if names else "none"
+    table, names = report.factors, [str(name) for name in explanation.by_factor.index]
+    strongest = factor_title(table, str(explanation.by_factor.astype(float).abs().idxmax())) if names else "none"
     return row | {
         "reasons": list(explanation.reasons[:REASONS]),
         "changes": sentences(report.what_would_change(index, objective), REASONS),
         "movers": _movers(report, objective, row),
         "svg": svg(
             lambda: plots.waterfall(
-                explanation, titles=factor_titles(report), values=factor_values(report, index, names), max_reasons=9
+                explanation, titles=factor_titles(table), values=factor_values(table, index, names), max_reasons=9
             ),
             f"{objective}-waterfall-{index}",
             f"Waterfall for {objective}, sample {index}, from the average forecast {explanation.base:.2f} to "
@@ -209,7 +203,7 @@ def _waterfall(report: DifficultyReport, objective: str, row: dict[str, Any]) ->
     }
 
 
-def _movers(report: DifficultyReport, objective: str, row: dict[str, Any]) -> dict[str, Any] | None:
+def _movers(report: Forecast, objective: str, row: dict[str, Any]) -> dict[str, Any] | None:
     """The training samples that would move with one, and their pictures where inputs are images.
 
     None for a report without its model and data; without rows where nothing moves or the model has no last layer.
@@ -237,7 +231,7 @@ def _movers(report: DifficultyReport, objective: str, row: dict[str, Any]) -> di
     return {"rows": _rows(found), "svg": pictures, "why": ""}
 
 
-def _overview(report: DifficultyReport, objective: str, table: pd.DataFrame) -> dict[str, Any] | None:
+def _overview(report: Forecast, objective: str, table: pd.DataFrame) -> dict[str, Any] | None:
     """What moves the forecast over all samples, or over a random draw of them."""
     if len(table) < 2:
         return None
@@ -250,17 +244,17 @@ def _overview(report: DifficultyReport, objective: str, table: pd.DataFrame) -> 
         "samples": len(some),
         "dependences": [
             svg(
-                partial(plots.dependence, explanations, str(name), titles=factor_titles(report)),
+                partial(plots.dependence, explanations, str(name), titles=factor_titles(report.factors)),
                 f"{objective}-dependence-{name}",
-                f"SHAP values for {objective} against the value of a factor: {factor_title(report, str(name))}",
+                f"SHAP values for {objective} against the value of a factor: {factor_title(report.factors, str(name))}",
             )
             for name in varying[:DEPENDENCES]
         ],
         "beeswarm": svg(
-            lambda: plots.beeswarm(explanations, titles=factor_titles(report)),
+            lambda: plots.beeswarm(explanations, titles=factor_titles(report.factors)),
             f"{objective}-beeswarm",
             f"Beeswarm of SHAP values for {objective} by factor, the strongest first: "
-            + ", ".join(factor_title(report, str(name)) for name in factors.index[:5]),
+            + ", ".join(factor_title(report.factors, str(name)) for name in factors.index[:5]),
         ),
         "importance": svg(
             lambda: plots.family_importance(explanations),
@@ -271,7 +265,7 @@ def _overview(report: DifficultyReport, objective: str, table: pd.DataFrame) -> 
     }
 
 
-def _measured(report: DifficultyReport, objective: str, table: pd.DataFrame) -> dict[str, Any] | None:
+def _measured(report: Forecast, objective: str, table: pd.DataFrame) -> dict[str, Any] | None:
     """Measured against predicted, where samples were measured."""
     if report.measurements is None:
         return None

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from forgetcast.factors import Factor, FactorTable, quantile_column
-from forgetcast.goal import SLACK
+from forgetcast.objectives import SLACK
 
 __all__ = ["ANSWERS", "GAP", "RETRAINED", "met_before", "retraining_values", "with_retrained"]
 

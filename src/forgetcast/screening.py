@@ -20,9 +20,10 @@ from forgetcast.costs import Costs, measure_costs, timed_retraining
 from forgetcast.errors import UnknownNameError
 from forgetcast.factors import FactorTable
 from forgetcast.interactions import interactions
+from forgetcast.objectives import OBJECTIVES
 from forgetcast.policy import Policy
 from forgetcast.predict import DifficultyReport, predict_difficulty, target_of
-from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
+from forgetcast.predictor import DifficultyPredictor
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.queue_totals import processing_order, queue_totals, requests_text, route_seconds
 from forgetcast.requests import Requests, checked_requests

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from forgetcast import plots, plots_queue
-from forgetcast._duration import duration
-from forgetcast._page import factor_title, factor_titles, factor_values, flat, svg, template, write_whole
+from forgetcast._page import factor_title, factor_titles, factor_values, svg, template, write_whole
 from forgetcast.errors import InputError
-from forgetcast.predict import DifficultyReport
+from forgetcast.forecast import Forecast
 from forgetcast.queue_columns import COLUMNS
+from forgetcast.report_sections import sections_of
 from forgetcast.routes import ROUTE_MEANINGS
-from forgetcast.sections import sections_of
+from forgetcast.wording import duration, flat
 
 __all__ = ["Screened", "render_triage_html", "write_triage_html"]
 
@@ -88,7 +88,7 @@ class Screened(Protocol):
         """The thresholds that routed it."""
 
     @property
-    def report(self) -> DifficultyReport:
+    def report(self) -> Forecast:
         """The forecast behind it."""
 
     @property
@@ -159,7 +159,8 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
         policy=[(name, POLICY_MEANINGS.get(name, ""), _setting(value)) for name, value in policy.items()],
         provenance=[*flat(triage.provenance)],
         factors=[
-            (factor_title(triage.report, k), why) for k, why in sorted(triage.report.factors.not_applicable.items())
+            (factor_title(triage.report.factors, k), why)
+            for k, why in sorted(triage.report.factors.not_applicable.items())
         ],
         costs=svg(
             lambda: plots_queue.queue_costs(table, whole, preparing_seconds=preparing),
@@ -239,14 +240,14 @@ def _waterfall(triage: Screened, index: int) -> dict[str, Any]:
     """Picture and signed sentences of one request's forecast."""
     report = triage.report
     explanation = report.explain(index, triage.objective)
-    names = [str(name) for name in explanation.by_factor.index]
-    strongest = factor_title(report, str(explanation.by_factor.astype(float).abs().idxmax())) if names else "none"
+    table, names = report.factors, [str(name) for name in explanation.by_factor.index]
+    strongest = factor_title(table, str(explanation.by_factor.astype(float).abs().idxmax())) if names else "none"
     return {
         "svg": svg(
             lambda: plots.waterfall(
                 explanation,
-                titles=factor_titles(report),
-                values=factor_values(report, index, names),
+                titles=factor_titles(table),
+                values=factor_values(table, index, names),
                 max_reasons=EXPLAINED_BARS,
             ),
             f"waterfall-{index}",

@@ -442,7 +442,7 @@ def test_writing_gives_tables_a_page_and_pictures(evaluation: Evaluation, tmp_pa
 
 def test_the_page_tells_bounds_from_forecasts(evaluation: Evaluation) -> None:
     """Rivals that use measurements are marked, and every table has as many cells as headings."""
-    text = page(evaluation)
+    text = page(vars(evaluation), evaluation.settings)
     assert "memorization (not known beforehand)" in text
     assert "best factor in hindsight (not known beforehand)" in text
     assert "forecast (not known" not in text

@@ -83,7 +83,7 @@ def test_without_unlearners_there_is_no_choice() -> None:
 
 def test_the_page_has_the_new_sections(evaluation: Evaluation) -> None:
     """Parts, and the choice of an unlearner with the name of the best single one."""
-    text = page(evaluation)
+    text = page(vars(evaluation), evaluation.settings)
     for heading in ("## Parts of the outcome", "## Naming an unlearner"):
         assert heading in text
     assert f"({evaluation.choice['best'].iloc[0]})" in text

@@ -108,7 +108,7 @@ def test_contributing_examples_register() -> None:
     """The contract, the factor, the unlearner and the report section shown to contributors are real ones."""
     import torch
 
-    from forgetcast.contract import DECLARATION
+    from forgetcast.registry import DECLARATION
     from forgetcast.testing import CONTRACT_VERSION, check_report_section
     from sample_report import sample_report
 

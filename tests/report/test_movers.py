@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, UnknownNameError
-from forgetcast.goal import SLACK
 from forgetcast.movers import Movers, movers
+from forgetcast.objectives import SLACK
 from forgetcast.predict import predict_difficulty
 from forgetcast.probes import Probes
 from forgetcast.target import Target

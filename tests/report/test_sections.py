@@ -17,7 +17,8 @@ from forgetcast.errors import PluginWarning
 from forgetcast.predict import DifficultyReport
 from forgetcast.registry import FACTOR_GROUP, SECTION_GROUP
 from forgetcast.report import render_html
-from forgetcast.sections import TABLE_ROWS, Picture, Section, sections_of
+from forgetcast.report_sections import TABLE_ROWS, sections_of
+from forgetcast.sections import Picture, Section
 from forgetcast.testing import check_report_section
 from forgetcast.triage_page import render_triage_html
 from html_page import HOSTILE, Page

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forgetcast._duration import duration
 from forgetcast.cli.interrupted import kept
 from forgetcast.cli.options import FILE, queue_options
 from forgetcast.cli.output import (
@@ -22,6 +21,7 @@ from forgetcast.cli.output import (
 )
 from forgetcast.cli.requests import COLOURS, request_options, screened, shown_id, summary
 from forgetcast.errors import InputError
+from forgetcast.wording import duration
 
 if TYPE_CHECKING:
     from forgetcast.screening import Triage

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from forgetcast._duration import duration
 from forgetcast.cli.options import FILE, forecast_inputs
 from forgetcast.errors import FileFormatError, InputError, PathError
+from forgetcast.wording import duration
 
 if TYPE_CHECKING:
     from forgetcast.screening import Triage
