@@ -27,8 +27,9 @@ from forgetcast.canonical_json import canonical_json
 from forgetcast.cli.options import parse_indices
 from forgetcast.cli.output import table_json
 from forgetcast.cli.requests import _lines
-from forgetcast.corpus import Corpus, feature_columns, training_table
+from forgetcast.corpus import Corpus
 from forgetcast.errors import InputError
+from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.factor_store import read_factors, write_factors
 from forgetcast.factors import factor_table
 from forgetcast.inspection import targets_table, unlearners_table

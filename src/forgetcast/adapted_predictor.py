@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from forgetcast.adaptation import Adaptation
 from forgetcast.agreement import spearman_interval
+from forgetcast.columns import as_features, from_log_scale
 from forgetcast.errors import (
     FileFormatError,
     ForgetcastError,
@@ -29,8 +30,7 @@ from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.familiarity import Familiarity
 from forgetcast.folders import locked_folder, nearest_existing, replaced_folder
 from forgetcast.foreign_files import file_in, parse_json, read_bytes, read_table
-from forgetcast.heads import from_log_scale
-from forgetcast.predictor import DifficultyPredictor, as_features
+from forgetcast.predictor import DifficultyPredictor
 from forgetcast.predictor_folder import read_folder
 from forgetcast.retrained import ANSWERS, GAP, RETRAINED, met_before, with_retrained
 from forgetcast.target import Target

@@ -19,10 +19,10 @@ from forgetcast._duration import duration
 from forgetcast._logits import true_probability
 from forgetcast.adaptation import adapt
 from forgetcast.adapted_predictor import AdaptedPredictor
+from forgetcast.columns import labels_of, log_scale
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.generate import measure, retrained_answers, runs_per_sample
-from forgetcast.heads import labels_of, log_scale
 from forgetcast.labels import CONSENSUS, consensus
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.retrained import GAP, met_before

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +10,26 @@ import numpy as np
 import pandas as pd
 
 from forgetcast._arguments import checked
-from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError, shortened
-from forgetcast.familiarity import Familiarity, contexts, extended, familiarity
-from forgetcast.folders import locked_folder, shipped_folder
-from forgetcast.heads import (
-    DEFAULT_PARAMS,
+from forgetcast.columns import (
     EXPLAINED,
-    HEADS,
-    INTERVAL_HEADS,
-    OBJECTIVES,
     PART_HEADS,
-    Head,
-    fit_head,
-    fit_without,
-    from_log_scale,
-    head_weights,
-    labels_of,
-    recorded_parts,
-)
-from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
-from forgetcast.predictor_folder import (
-    Heads,
-    Residuals,
-    read_folder,
-    seal,
-    write_folder,
-)
-from forgetcast.unlearner_heads import (
     UNLEARNER,
     UNLEARNER_HEADS,
-    fit_unlearner_head,
-    recorded_unlearner_heads,
+    as_features,
+    from_log_scale,
     residuals_under,
-    under_column,
-    unlearner_errors,
-    unlearners_of,
-    with_unlearner,
 )
+from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError
+from forgetcast.familiarity import Familiarity, familiarity
+from forgetcast.fitting import Fit
+from forgetcast.folders import locked_folder, shipped_folder
+from forgetcast.heads import Head
+from forgetcast.intervals import balanced_residuals, conformal_interval
+from forgetcast.predictor_folder import Heads, Residuals, read_folder, write_folder
+from forgetcast.unlearner_heads import known_unlearners, with_unlearner
 
-__all__ = ["OBJECTIVES", "DifficultyPredictor", "as_features"]
+__all__ = ["DifficultyPredictor"]
 
-LEVEL = 0.9
-MINIMUM_ROWS = 10
 ROWS = 4096
 """Samples that are forecast at a time where every unlearner takes a copy of their features."""
 
@@ -115,8 +89,8 @@ class DifficultyPredictor:
                 where a factor does not apply), and for at least one objective o: percentile_o and
                 difficulty_o in [0, 1] and trivial_o. Rows without labels (NaN) of an objective are left out
                 of its fit. With a column memorization, trivial samples of retrain, which tie, are placed by it
-                (see ``heads.labels_of``). Columns of parts (steps_o, ...), of unlearners (under_u_o) and of parts under
-                unlearners (steps_under_u_o, ...) give the heads for them.
+                (see ``columns.labels_of``). Columns of parts (steps_o, ...), of unlearners (under_u_o) and of parts
+                under unlearners (steps_under_u_o, ...) give the heads for them.
             features: the feature columns, F of them, each a valid Python identifier.
             params: LightGBM parameters over ``heads.DEFAULT_PARAMS``, ``num_boost_round`` included.
             seed: of row and column sampling.
@@ -131,112 +105,11 @@ class DifficultyPredictor:
             InputError: labels or weights out of range, infinite features, fewer than 10 rows, unusable
                 parameters, or a target that ``continue_from`` was fitted to.
         """
-        features = list(features)
-        objectives = _check_table(table, features)
+        start = None
         if continue_from is not None:
-            _check_continuation(table, features, continue_from)
-        table = table.reset_index(drop=True)
-        heads: Heads = {} if continue_from is None else dict(continue_from._heads)
-        residuals: Residuals = {} if continue_from is None else dict(continue_from._residuals)
-        unlearners: dict[str, list[str]] = {} if continue_from is None else continue_from._unlearners()
-        folds = ""
-        for objective in objectives:
-            rows = _labelled(table, objective)
-            X = as_features(rows, features)
-            init = heads.get(objective, {})
-            heads[objective] = {
-                **init,
-                **{
-                    head: fit_head(
-                        X,
-                        labels_of(rows, objective, head),
-                        head_weights(rows, objective, head),
-                        features,
-                        head,
-                        params or {},
-                        seed,
-                        init.get(head),
-                    )
-                    for head in (*HEADS, *recorded_parts(rows, objective))
-                },
-            }
-            known = unlearners.get(objective) or unlearners_of(rows, objective)
-            if len(known) > 1:
-                unlearners[objective] = known
-                heads[objective] |= {
-                    head: fit_unlearner_head(
-                        rows, features, objective, known, params or {}, seed, init.get(head), UNLEARNER_HEADS[head]
-                    )
-                    for head in recorded_unlearner_heads(rows, objective, known)
-                }
-            groups, folds = calibration_groups(rows, seed, by_target=bool(init))
-            predicted = fit_without(
-                rows,
-                features,
-                objective,
-                groups,
-                heads=INTERVAL_HEADS,
-                params=params,
-                seed=seed,
-                n_jobs=n_jobs,
-                init=init,
-                title=f"intervals, {objective}" if progress else "",
-            ).clip(0, 1)
-            residuals[objective] = {
-                head: {
-                    str(group): (labels_of(rows, objective, head) - predicted[head])[groups == group].tolist()
-                    for group in pd.unique(pd.Series(groups))
-                }
-                for head in INTERVAL_HEADS
-            }
-            if objective in unlearners:
-                errors = unlearner_errors(
-                    rows,
-                    features,
-                    objective,
-                    unlearners[objective],
-                    groups,
-                    params=params,
-                    seed=seed,
-                    n_jobs=n_jobs,
-                    init=init.get(UNLEARNER),
-                )
-                residuals[objective] |= {residuals_under(name): values for name, values in errors.items()}
-        manifest: dict[str, Any] = {
-            "features": features,
-            "typical": _typical(table, features),
-            "contexts": contexts(table, features),
-            "unlearners": unlearners,
-            "intervals": {
-                "method": "conformal, symmetric and of constant width on the head's own scale (crepes "
-                "ConformalRegressor) from the errors of fits that left out "
-                + ("one whole target at a time" if folds == "target" else "a random fifth of the rows"),
-                "folds": folds,
-                "level": LEVEL,
-                "scale": {"percentile": "identity", "difficulty": "logarithmic (heads.log_scale)"},
-                "pooling": "every target counts the same, whatever its number of rows",
-                "population": "the measured instances, without their sampling weights",
-                "ties": "trivial samples of retrain are placed within their band of percentiles by memorization"
-                if "memorization" in table.columns
-                else "trivial samples of retrain share the middle of their band of percentiles",
-            },
-            "params": {**DEFAULT_PARAMS, **(params or {})},
-            "seed": seed,
-            "versions": {name: version(name) for name in ("forgetcast", "lightgbm", "crepes", "numpy")}
-            | {"python": platform.python_version()},
-            "training": {
-                "rows": {
-                    str(target): int(count) for target, count in table.groupby("target", sort=True).size().items()
-                },
-                "sha256": _table_hash(table, features, objectives),
-            },
-            "metrics": _jsonable(metrics or {}, "metrics"),
-            "provenance": _jsonable(provenance or {}, "provenance"),
-        }
-        if continue_from is not None:
-            _record_continuation(manifest, table, continue_from)
-        seal(manifest, heads, residuals)
-        return cls(heads, residuals, manifest)
+            start = (continue_from._heads, continue_from._residuals, continue_from.manifest)
+        settings = Fit(list(features), params or {}, seed, n_jobs, progress)
+        return cls(*settings.run(table, start, metrics or {}, provenance or {}))
 
     def heads(self, objective: str) -> Mapping[str, Head]:
         """The fitted heads of an objective by name; none where it was not fitted for it."""
@@ -322,7 +195,7 @@ class DifficultyPredictor:
             UnknownNameError, SchemaError, InputError: as for ``predict``.
         """
         heads, X = self._of(objective), self._matrix(features)
-        names = self._unlearners().get(objective, [])
+        names = known_unlearners(self._heads, self.manifest).get(objective, [])
         if not names:
             return pd.DataFrame(index=features.index)
         pieces = [X[start : start + ROWS] for start in range(0, len(X), ROWS)] or [X]
@@ -351,7 +224,7 @@ class DifficultyPredictor:
             SchemaError, InputError: as for ``predict``, or not one unlearner per row.
         """
         heads, X = self._of(objective), self._matrix(features)
-        known = self._unlearners().get(objective, [])
+        known = known_unlearners(self._heads, self.manifest).get(objective, [])
         strangers = [name for name in dict.fromkeys(unlearners) if name not in known]
         if strangers:
             raise UnknownNameError.of("unlearner of this predictor", str(strangers[0]), known)
@@ -394,7 +267,7 @@ class DifficultyPredictor:
 
         Args:
             features, objective: as for ``predict``.
-            head: "percentile"; "difficulty", on the logarithmic scale of ``heads.log_scale``; "trivial", in log-odds;
+            head: "percentile"; "difficulty", on the logarithmic scale of ``columns.log_scale``; "trivial", in log-odds;
                 or a part of the outcome as in ``predict_parts``, on its logarithmic scale.
 
         Returns:
@@ -421,11 +294,6 @@ class DifficultyPredictor:
                 "predictor was fitted to: there is nothing to explain"
             )
         return known[head].contributions(self._matrix(features))
-
-    def _unlearners(self) -> dict[str, list[str]]:
-        """By objective, the unlearners in the order of the head that tells them apart; where there is such a head."""
-        known = self.manifest.get("unlearners", {})
-        return {name: known[name] for name, heads in self._heads.items() if UNLEARNER in heads and known.get(name)}
 
     def _level(self, level: float | None) -> float:
         """The level of intervals that was asked for, or the predictor's own."""
@@ -511,112 +379,3 @@ class DifficultyPredictor:
             f"DifficultyPredictor(objectives={self.objectives}, features={len(self.features)}, "
             f"targets={len(self.manifest['training']['rows'])}, fingerprint={self.fingerprint[:12]!r})"
         )
-
-
-def as_features(table: pd.DataFrame, features: Sequence[str]) -> np.ndarray:
-    """The feature columns as float64, shape (n, F).
-
-    Raises:
-        SchemaError: a column is not numeric.
-        InputError: a value is infinite.
-    """
-    odd = [name for name in features if not pd.api.types.is_numeric_dtype(table[name])]
-    if odd:
-        raise SchemaError(f"feature columns must be numbers; these are not: {', '.join(odd)}")
-    X = table[list(features)].to_numpy(dtype=float, na_value=np.nan)
-    infinite = np.isinf(X).any(axis=0)
-    if infinite.any():
-        names = [name for name, bad in zip(features, infinite, strict=True) if bad]
-        raise InputError(f"feature columns must be finite, or NaN where a factor does not apply: {', '.join(names)}")
-    return X
-
-
-def _check_table(table: pd.DataFrame, features: list[str]) -> list[str]:
-    """The objectives that the table has labels for, after checking everything a fit relies on."""
-    if not features or len(set(features)) != len(features):
-        raise SchemaError(f"expected at least one feature column and none twice; got {features}")
-    odd = [name for name in features if not (isinstance(name, str) and name.isidentifier())]
-    if odd:
-        raise SchemaError(f"feature names must be Python identifiers; these are not: {odd}")
-    missing = [name for name in ["target", "weight", *features] if name not in table.columns]
-    labelled = [o for o in OBJECTIVES if all(f"{head}_{o}" in table.columns for head in HEADS)]
-    if missing or not labelled:
-        wanted = [] if labelled else ["percentile_o, difficulty_o and trivial_o for o in " + " or ".join(OBJECTIVES)]
-        raise SchemaError(f"the training table lacks columns: {', '.join(missing + wanted)}")
-    as_features(table, features)
-    weight = table["weight"].to_numpy(dtype=float)
-    if not (np.isfinite(weight) & (weight > 0)).all():
-        raise InputError("weights of the training table must be finite and above 0")
-    found = []
-    for objective in labelled:
-        rows = _labelled(table, objective)
-        for head in HEADS:
-            y = rows[f"{head}_{objective}"].to_numpy(dtype=float)
-            if ((y < 0) | (y > 1)).any():
-                raise InputError(f"{head}_{objective} must lie in [0, 1]; got {y.min():g} to {y.max():g}")
-        for part in recorded_parts(table, objective):
-            if not (rows[f"{part}_{objective}"].to_numpy(dtype=float) >= 0).all():
-                raise InputError(
-                    f"{part}_{objective} must be numbers of at least 0; got {rows[f'{part}_{objective}'].min()}"
-                )
-        if len(rows) >= MINIMUM_ROWS:
-            found.append(objective)
-    if not found:
-        raise InputError(f"expected at least {MINIMUM_ROWS} labelled rows of an objective; got {len(table)} rows")
-    return found
-
-
-def _check_continuation(table: pd.DataFrame, features: list[str], start: DifficultyPredictor) -> None:
-    if features != list(start.features):
-        raise SchemaError(
-            f"a continued predictor keeps its {len(start.features)} features, in their order; got {len(features)} "
-            "others: pass continue_from.features"
-        )
-    seen = sorted({str(name) for name in table["target"]} & set(start.manifest["training"]["rows"]))
-    if seen:
-        raise InputError(
-            f"the predictor to continue from was fitted to {shortened(seen)} already: leave out their rows, "
-            "or fit afresh"
-        )
-
-
-def _record_continuation(manifest: dict[str, Any], table: pd.DataFrame, start: DifficultyPredictor) -> None:
-    """All targets in the trees, what they are like, what was continued, and typical values of the older part."""
-    manifest["training"]["rows"] = start.manifest["training"]["rows"] | manifest["training"]["rows"]
-    manifest["training"]["continued_from"] = {
-        "fingerprint": start.fingerprint,
-        "training": start.manifest["training"],
-        "params": start.manifest["params"],
-    }
-    manifest["contexts"] = extended(start.manifest.get("contexts", {}), table)
-    manifest["typical"] |= {name: value for name, value in start.manifest["typical"].items() if value is not None}
-    manifest["intervals"]["method"] += ", going on from the same trees"
-
-
-def _labelled(table: pd.DataFrame, objective: str) -> pd.DataFrame:
-    return table.dropna(subset=[f"{head}_{objective}" for head in HEADS])
-
-
-def _typical(table: pd.DataFrame, features: list[str]) -> dict[str, float | None]:
-    """Median over the training targets of each column's median: what context factors are compared with."""
-    medians = table.groupby("target")[features].median().median()
-    return {str(name): None if np.isnan(value) else float(value) for name, value in medians.items()}
-
-
-def _table_hash(table: pd.DataFrame, features: list[str], objectives: list[str]) -> str:
-    sha = hashlib.sha256("\n".join(table["target"].astype(str)).encode())
-    optional = ["memorization"] if "memorization" in table.columns else []
-    labels = [f"{head}_{o}" for o in objectives for head in (*HEADS, *recorded_parts(table, o))]
-    for o in objectives:
-        columns = [under_column(name, o, part) for part in UNLEARNER_HEADS.values() for name in unlearners_of(table, o)]
-        labels += [name for name in columns if name in table.columns]
-    for name in ["weight", *optional, *features, *labels]:
-        sha.update(name.encode() + table[name].to_numpy(dtype="<f8", na_value=np.nan).tobytes())
-    return sha.hexdigest()
-
-
-def _jsonable(value: Mapping[str, Any], role: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(json.dumps(dict(value), allow_nan=False)))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{role} must be JSON values (text, finite numbers, lists, dicts): {error}") from error
