@@ -32,7 +32,6 @@ import torch
 from safetensors.torch import save_file
 
 from forgetcast import DifficultyPredictor
-from forgetcast.adapted_predictor import AdaptedPredictor
 from forgetcast.corpus import Corpus
 from forgetcast.datasets import load
 from forgetcast.errors import RecordError
@@ -175,7 +174,7 @@ def examined(out: Path, wholes: list[dict[str, bytes]], counts: Counts) -> None:
                 counts.torn.append(name)
     readers = (
         ("predictor", DifficultyPredictor.load),
-        ("calibrated", AdaptedPredictor.load),
+        ("calibrated", DifficultyPredictor.load),
         ("factors", read_factors),
     )
     for name, read in readers:

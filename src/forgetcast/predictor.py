@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast._arguments import checked
+from forgetcast.adapted_predictor import Calibration, holds_calibration, read_calibrated, write_calibrated
 from forgetcast.columns import (
     EXPLAINED,
     PART_HEADS,
@@ -47,18 +48,39 @@ class DifficultyPredictor:
         features: the factor columns it needs, in order.
         objectives: the objectives it was fitted for.
         manifest: feature schema, versions, training data, metrics and fingerprint, as saved.
+        calibration: what measured samples of one target change in the forecasts for it; None: it was not calibrated.
     """
 
     features: tuple[str, ...]
     objectives: tuple[str, ...]
     manifest: dict[str, Any]
+    calibration: Calibration | None
 
-    def __init__(self, heads: Heads, residuals: Residuals, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        heads: Heads,
+        residuals: Residuals,
+        manifest: dict[str, Any],
+        calibration: Calibration | None = None,
+    ) -> None:
         self._heads = heads
         self._residuals = residuals
-        self.features = tuple(manifest["features"])
+        self._fitted = manifest
+        self.calibration = calibration
+        self.manifest = manifest if calibration is None else calibration.completed(manifest)
+        self.features = tuple(self.manifest["features"])
         self.objectives = tuple(heads)
-        self.manifest = manifest
+
+    def with_calibration(self, calibration: Calibration) -> DifficultyPredictor:
+        """This predictor with another calibration."""
+        return DifficultyPredictor(self._heads, self._residuals, self._fitted, calibration)
+
+    @property
+    def uncalibrated(self) -> DifficultyPredictor:
+        """The predictor as it was fitted: without its calibration, or itself where it has none."""
+        if self.calibration is None:
+            return self
+        return DifficultyPredictor(self._heads, self._residuals, self._fitted)
 
     # -- fitting -----------------------------------------------------------------------------------
 
@@ -126,6 +148,8 @@ class DifficultyPredictor:
     def predict(self, features: pd.DataFrame, objective: str, *, level: float | None = None) -> pd.DataFrame:
         """Forecast each row on its own: other rows of the table make no difference.
 
+        A calibrated predictor adapts the forecast of objectives that were measured.
+
         Args:
             features: exactly the columns ``self.features`` in any order, shape (m, F); NaN where a factor
                 does not apply.
@@ -146,7 +170,8 @@ class DifficultyPredictor:
         heads = self._of(objective)
         level = self._level(level)
         X = self._matrix(features)
-        percentile = np.clip(heads["percentile"].raw(X), 0, 1)
+        raw = heads["percentile"].raw(X)
+        percentile = np.clip(raw, 0, 1)
         scaled = np.clip(heads["difficulty"].raw(X), 0, 1)
         percentile_lower, percentile_upper = self._interval(objective, "percentile", percentile, level)
         scaled_lower, scaled_upper = self._interval(objective, "difficulty", scaled, level)
@@ -159,7 +184,10 @@ class DifficultyPredictor:
             "percentile_upper": percentile_upper,
             "p_trivial": np.clip(heads["trivial"].raw(X), 0, 1),
         }
-        return pd.DataFrame(columns, index=features.index)
+        frame = pd.DataFrame(columns, index=features.index)
+        if self.calibration is None:
+            return frame
+        return self.calibration.adapted(frame, objective, raw, features, self._residuals[objective], level)
 
     @checked()
     def predict_parts(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
@@ -265,6 +293,8 @@ class DifficultyPredictor:
         Factors that carry the same information share the credit between them, more or less as the trees happened to
         choose; the sum of a family is what to rely on.
 
+        Those of a calibrated percentile are those of the trees, weighted, and those of the linear change.
+
         Args:
             features, objective: as for ``predict``.
             head: "percentile"; "difficulty", on the logarithmic scale of ``columns.log_scale``; "trivial", in log-odds;
@@ -276,8 +306,9 @@ class DifficultyPredictor:
 
         Raises:
             UnknownNameError: no such objective or head.
-            NotApplicableError: the predictor was not fitted to that part of the outcome, or is always sure whether a
-                sample is trivial, so that log-odds are infinite.
+            NotApplicableError: the predictor was not fitted to that part of the outcome; or is always sure whether a
+                sample is trivial, so that log-odds are infinite; or calibrating replaced the head: difficulty then
+                follows from the percentile, and the chance to be trivial partly from retrained models.
             SchemaError, InputError: as for ``predict``.
         """
         known = self._of(objective)
@@ -288,12 +319,17 @@ class DifficultyPredictor:
                 f"this predictor was fitted to a corpus without {head} for {objective}: explain "
                 f"{', '.join(name for name in EXPLAINED if name in known)}, or fit it to a corpus that has it"
             )
+        if self.calibration is not None:
+            self.calibration.check_explained(objective, head)
         if head == "trivial" and known[head].booster is None:
             raise NotApplicableError(
                 f"p_trivial for {objective} is {known[head].constant:g} for every sample, as in the corpus the "
                 "predictor was fitted to: there is nothing to explain"
             )
-        return known[head].contributions(self._matrix(features))
+        found = known[head].contributions(self._matrix(features))
+        if self.calibration is None:
+            return found
+        return self.calibration.contributions(found, features[list(self.features)], objective, head)
 
     def _level(self, level: float | None) -> float:
         """The level of intervals that was asked for, or the predictor's own."""
@@ -308,6 +344,7 @@ class DifficultyPredictor:
         return self._heads[objective]
 
     def _matrix(self, features: pd.DataFrame) -> np.ndarray:
+        """The columns that the heads were fitted to, after checking all columns, shape (m, F)."""
         missing = [name for name in self.features if name not in features.columns]
         unknown = [str(name) for name in features.columns if name not in set(self.features)]
         if missing or unknown or len(features.columns) != len(self.features):
@@ -316,7 +353,7 @@ class DifficultyPredictor:
                 f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
                 + ("" if missing or unknown else "; some columns are repeated")
             )
-        return as_features(features, self.features)
+        return as_features(features, self.features)[:, : len(self._fitted["features"])]
 
     def _interval(self, objective: str, head: str, value: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
         scores = balanced_residuals(list(self._residuals[objective][head].values()))
@@ -329,17 +366,22 @@ class DifficultyPredictor:
         """Write the predictor as a folder of LightGBM text and JSON files; no pickle.
 
         Everything is written to a sibling folder first and then moved into place, so that a failure leaves
-        an existing predictor as it was. Other files in that folder, such as a model card, are kept.
+        an existing predictor as it was. Other files in that folder, such as a model card, are kept. A calibrated
+        predictor is a folder with the calibration (JSON, Parquet) and, below it, the predictor that was calibrated.
 
         Args:
-            folder: where to; an existing predictor there is replaced.
+            folder: where to; an existing predictor of its kind there is replaced.
             records: contents by file name of what tells how it was chosen, "comparison.csv" and "tuning.csv".
 
         Raises:
             PathError: the folder cannot be written, is a file, or holds something that is not a predictor.
         """
         folder = Path(folder)
-        write_folder(folder, self._heads, self._residuals, self.manifest, records or {})
+        fitted = (self._heads, self._residuals, self._fitted, records or {})
+        if self.calibration is None:
+            write_folder(folder, *fitted)
+        else:
+            write_calibrated(folder, self.calibration, *fitted)
         return folder
 
     @classmethod
@@ -352,12 +394,9 @@ class DifficultyPredictor:
             FileFormatError: a file is corrupt, truncated, missing, or not what its hash in the manifest says.
             SchemaError: it was written in another format version.
         """
-        from forgetcast.adapted_predictor import AdaptedPredictor, holds_calibration
-
-        if holds_calibration(Path(folder)):
-            return AdaptedPredictor.load(folder)
-        with locked_folder(Path(folder).parent, shared=True):
-            return cls(*read_folder(Path(folder)))
+        folder = Path(folder)
+        with locked_folder(folder.parent, shared=True):
+            return cls(*(read_calibrated(folder) if holds_calibration(folder) else read_folder(folder)))
 
     @classmethod
     def published(cls) -> DifficultyPredictor:
