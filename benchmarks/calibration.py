@@ -30,11 +30,12 @@ from forgetcast import Corpus, DifficultyPredictor
 from forgetcast.adaptation import Prior, adapt
 from forgetcast.agreement import rank_correlation
 from forgetcast.calibration import choose
-from forgetcast.corpus import feature_columns, training_table
-from forgetcast.heads import fit_head, fit_without, from_log_scale, labels_of, log_scale, training_weights
+from forgetcast.columns import from_log_scale, labels_of, log_scale, training_weights
+from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.heads import fit_head, fit_without
 from forgetcast.intervals import balanced_residuals, conformal_interval
-from forgetcast.labels import weighted_percentile
 from forgetcast.oracle import deal_groups, leave_groups_out
+from forgetcast.ranks import weighted_percentile
 from forgetcast.recipes import PUBLISHED
 from forgetcast.retrained import RETRAINED, met_before, retraining_values
 

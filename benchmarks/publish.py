@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 from forgetcast import Corpus, DifficultyPredictor
-from forgetcast.corpus import feature_columns, training_table
 from forgetcast.evaluate import evaluate
+from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.tuning import choose_params
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,6 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "forgetcast.adapters": ("DifficultyRegressor", "from_lightning", "from_skorch", "from_transformers"),
     "forgetcast.choice": ("unlearner_choice",),
     "forgetcast.comparison": ("Comparison",),
-    "forgetcast.corpus": ("training_table",),
     "forgetcast.datasets": ("NAMES", "load"),
     "forgetcast.decisions": ("decisions",),
     "forgetcast.errors": (
@@ -37,6 +36,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "UnlearnerFailedError",
     ),
     "forgetcast.evaluate": ("Evaluation", "evaluate"),
+    "forgetcast.evaluation_table": ("training_table",),
     "forgetcast.explain": ("Explanation", "ExplanationSet", "Reason"),
     "forgetcast.factors": ("Factor", "FactorTable", "factor", "factor_table"),
     "forgetcast.familiarity": ("Familiarity",),

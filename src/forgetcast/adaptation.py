@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
+from forgetcast.columns import INTERVAL_HEADS
 from forgetcast.factors import quantile_column
-from forgetcast.heads import INTERVAL_HEADS
 from forgetcast.intervals import balanced_residuals
 from forgetcast.objectives import SLACK
 from forgetcast.retrained import GAP, RETRAINED
@@ -102,7 +102,7 @@ def adapt(
         shipped: the predictor's percentile of the measured samples, not clipped, (m,).
         features: their feature columns, m rows.
         percentile: measured, (m,).
-        scaled: measured difficulty on ``heads.log_scale``, (m,).
+        scaled: measured difficulty on ``columns.log_scale``, (m,).
         weights: inverse sampling probabilities, (m,).
         prior: default: what was chosen on validation targets.
 
@@ -183,7 +183,7 @@ class Adaptation:
     above: tuple[str, float] | None
     """Column and value: the change applies to samples above it alone; None: to all."""
     scale: tuple[list[float], list[float]]
-    """Knots of the difficulty (logarithmic scale of ``heads.log_scale``) over the percentile."""
+    """Knots of the difficulty (logarithmic scale of ``columns.log_scale``) over the percentile."""
     errors: dict[str, list[float]]
     """Per interval head the leave-one-out errors of the measured samples."""
     weights: list[float]

@@ -1,4 +1,4 @@
-"""A predictor adapted to one target by measured samples of it: the shipped trees, a linear change, own intervals."""
+"""The calibration of a predictor to one target by measured samples of it: a linear change and own intervals."""
 
 from __future__ import annotations
 
@@ -15,27 +15,16 @@ import pyarrow.parquet as pq
 
 from forgetcast.adaptation import Adaptation
 from forgetcast.agreement import spearman_interval
-from forgetcast.errors import (
-    FileFormatError,
-    ForgetcastError,
-    InputError,
-    NotApplicableError,
-    PathError,
-    SchemaError,
-    UnknownNameError,
-    first_line,
-)
-from forgetcast.factors import FactorTable, quantile_column
-from forgetcast.familiarity import Familiarity
-from forgetcast.folders import locked_folder, nearest_existing, replaced_folder
-from forgetcast.foreign_files import file_in, parse_json, read_bytes, read_table
-from forgetcast.heads import from_log_scale
-from forgetcast.predictor import DifficultyPredictor, as_features
-from forgetcast.predictor_folder import read_folder
-from forgetcast.retrained import ANSWERS, GAP, RETRAINED, met_before, with_retrained
+from forgetcast.columns import from_log_scale
+from forgetcast.errors import FileFormatError, InputError, NotApplicableError, PathError, UnknownNameError, first_line
+from forgetcast.factors import FactorTable
+from forgetcast.folders import nearest_existing, replaced_folder
+from forgetcast.foreign_files import file_in, read_bytes, read_table
+from forgetcast.predictor_folder import Heads, Residuals, check_format, read_folder, read_json, write_folder
+from forgetcast.retrained import ANSWERS, GAP, RETRAINED_COLUMNS, met_before, with_retrained
 from forgetcast.target import Target
 
-__all__ = ["CALIBRATION", "AdaptedPredictor", "check_folder", "holds_calibration"]
+__all__ = ["CALIBRATION", "Calibration", "check_folder", "holds_calibration", "read_calibrated", "write_calibrated"]
 
 FORMAT = "forgetcast-calibration"
 FORMAT_VERSION = 1
@@ -46,15 +35,15 @@ TABLES = {"measurements.parquet": MEASURED, "retrained.parquet": ANSWERS}
 
 
 def holds_calibration(folder: Path) -> bool:
-    """Whether an adapted predictor was saved in ``folder``."""
+    """Whether a calibrated predictor was saved in ``folder``."""
     return (folder / CALIBRATION).is_file()
 
 
 def check_folder(folder: Path) -> None:
-    """Check that an adapted predictor may be saved in ``folder``, before the work that makes it.
+    """Check that a calibrated predictor may be saved in ``folder``, before the work that makes it.
 
     Raises:
-        PathError: it is a file or below one, or holds something that is not an adapted predictor.
+        PathError: it is a file or below one, or holds something that is not a calibrated predictor.
     """
     nearest = nearest_existing(folder)
     if not nearest.is_dir():
@@ -63,20 +52,21 @@ def check_folder(folder: Path) -> None:
         raise PathError(f"{folder} is not empty and holds no calibrated predictor; give a new or empty folder")
 
 
-class AdaptedPredictor(DifficultyPredictor):
-    """Forecasts for the one target that its measured samples come from.
+class Calibration:
+    """What measured samples of one target change in the forecasts for it.
 
     Attributes:
-        base: the predictor that was adapted; objectives that were not measured are forecast by it.
+        target: name, model (hash), data (hash) and n of the target.
         measurements: what was measured (see ``DifficultyReport.measurements``).
+        features: the feature columns that it adds to those of the predictor.
     """
 
-    base: DifficultyPredictor
+    target: dict[str, Any]
     measurements: pd.DataFrame
+    features: tuple[str, ...]
 
     def __init__(
         self,
-        base: DifficultyPredictor,
         adaptations: Mapping[str, Adaptation],
         target: Mapping[str, Any],
         measurements: pd.DataFrame,
@@ -84,7 +74,6 @@ class AdaptedPredictor(DifficultyPredictor):
     ) -> None:
         """
         Args:
-            base: the predictor that is adapted.
             adaptations: by objective.
             target: name, model (hash), data (hash) and n of the target.
             measurements: index, objective, difficulty, percentile, percentile_before (forecast before) and
@@ -92,27 +81,31 @@ class AdaptedPredictor(DifficultyPredictor):
             answers: what retrained models said of every training sample (``retrained.ANSWERS``); with them the
                 factors ``retrained.RETRAINED`` are features.
         """
-        super().__init__(base._heads, base._residuals, base.manifest)
-        self.base = base
+        self.target = dict(target)
         self.measurements = measurements
         self._adaptations = dict(adaptations)
         self._answers = answers
-        if answers is not None:
-            self.features = (*base.features, *(c for name in RETRAINED for c in (name, quantile_column(name))))
-        calibration = {
-            "target": dict(target),
-            "predictor": base.fingerprint,
-            "adaptations": {name: adaptation.as_json() for name, adaptation in self._adaptations.items()},
-            "tables": {name: _digest(table) for name, table in self._tables().items()},
-        }
-        fingerprint = hashlib.sha256(json.dumps(calibration, sort_keys=True).encode()).hexdigest()
-        self.manifest = {**base.manifest, "features": list(self.features), "fingerprint": fingerprint}
-        self.manifest["calibration"] = calibration
+        self.features = () if answers is None else RETRAINED_COLUMNS
 
     @property
     def measured(self) -> tuple[str, ...]:
         """The objectives that were measured."""
         return tuple(self._adaptations)
+
+    def completed(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest of a predictor with this calibration, of that of the predictor without."""
+        described = {
+            "target": self.target,
+            "predictor": manifest["fingerprint"],
+            "adaptations": {name: adaptation.as_json() for name, adaptation in self._adaptations.items()},
+            "tables": {name: _digest(table) for name, table in self._tables().items()},
+        }
+        return {
+            **manifest,
+            "features": [*manifest["features"], *self.features],
+            "fingerprint": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
+            "calibration": described,
+        }
 
     # -- the target ---------------------------------------------------------------------------------------------
 
@@ -122,7 +115,7 @@ class AdaptedPredictor(DifficultyPredictor):
         Raises:
             InputError: the model or the data is another.
         """
-        own = self.manifest["calibration"]["target"]
+        own = self.target
         other = [
             what for what, found in (("model", target.model_hash), ("data", target.data_hash)) if own[what] != found
         ]
@@ -134,7 +127,7 @@ class AdaptedPredictor(DifficultyPredictor):
             )
 
     def complete(self, factors: FactorTable) -> FactorTable:
-        """The table with the measured factors that this predictor needs."""
+        """The table with the measured factors that a predictor with this calibration needs."""
         return factors if self._answers is None else with_retrained(factors, self._answers)
 
     def gain(self, objective: str) -> str:
@@ -154,19 +147,34 @@ class AdaptedPredictor(DifficultyPredictor):
             f"after, each sample forecast by the others, {after}"
         )
 
-    # -- predicting ---------------------------------------------------------------------------------------------
+    # -- forecasts ----------------------------------------------------------------------------------------------
 
-    def predict(self, features: pd.DataFrame, objective: str, *, level: float | None = None) -> pd.DataFrame:
-        """Forecast as ``DifficultyPredictor.predict`` does, adapted where the objective was measured."""
-        frame = self.base.predict(self._shipped_columns(features), objective, level=level)
+    def adapted(
+        self,
+        frame: pd.DataFrame,
+        objective: str,
+        percentile: np.ndarray,
+        features: pd.DataFrame,
+        residuals: Mapping[str, Mapping[str, Sequence[float]]],
+        level: float,
+    ) -> pd.DataFrame:
+        """A forecast of the predictor, adapted where the objective was measured.
+
+        Args:
+            frame: the forecast, as ``DifficultyPredictor.predict`` returns it, m rows.
+            objective: of the forecast.
+            percentile: its percentile before it was clipped, shape (m,).
+            features: all feature columns, m rows.
+            residuals: by head and target, the errors that the predictor's intervals rest on.
+            level: of the intervals, in (0, 1).
+        """
         adaptation = self._adaptations.get(objective)
         if adaptation is None:
             return frame
-        percentile = np.clip(adaptation.percentile(self.shipped_percentile(features, objective), features), 0, 1)
-        level = self.manifest["intervals"]["level"] if level is None else level
+        frame, percentile = frame.copy(), np.clip(adaptation.percentile(percentile, features), 0, 1)
         scaled = adaptation.difficulty(percentile)
         for name, value, back in (("percentile", percentile, None), ("difficulty", scaled, from_log_scale)):
-            half = adaptation.half_width(name, self._residuals[objective][name], level)
+            half = adaptation.half_width(name, residuals[name], level)
             bounds = {
                 name: value,
                 f"{name}_lower": np.clip(value - half, 0, 1),
@@ -178,146 +186,125 @@ class AdaptedPredictor(DifficultyPredictor):
             frame["p_trivial"] = met_before(features[GAP].to_numpy(), frame["p_trivial"].to_numpy())
         return frame
 
-    def predict_parts(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
-        """As the predictor that was adapted."""
-        return self.base.predict_parts(self._shipped_columns(features), objective)
-
-    def predict_unlearners(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
-        """As the predictor that was adapted."""
-        return self.base.predict_unlearners(self._shipped_columns(features), objective)
-
-    def predict_under(
-        self, features: pd.DataFrame, objective: str, unlearners: Sequence[str], *, level: float | None = None
-    ) -> pd.DataFrame:
-        """As the predictor that was adapted."""
-        return self.base.predict_under(self._shipped_columns(features), objective, unlearners, level=level)
-
-    def familiarity(self, features: pd.DataFrame) -> Familiarity:
-        """As the predictor that was adapted."""
-        return self.base.familiarity(self._shipped_columns(features))
-
-    def contributions(
-        self, features: pd.DataFrame, objective: str, head: str = "percentile"
-    ) -> tuple[np.ndarray, float]:
-        """SHAP values as in ``DifficultyPredictor.contributions``.
-
-        Those of the adapted percentile are those of the trees, weighted, and those of the linear change. Other heads
-        are explained by the predictor that was adapted, as far as the forecast is still its own.
+    def check_explained(self, objective: str, head: str) -> None:
+        """Refuse heads that calibrating replaced.
 
         Raises:
-            NotApplicableError: also where adapting replaced the head: difficulty follows from the adapted percentile,
-                and the chance to be trivial partly from retrained models.
-            UnknownNameError, SchemaError, InputError: as for ``predict``.
+            NotApplicableError: difficulty follows from the adapted percentile, and the chance to be trivial partly
+                from retrained models.
         """
-        adaptation = self._adaptations.get(objective)
-        if adaptation is not None and head == "difficulty":
+        if objective not in self._adaptations:
+            return
+        if head == "difficulty":
             raise NotApplicableError(
                 f"calibrated, difficulty for {objective} is read off the adapted percentile and has no SHAP values of "
                 "its own: explain the percentile"
             )
-        if adaptation is not None and head == "trivial" and self._answers is not None and objective == "retrain":
+        if head == "trivial" and self._answers is not None and objective == "retrain":
             raise NotApplicableError(
                 "calibrated, p_trivial for retrain comes half from what retrained models say of the sample (the factor "
                 f"{GAP}) and has no SHAP values of its own: explain the percentile"
             )
-        values, base = self.base.contributions(self._shipped_columns(features), objective, head)
-        values = np.pad(values, ((0, 0), (0, len(self.features) - values.shape[1])))
-        if adaptation is None or head != "percentile":
-            return values, base
-        return adaptation.contributions((values, base), features[list(self.features)])
 
-    def _shipped_columns(self, features: pd.DataFrame) -> pd.DataFrame:
-        self._matrix(features)  # checks the columns
-        return features[list(self.base.features)]
-
-    def shipped_percentile(self, features: pd.DataFrame, objective: str) -> np.ndarray:
-        """The percentile without adaptation, not clipped, (m,)."""
-        return self._of(objective)["percentile"].raw(as_features(features, self.base.features))
-
-    # -- saving and loading -------------------------------------------------------------------------------------
-
-    def save(self, folder: str | Path, records: Mapping[str, bytes] | None = None) -> Path:
-        """Write a folder with the calibration (JSON, Parquet) and, below it, the predictor that was adapted.
-
-        Everything is written to a sibling folder first and then moved into place.
+    def contributions(
+        self, found: tuple[np.ndarray, float], features: pd.DataFrame, objective: str, head: str
+    ) -> tuple[np.ndarray, float]:
+        """Contributions of all feature columns, shape (m, F), and their base.
 
         Args:
-            folder: where to; an adapted predictor there is replaced.
-            records: as for ``DifficultyPredictor.save``; they go to the subfolder.
-
-        Raises:
-            PathError: the folder cannot be written, is a file, or holds something that is not an adapted predictor.
+            found: contributions of the predictor's own columns, the first of the F, and their base.
+            features: the F feature columns in order, m rows.
+            objective: of the forecast.
+            head: as for ``DifficultyPredictor.contributions``; of the percentile they are those of the adapted one.
         """
-        folder = Path(folder)
-        with replaced_folder(folder, "predictor", check_folder) as fresh:
-            self.base.save(fresh / "predictor", records)
-            for name, table in self._tables().items():
-                pq.write_table(pa.Table.from_pandas(table, preserve_index=False), fresh / name)
-            described = {"format": FORMAT, "format_version": FORMAT_VERSION, **self.manifest["calibration"]}
-            described["fingerprint"] = self.fingerprint
-            (fresh / CALIBRATION).write_text(json.dumps(described, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        return folder
+        values, base = found
+        values = np.pad(values, ((0, 0), (0, features.shape[1] - values.shape[1])))
+        adaptation = self._adaptations.get(objective)
+        if adaptation is None or head != "percentile":
+            return values, base
+        return adaptation.contributions((values, base), features)
 
-    @classmethod
-    def load(cls, folder: str | Path) -> AdaptedPredictor:
-        """Read a saved adapted predictor; its predictions equal the saved one's bit for bit.
-
-        Raises:
-            PathError: there is none.
-            FileFormatError: a file is corrupt, truncated, missing, or not what its hash says.
-            SchemaError: it was written in another format version.
-        """
-        with locked_folder(Path(folder).parent, shared=True):
-            return cls._load(Path(folder))
-
-    @classmethod
-    def _load(cls, folder: Path) -> AdaptedPredictor:
-        path = folder / CALIBRATION
-        try:
-            described = parse_json(read_bytes(file_in(Path(folder), CALIBRATION), "predictor"))
-        except ForgetcastError:
-            raise
-        except ValueError as error:
-            raise FileFormatError(f"{path} is corrupt or truncated: expected JSON; {error}") from error
-        if not isinstance(described, dict) or described.get("format") != FORMAT:
-            raise FileFormatError(f"{path}: expected the calibration of a forgetcast predictor; it is something else")
-        if described.get("format_version") != FORMAT_VERSION:
-            raise SchemaError(
-                f"{path}: expected format version {FORMAT_VERSION}; got {described.get('format_version')!r}. "
-                "Calibrate again"
-            )
-        below = folder / "predictor"
-        if below.is_symlink():
-            raise FileFormatError(f"{below} is a link, and is not followed: copy the folder itself (cp -rL)")
-        base = DifficultyPredictor(*read_folder(below))
-        try:
-            named = [described["target"][name] for name in ("name", "model", "data")]
-            if not all(isinstance(text, str) for text in named):
-                raise ValueError("expected text as name, model and data of the target")
-            tables = {}
-            for name, digest in described["tables"].items():
-                if name not in TABLES:
-                    raise ValueError(f"it names a table {name!r}")
-                tables[name] = _table(folder / name, digest)
-            made = cls(
-                base,
-                {name: Adaptation.from_json(entry) for name, entry in described["adaptations"].items()},
-                described["target"],
-                tables["measurements.parquet"],
-                tables.get("retrained.parquet"),
-            )
-            whole = made.fingerprint == described["fingerprint"] and set(made._adaptations) <= set(base.objectives)
-            whole = whole and described["predictor"] == base.fingerprint
-            whole = whole and all(a.columns <= set(made.features) for a in made._adaptations.values())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(f"{path} is corrupt ({type(error).__name__}: {error})") from error
-        if not whole:
-            raise FileFormatError(f"{path} is corrupt: its fingerprint does not match its content")
-        return made
+    # -- what is saved ------------------------------------------------------------------------------------------
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         found = {"measurements.parquet": self.measurements}
         return found if self._answers is None else found | {"retrained.parquet": self._answers}
+
+    def _fits(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether its objectives and columns are those of the predictor with this manifest."""
+        columns = {*manifest["features"], *self.features}
+        return set(self._adaptations) <= set(manifest["objectives"]) and all(
+            adaptation.columns <= columns for adaptation in self._adaptations.values()
+        )
+
+
+def write_calibrated(
+    folder: Path,
+    calibration: Calibration,
+    heads: Heads,
+    residuals: Residuals,
+    manifest: dict[str, Any],
+    records: Mapping[str, bytes],
+) -> None:
+    """Write a folder with the calibration (JSON, Parquet) and, below it, the predictor that was calibrated.
+
+    Everything is written to a sibling folder first and then moved into place.
+
+    Args:
+        folder: where to; a calibrated predictor there is replaced.
+        calibration: what is written.
+        heads, residuals, manifest, records: of the predictor, as for ``predictor_folder.write_folder``.
+
+    Raises:
+        PathError: the folder cannot be written, is a file, or holds something that is not a calibrated predictor.
+    """
+    completed = calibration.completed(manifest)
+    described = {"format": FORMAT, "format_version": FORMAT_VERSION, **completed["calibration"]}
+    described["fingerprint"] = completed["fingerprint"]
+    with replaced_folder(folder, "predictor", check_folder) as fresh:
+        write_folder(fresh / "predictor", heads, residuals, manifest, records)
+        for name, table in calibration._tables().items():
+            pq.write_table(pa.Table.from_pandas(table, preserve_index=False), fresh / name)
+        (fresh / CALIBRATION).write_text(json.dumps(described, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_calibrated(folder: Path) -> tuple[Heads, Residuals, dict[str, Any], Calibration]:
+    """Heads, residuals and manifest of the predictor that was calibrated, and its calibration.
+
+    Raises:
+        PathError: there is none.
+        FileFormatError: a file is corrupt, truncated, missing, or not what its hash says.
+        SchemaError: it was written in another format version.
+    """
+    path = folder / CALIBRATION
+    described = read_json(folder, CALIBRATION)
+    check_format(described, path, FORMAT, FORMAT_VERSION, "calibration", "Calibrate again")
+    below = folder / "predictor"
+    if below.is_symlink():
+        raise FileFormatError(f"{below} is a link, and is not followed: copy the folder itself (cp -rL)")
+    heads, residuals, manifest = read_folder(below)
+    try:
+        named = [described["target"][name] for name in ("name", "model", "data")]
+        if not all(isinstance(text, str) for text in named):
+            raise ValueError("expected text as name, model and data of the target")
+        tables = {}
+        for name, digest in described["tables"].items():
+            if name not in TABLES:
+                raise ValueError(f"it names a table {name!r}")
+            tables[name] = _table(folder / name, digest)
+        calibration = Calibration(
+            {name: Adaptation.from_json(entry) for name, entry in described["adaptations"].items()},
+            described["target"],
+            tables["measurements.parquet"],
+            tables.get("retrained.parquet"),
+        )
+        whole = calibration.completed(manifest)["fingerprint"] == described["fingerprint"]
+        whole = whole and described["predictor"] == manifest["fingerprint"] and calibration._fits(manifest)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path} is corrupt ({type(error).__name__}: {error})") from error
+    if not whole:
+        raise FileFormatError(f"{path} is corrupt: its fingerprint does not match its content")
+    return heads, residuals, manifest, calibration
 
 
 def _digest(table: pd.DataFrame) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from forgetcast.columns import objectives_of
 from forgetcast.errors import shortened
 from forgetcast.heads import Head, fit_without
-from forgetcast.holdout import objectives_of
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.scores import bootstrap_rho
 
@@ -86,7 +86,7 @@ def compare(
 
     Args:
         old: the predictor that is there.
-        table: training table of the new one (``corpus.training_table``).
+        table: training table of the new one (``evaluation_table.training_table``).
         features: feature columns of the new one.
         against: what the old one is called.
         params: LightGBM parameters of the new one, over the defaults.

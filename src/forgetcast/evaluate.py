@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from forgetcast._arguments import checked
 from forgetcast.choice import unlearner_choice
-from forgetcast.corpus import Corpus, feature_columns, training_table, write_parquet
+from forgetcast.corpus import Corpus, write_parquet
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.evaluation_page import page
+from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.grading import against_ceilings, grade, noise_ceilings
 from forgetcast.heads import DEFAULT_PARAMS
 from forgetcast.holdout import Group, leave_one_group_out

@@ -13,37 +13,19 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from forgetcast.columns import HEADS, head_weights, labels_of
 from forgetcast.errors import InputError
 from forgetcast.lightgbm_text import read_booster
-from forgetcast.objectives import OBJECTIVES, PARTS
 from forgetcast.parallel import pool_of
 
 __all__ = [
     "DEFAULT_PARAMS",
-    "EXPLAINED",
-    "HEADS",
-    "INTERVAL_HEADS",
-    "OBJECTIVES",
-    "PART_HEADS",
     "Head",
     "fit_excluding",
     "fit_head",
     "fit_without",
-    "head_weights",
-    "from_log_scale",
-    "labels_of",
-    "log_scale",
-    "recorded_parts",
-    "training_weights",
 ]
 
-HEADS = ("percentile", "difficulty", "trivial")
-INTERVAL_HEADS = ("percentile", "difficulty")
-PART_HEADS = tuple(PARTS)
-"""Heads for the parts of an outcome that people act on, where the training table has them."""
-
-EXPLAINED = (*HEADS, *PART_HEADS)
-"""Heads whose forecasts can be taken apart by factors."""
 
 DEFAULT_PARAMS: dict[str, Any] = {
     "num_boost_round": 250,
@@ -67,21 +49,13 @@ _FIXED: dict[str, Any] = {
     "verbosity": -1,
 }
 
-EMPHASIS = {("retrain", "percentile"): 5.0}
-"""How much more a sample that is not trivial counts, by objective and head: two thirds of the samples tie as trivial,
-and trees that spend themselves on telling those apart order the others worse (benchmarks/emphasis.md)."""
-
-WEIGHT_LIMIT = 5.0
-SMALLEST = {"steps": 0.1}
-"""What the protocol cannot tell from none, by head, if it is not 0.001."""
-
 
 @dataclass(frozen=True)
 class Head:
     """One fitted model: LightGBM trees, or a constant where the label did not vary.
 
     ``raw`` is on the head's own scale: percentile in (0, 1) but not clipped, difficulty and the parts on a logarithmic
-    scale (``log_scale``), or the probability of being trivial.
+    scale (``columns.log_scale``), or the probability of being trivial.
     """
 
     features: tuple[str, ...]
@@ -115,87 +89,6 @@ class Head:
             return self.constant
         nowhere = np.zeros((1, len(self.features)))
         return float(np.asarray(self.booster.predict(nowhere, pred_contrib=True))[0, -1])
-
-
-def training_weights(table: pd.DataFrame) -> np.ndarray:
-    """Weight of every row, shape (n,), with mean 1 in every target.
-
-    The corpus weight is an inverse sampling probability. Taken as it is, the few rows that stand for many others would
-    carry most of the fit, and the rare memorized samples, drawn more often because their order matters, almost none.
-    So it is taken relative to the target's mean, held within [1/5, 5] (Potter 1990, "A study of procedures to identify
-    and trim extreme sampling weights"), and its square root is used: half-way between the population and the rows.
-    """
-    weight = table["weight"].to_numpy(dtype=float)
-    relative = weight / table.groupby("target", sort=False)["weight"].transform("mean").to_numpy(dtype=float)
-    tempered = pd.Series(np.sqrt(np.clip(relative, 1 / WEIGHT_LIMIT, WEIGHT_LIMIT)), index=table.index)
-    return (tempered / tempered.groupby(table["target"], sort=False).transform("mean")).to_numpy()
-
-
-def head_weights(table: pd.DataFrame, objective: str, head: str) -> np.ndarray:
-    """``training_weights``, with more weight on samples that are not trivial where ``EMPHASIS`` says so, (n,)."""
-    trivial = table[f"trivial_{objective}"].to_numpy(dtype=float) == 1
-    return training_weights(table) * np.where(trivial, 1.0, EMPHASIS.get((objective, head), 1.0))
-
-
-def log_scale(value: np.ndarray, head: str = "difficulty") -> np.ndarray:
-    """A value >= 0 on a logarithmic scale, 0 to 0 and 1 to 1: log(1 + v/ε) / log(1 + 1/ε) with ε = 0.001.
-
-    It is monotone, so that an interval formed on it stays valid on the way back, where errors are multiples: the
-    interval is narrow where difficulty is small. Damage below ε is beyond what the protocol can tell from none; for
-    steps ε is 0.1.
-    """
-    smallest = SMALLEST.get(head, 1e-3)
-    return np.log1p(np.maximum(value, 0) / smallest) / np.log1p(1 / smallest)
-
-
-def from_log_scale(scaled: np.ndarray, head: str = "difficulty") -> np.ndarray:
-    """The value that ``log_scale`` maps to ``scaled``; at least 0, and at most 1 where more has no meaning.
-
-    >>> from_log_scale(log_scale(np.array([0.0, 0.05, 1.0]))).round(12).tolist()
-    [0.0, 0.05, 1.0]
-    >>> from_log_scale(log_scale(np.array([0.5, 12.0]), "steps"), "steps").round(9).tolist()
-    [0.5, 12.0]
-    """
-    smallest = SMALLEST.get(head, 1e-3)
-    value = np.maximum(smallest * np.expm1(scaled * np.log1p(1 / smallest)), 0)
-    if head in ("steps", "parameter_shift"):
-        return value
-    return np.where(np.asarray(scaled) >= 1, 1.0, np.minimum(value, 1))
-
-
-def recorded_parts(table: pd.DataFrame, objective: str) -> list[str]:
-    """The part heads that a training table has labels for."""
-    return [head for head in PART_HEADS if f"{head}_{objective}" in table.columns]
-
-
-def labels_of(table: pd.DataFrame, objective: str, head: str) -> np.ndarray:
-    """What a head is fitted to, shape (n,): the percentile, 0/1 for trivial, or difficulty or a part on a log scale.
-
-    Percentile: the trivial samples of a target tie at the middle of their band. For ``retrain`` they are spread over
-    that band by memorization (where the table has it), that is by how near they are to the goal: a sample far beyond
-    it and one that barely meets it are then told apart, which also helps to order the samples that are not trivial.
-
-    Difficulty is fitted on the scale of ``log_scale``: most values are below 0.1, some targets are ten times as hard
-    as others, and squared loss on the plain scale would spend the trees on those.
-    """
-    column = table[f"{head}_{objective}"].to_numpy(dtype=float).copy()
-    if head == "difficulty" or head in PART_HEADS:
-        return log_scale(column, head)
-    if head == "percentile" and objective == "retrain" and "memorization" in table.columns:
-        memorization, weight = (table[name].to_numpy(dtype=float) for name in ("memorization", "weight"))
-        tied = (table["trivial_retrain"].to_numpy(dtype=float) == 1) & ~np.isnan(memorization)
-        targets = table["target"].to_numpy(dtype=object)
-        for name in dict.fromkeys(targets[tied]):
-            at = tied & (targets == name)
-            column[at] = np.minimum(2 * column[at], 1) * _weighted_rank(memorization[at], weight[at])
-    return column
-
-
-def _weighted_rank(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Share of the weight below each value plus half of that tied with it, in (0, 1)."""
-    unique, inverse = np.unique(values, return_inverse=True)
-    mass = np.bincount(inverse, weights=weights, minlength=len(unique))
-    return ((np.cumsum(mass) - mass / 2) / mass.sum())[inverse]
 
 
 def fit_head(

@@ -8,51 +8,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from forgetcast.columns import HEADS, INTERVAL_HEADS, from_log_scale, labelled, labels_of, objectives_of, recorded_parts
 from forgetcast.errors import InputError, SchemaError
-from forgetcast.heads import (
-    HEADS,
-    INTERVAL_HEADS,
-    fit_excluding,
-    fit_without,
-    from_log_scale,
-    labels_of,
-    recorded_parts,
-)
-from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
-from forgetcast.objectives import OBJECTIVES
+from forgetcast.heads import fit_excluding, fit_without
+from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval, deal_targets
 
-__all__ = ["Group", "deal_targets", "fold_rows", "leave_one_group_out", "objectives_of"]
+__all__ = ["Group", "leave_one_group_out"]
 
 Group = Literal["target", "architecture", "dataset"]
 
-FOLDS = 8
-"""Targets are dealt into so many folds for the errors that calibrate intervals."""
 
 Residuals = dict[str, dict[str, np.ndarray]]
 """target -> head -> measured minus predicted on the head's own scale."""
-
-
-def deal_targets(names: Sequence[str]) -> list[frozenset[str]]:
-    """Targets in at most ``FOLDS`` sets of about one size.
-
-    >>> [sorted(fold) for fold in deal_targets(["a", "b"])]
-    [['a'], ['b']]
-    """
-    return [frozenset(names[number::FOLDS]) for number in range(min(FOLDS, len(names)))]
-
-
-def fold_rows(targets: np.ndarray) -> list[np.ndarray]:
-    """Which rows are of every fold of ``deal_targets``; targets (n,), each mask (n,).
-
-    >>> [mask.tolist() for mask in fold_rows(np.array(["a", "b", "a"]))]
-    [[True, False, True], [False, True, False]]
-    """
-    return [np.isin(targets, list(fold)) for fold in deal_targets(list(dict.fromkeys(targets)))]
-
-
-def objectives_of(table: pd.DataFrame) -> list[str]:
-    """The objectives that a training table has labels for."""
-    return [o for o in OBJECTIVES if all(f"{head}_{o}" in table.columns for head in HEADS)]
 
 
 def leave_one_group_out(
@@ -72,7 +39,7 @@ def leave_one_group_out(
     on the group reaches them.
 
     Args:
-        table: training table (``corpus.training_table``).
+        table: training table (``evaluation_table.training_table``).
         features: feature columns.
         group: what is left out at a time: a target, or all targets of an architecture or dataset.
         params: LightGBM parameters over the defaults.
@@ -83,7 +50,7 @@ def leave_one_group_out(
     Returns:
         One row per objective and instance: objective, target, index, group, weight, memorization (NaN where the table
         has none), difficulty_measured, percentile_measured, trivial_measured, percentile_placed (ties among trivial
-        samples resolved as in the fit, see ``heads.labels_of``), the columns of ``DifficultyPredictor.predict``, and
+        samples resolved as in the fit, see ``columns.labels_of``), the columns of ``DifficultyPredictor.predict``, and
         for every part in ``objectives.PARTS`` that was recorded its forecast and, with _measured, what was measured.
 
     Raises:
@@ -100,7 +67,7 @@ def leave_one_group_out(
         )
     parts = []
     for objective in objectives_of(table):
-        rows = table.dropna(subset=[f"{head}_{objective}" for head in HEADS]).reset_index(drop=True)
+        rows = labelled(table, objective).reset_index(drop=True)
         groups = rows[group].astype(str).to_numpy(dtype=object)
         raw, residuals = _calibrated(rows, features, objective, groups, params, seed, n_jobs)
         raw[list(HEADS)] = raw[list(HEADS)].clip(0, 1)

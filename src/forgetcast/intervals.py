@@ -10,7 +10,10 @@ import pandas as pd
 from crepes import ConformalRegressor
 from numpy.typing import ArrayLike
 
-__all__ = ["balanced_residuals", "calibration_groups", "conformal_interval"]
+__all__ = ["FOLDS", "balanced_residuals", "calibration_groups", "conformal_interval", "deal_targets", "fold_rows"]
+
+FOLDS = 8
+"""Targets are dealt into so many folds for the errors that calibrate intervals."""
 
 
 def balanced_residuals(groups: Sequence[ArrayLike]) -> np.ndarray:
@@ -44,3 +47,21 @@ def calibration_groups(rows: pd.DataFrame, seed: int, by_target: bool = False) -
         return rows["target"].astype(str).to_numpy(dtype=object), "target"
     folds = np.arange(len(rows)) % 5
     return np.array([f"fold {k}" for k in np.random.default_rng(seed).permutation(folds)], dtype=object), "rows"
+
+
+def deal_targets(names: Sequence[str]) -> list[frozenset[str]]:
+    """Targets in at most ``FOLDS`` sets of about one size.
+
+    >>> [sorted(fold) for fold in deal_targets(["a", "b"])]
+    [['a'], ['b']]
+    """
+    return [frozenset(names[number::FOLDS]) for number in range(min(FOLDS, len(names)))]
+
+
+def fold_rows(targets: np.ndarray) -> list[np.ndarray]:
+    """Which rows are of every fold of ``deal_targets``; targets (n,), each mask (n,).
+
+    >>> [mask.tolist() for mask in fold_rows(np.array(["a", "b", "a"]))]
+    [[True, False, True], [False, True, False]]
+    """
+    return [np.isin(targets, list(fold)) for fold in deal_targets(list(dict.fromkeys(targets)))]

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.objectives import PARTS
+from forgetcast.ranks import weighted_percentile
 
 __all__ = [
     "CONSENSUS",
@@ -21,7 +22,6 @@ __all__ = [
     "outcome_parts",
     "per_unlearner",
     "reliability",
-    "weighted_percentile",
 ]
 
 CONSENSUS = ("bad_teaching", "gradient_ascent", "influence", "neggrad_plus", "random_relabelling")
@@ -58,19 +58,6 @@ def difficulty(outcomes: pd.DataFrame) -> pd.Series:
         outcomes["tv_test"].to_numpy(float),
     )
     return pd.Series(values, index=outcomes.index, name="difficulty").clip(0, 1)
-
-
-def weighted_percentile(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mid-rank percentile in (0, 1): the weight below plus half the weight of ties, over the total.
-
-    With inverse sampling probabilities as weights it estimates the rank within the whole target.
-
-    >>> weighted_percentile(np.array([3.0, 1.0, 1.0]), np.ones(3)).round(3).tolist()
-    [0.833, 0.333, 0.333]
-    """
-    unique, inverse = np.unique(values, return_inverse=True)
-    mass = np.bincount(inverse, weights=weights, minlength=len(unique))
-    return ((np.cumsum(mass) - mass / 2) / mass.sum())[inverse]
 
 
 def per_unlearner(

@@ -9,10 +9,12 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from forgetcast.corpus import Corpus, training_table
-from forgetcast.heads import fit_head, head_weights, labels_of
-from forgetcast.holdout import fold_rows, objectives_of
-from forgetcast.labels import weighted_percentile
+from forgetcast.columns import head_weights, labels_of, objectives_of
+from forgetcast.corpus import Corpus
+from forgetcast.evaluation_table import training_table
+from forgetcast.heads import fit_head
+from forgetcast.intervals import fold_rows
+from forgetcast.ranks import weighted_percentile
 from forgetcast.scores import bootstrap_rho, within_target_rho
 
 __all__ = ["few_samples_curve", "targets_curve", "unseen_unlearners"]

@@ -13,7 +13,6 @@ import pandas as pd
 from torch import nn
 
 from forgetcast._arguments import checked
-from forgetcast.adapted_predictor import AdaptedPredictor
 from forgetcast.errors import (
     ForgetcastWarning,
     InputError,
@@ -132,8 +131,8 @@ def predict_difficulty(
         from forgetcast import calibration  # the measuring side, for this request alone
 
         calibration.check(target, wanted, calibrate)
-    elif isinstance(fitted, AdaptedPredictor):
-        fitted.check_target(target)
+    elif fitted.calibration is not None:
+        fitted.calibration.check_target(target)
     run = _training_run(names, target)
     if isinstance(factors, str | Path):
         from forgetcast.factor_store import factors_of
@@ -148,10 +147,11 @@ def predict_difficulty(
             fitted, target, factors, wanted, calibrate, seed=seed, n_jobs=n_jobs, progress=progress
         )
     measurements, calibrated = None, {}
-    if isinstance(fitted, AdaptedPredictor):
-        factors = fitted.complete(factors)
-        measurements = fitted.measurements[fitted.measurements["objective"].isin(wanted)].reset_index(drop=True)
-        calibrated = {name: fitted.gain(name) for name in wanted if name in fitted.measured}
+    if fitted.calibration is not None:
+        own = fitted.calibration
+        factors = own.complete(factors)
+        measurements = own.measurements[own.measurements["objective"].isin(wanted)].reset_index(drop=True)
+        calibrated = {name: own.gain(name) for name in wanted if name in own.measured}
     index = factors.values.index.to_numpy()
     explainer = Explainer(fitted, factors, target.labels.numpy())
     parts = []
@@ -264,9 +264,8 @@ def needed_factors(predictor: DifficultyPredictor) -> list[str]:
     Raises:
         SchemaError: some are not installed.
     """
-    predictor = predictor.base if isinstance(predictor, AdaptedPredictor) else predictor
     known = load_factors()
-    owners = {column: factor_of(column, known) for column in predictor.features}
+    owners = {column: factor_of(column, known) for column in predictor.uncalibrated.features}
     missing = [column for column, owner in owners.items() if owner is None]
     if missing:
         left_out = "; ".join(f"{plugin}: {plugin.reason}" for plugin in found(FACTOR_GROUP).plugins if plugin.reason)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +10,27 @@ import numpy as np
 import pandas as pd
 
 from forgetcast._arguments import checked
-from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError, shortened
-from forgetcast.familiarity import Familiarity, contexts, extended, familiarity
-from forgetcast.folders import locked_folder, shipped_folder
-from forgetcast.heads import (
-    DEFAULT_PARAMS,
+from forgetcast.adapted_predictor import Calibration, holds_calibration, read_calibrated, write_calibrated
+from forgetcast.columns import (
     EXPLAINED,
-    HEADS,
-    INTERVAL_HEADS,
-    OBJECTIVES,
     PART_HEADS,
-    Head,
-    fit_head,
-    fit_without,
-    from_log_scale,
-    head_weights,
-    labels_of,
-    recorded_parts,
-)
-from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval
-from forgetcast.predictor_folder import (
-    Heads,
-    Residuals,
-    read_folder,
-    seal,
-    write_folder,
-)
-from forgetcast.unlearner_heads import (
     UNLEARNER,
     UNLEARNER_HEADS,
-    fit_unlearner_head,
-    recorded_unlearner_heads,
+    as_features,
+    from_log_scale,
     residuals_under,
-    under_column,
-    unlearner_errors,
-    unlearners_of,
-    with_unlearner,
 )
+from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError
+from forgetcast.familiarity import Familiarity, familiarity
+from forgetcast.fitting import Fit
+from forgetcast.folders import locked_folder, shipped_folder
+from forgetcast.heads import Head
+from forgetcast.intervals import balanced_residuals, conformal_interval
+from forgetcast.predictor_folder import Heads, Residuals, read_folder, write_folder
+from forgetcast.unlearner_heads import known_unlearners, with_unlearner
 
-__all__ = ["OBJECTIVES", "DifficultyPredictor", "as_features"]
+__all__ = ["DifficultyPredictor"]
 
-LEVEL = 0.9
-MINIMUM_ROWS = 10
 ROWS = 4096
 """Samples that are forecast at a time where every unlearner takes a copy of their features."""
 
@@ -73,18 +48,39 @@ class DifficultyPredictor:
         features: the factor columns it needs, in order.
         objectives: the objectives it was fitted for.
         manifest: feature schema, versions, training data, metrics and fingerprint, as saved.
+        calibration: what measured samples of one target change in the forecasts for it; None: it was not calibrated.
     """
 
     features: tuple[str, ...]
     objectives: tuple[str, ...]
     manifest: dict[str, Any]
+    calibration: Calibration | None
 
-    def __init__(self, heads: Heads, residuals: Residuals, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        heads: Heads,
+        residuals: Residuals,
+        manifest: dict[str, Any],
+        calibration: Calibration | None = None,
+    ) -> None:
         self._heads = heads
         self._residuals = residuals
-        self.features = tuple(manifest["features"])
+        self._fitted = manifest
+        self.calibration = calibration
+        self.manifest = manifest if calibration is None else calibration.completed(manifest)
+        self.features = tuple(self.manifest["features"])
         self.objectives = tuple(heads)
-        self.manifest = manifest
+
+    def with_calibration(self, calibration: Calibration) -> DifficultyPredictor:
+        """This predictor with another calibration."""
+        return DifficultyPredictor(self._heads, self._residuals, self._fitted, calibration)
+
+    @property
+    def uncalibrated(self) -> DifficultyPredictor:
+        """The predictor as it was fitted: without its calibration, or itself where it has none."""
+        if self.calibration is None:
+            return self
+        return DifficultyPredictor(self._heads, self._residuals, self._fitted)
 
     # -- fitting -----------------------------------------------------------------------------------
 
@@ -115,8 +111,8 @@ class DifficultyPredictor:
                 where a factor does not apply), and for at least one objective o: percentile_o and
                 difficulty_o in [0, 1] and trivial_o. Rows without labels (NaN) of an objective are left out
                 of its fit. With a column memorization, trivial samples of retrain, which tie, are placed by it
-                (see ``heads.labels_of``). Columns of parts (steps_o, ...), of unlearners (under_u_o) and of parts under
-                unlearners (steps_under_u_o, ...) give the heads for them.
+                (see ``columns.labels_of``). Columns of parts (steps_o, ...), of unlearners (under_u_o) and of parts
+                under unlearners (steps_under_u_o, ...) give the heads for them.
             features: the feature columns, F of them, each a valid Python identifier.
             params: LightGBM parameters over ``heads.DEFAULT_PARAMS``, ``num_boost_round`` included.
             seed: of row and column sampling.
@@ -131,112 +127,11 @@ class DifficultyPredictor:
             InputError: labels or weights out of range, infinite features, fewer than 10 rows, unusable
                 parameters, or a target that ``continue_from`` was fitted to.
         """
-        features = list(features)
-        objectives = _check_table(table, features)
+        start = None
         if continue_from is not None:
-            _check_continuation(table, features, continue_from)
-        table = table.reset_index(drop=True)
-        heads: Heads = {} if continue_from is None else dict(continue_from._heads)
-        residuals: Residuals = {} if continue_from is None else dict(continue_from._residuals)
-        unlearners: dict[str, list[str]] = {} if continue_from is None else continue_from._unlearners()
-        folds = ""
-        for objective in objectives:
-            rows = _labelled(table, objective)
-            X = as_features(rows, features)
-            init = heads.get(objective, {})
-            heads[objective] = {
-                **init,
-                **{
-                    head: fit_head(
-                        X,
-                        labels_of(rows, objective, head),
-                        head_weights(rows, objective, head),
-                        features,
-                        head,
-                        params or {},
-                        seed,
-                        init.get(head),
-                    )
-                    for head in (*HEADS, *recorded_parts(rows, objective))
-                },
-            }
-            known = unlearners.get(objective) or unlearners_of(rows, objective)
-            if len(known) > 1:
-                unlearners[objective] = known
-                heads[objective] |= {
-                    head: fit_unlearner_head(
-                        rows, features, objective, known, params or {}, seed, init.get(head), UNLEARNER_HEADS[head]
-                    )
-                    for head in recorded_unlearner_heads(rows, objective, known)
-                }
-            groups, folds = calibration_groups(rows, seed, by_target=bool(init))
-            predicted = fit_without(
-                rows,
-                features,
-                objective,
-                groups,
-                heads=INTERVAL_HEADS,
-                params=params,
-                seed=seed,
-                n_jobs=n_jobs,
-                init=init,
-                title=f"intervals, {objective}" if progress else "",
-            ).clip(0, 1)
-            residuals[objective] = {
-                head: {
-                    str(group): (labels_of(rows, objective, head) - predicted[head])[groups == group].tolist()
-                    for group in pd.unique(pd.Series(groups))
-                }
-                for head in INTERVAL_HEADS
-            }
-            if objective in unlearners:
-                errors = unlearner_errors(
-                    rows,
-                    features,
-                    objective,
-                    unlearners[objective],
-                    groups,
-                    params=params,
-                    seed=seed,
-                    n_jobs=n_jobs,
-                    init=init.get(UNLEARNER),
-                )
-                residuals[objective] |= {residuals_under(name): values for name, values in errors.items()}
-        manifest: dict[str, Any] = {
-            "features": features,
-            "typical": _typical(table, features),
-            "contexts": contexts(table, features),
-            "unlearners": unlearners,
-            "intervals": {
-                "method": "conformal, symmetric and of constant width on the head's own scale (crepes "
-                "ConformalRegressor) from the errors of fits that left out "
-                + ("one whole target at a time" if folds == "target" else "a random fifth of the rows"),
-                "folds": folds,
-                "level": LEVEL,
-                "scale": {"percentile": "identity", "difficulty": "logarithmic (heads.log_scale)"},
-                "pooling": "every target counts the same, whatever its number of rows",
-                "population": "the measured instances, without their sampling weights",
-                "ties": "trivial samples of retrain are placed within their band of percentiles by memorization"
-                if "memorization" in table.columns
-                else "trivial samples of retrain share the middle of their band of percentiles",
-            },
-            "params": {**DEFAULT_PARAMS, **(params or {})},
-            "seed": seed,
-            "versions": {name: version(name) for name in ("forgetcast", "lightgbm", "crepes", "numpy")}
-            | {"python": platform.python_version()},
-            "training": {
-                "rows": {
-                    str(target): int(count) for target, count in table.groupby("target", sort=True).size().items()
-                },
-                "sha256": _table_hash(table, features, objectives),
-            },
-            "metrics": _jsonable(metrics or {}, "metrics"),
-            "provenance": _jsonable(provenance or {}, "provenance"),
-        }
-        if continue_from is not None:
-            _record_continuation(manifest, table, continue_from)
-        seal(manifest, heads, residuals)
-        return cls(heads, residuals, manifest)
+            start = (continue_from._heads, continue_from._residuals, continue_from.manifest)
+        settings = Fit(list(features), params or {}, seed, n_jobs, progress)
+        return cls(*settings.run(table, start, metrics or {}, provenance or {}))
 
     def heads(self, objective: str) -> Mapping[str, Head]:
         """The fitted heads of an objective by name; none where it was not fitted for it."""
@@ -252,6 +147,8 @@ class DifficultyPredictor:
     @checked()
     def predict(self, features: pd.DataFrame, objective: str, *, level: float | None = None) -> pd.DataFrame:
         """Forecast each row on its own: other rows of the table make no difference.
+
+        A calibrated predictor adapts the forecast of objectives that were measured.
 
         Args:
             features: exactly the columns ``self.features`` in any order, shape (m, F); NaN where a factor
@@ -273,7 +170,8 @@ class DifficultyPredictor:
         heads = self._of(objective)
         level = self._level(level)
         X = self._matrix(features)
-        percentile = np.clip(heads["percentile"].raw(X), 0, 1)
+        raw = heads["percentile"].raw(X)
+        percentile = np.clip(raw, 0, 1)
         scaled = np.clip(heads["difficulty"].raw(X), 0, 1)
         percentile_lower, percentile_upper = self._interval(objective, "percentile", percentile, level)
         scaled_lower, scaled_upper = self._interval(objective, "difficulty", scaled, level)
@@ -286,7 +184,10 @@ class DifficultyPredictor:
             "percentile_upper": percentile_upper,
             "p_trivial": np.clip(heads["trivial"].raw(X), 0, 1),
         }
-        return pd.DataFrame(columns, index=features.index)
+        frame = pd.DataFrame(columns, index=features.index)
+        if self.calibration is None:
+            return frame
+        return self.calibration.adapted(frame, objective, raw, features, self._residuals[objective], level)
 
     @checked()
     def predict_parts(self, features: pd.DataFrame, objective: str) -> pd.DataFrame:
@@ -322,7 +223,7 @@ class DifficultyPredictor:
             UnknownNameError, SchemaError, InputError: as for ``predict``.
         """
         heads, X = self._of(objective), self._matrix(features)
-        names = self._unlearners().get(objective, [])
+        names = known_unlearners(self._heads, self.manifest).get(objective, [])
         if not names:
             return pd.DataFrame(index=features.index)
         pieces = [X[start : start + ROWS] for start in range(0, len(X), ROWS)] or [X]
@@ -351,7 +252,7 @@ class DifficultyPredictor:
             SchemaError, InputError: as for ``predict``, or not one unlearner per row.
         """
         heads, X = self._of(objective), self._matrix(features)
-        known = self._unlearners().get(objective, [])
+        known = known_unlearners(self._heads, self.manifest).get(objective, [])
         strangers = [name for name in dict.fromkeys(unlearners) if name not in known]
         if strangers:
             raise UnknownNameError.of("unlearner of this predictor", str(strangers[0]), known)
@@ -392,9 +293,11 @@ class DifficultyPredictor:
         Factors that carry the same information share the credit between them, more or less as the trees happened to
         choose; the sum of a family is what to rely on.
 
+        Those of a calibrated percentile are those of the trees, weighted, and those of the linear change.
+
         Args:
             features, objective: as for ``predict``.
-            head: "percentile"; "difficulty", on the logarithmic scale of ``heads.log_scale``; "trivial", in log-odds;
+            head: "percentile"; "difficulty", on the logarithmic scale of ``columns.log_scale``; "trivial", in log-odds;
                 or a part of the outcome as in ``predict_parts``, on its logarithmic scale.
 
         Returns:
@@ -403,8 +306,9 @@ class DifficultyPredictor:
 
         Raises:
             UnknownNameError: no such objective or head.
-            NotApplicableError: the predictor was not fitted to that part of the outcome, or is always sure whether a
-                sample is trivial, so that log-odds are infinite.
+            NotApplicableError: the predictor was not fitted to that part of the outcome; or is always sure whether a
+                sample is trivial, so that log-odds are infinite; or calibrating replaced the head: difficulty then
+                follows from the percentile, and the chance to be trivial partly from retrained models.
             SchemaError, InputError: as for ``predict``.
         """
         known = self._of(objective)
@@ -415,17 +319,17 @@ class DifficultyPredictor:
                 f"this predictor was fitted to a corpus without {head} for {objective}: explain "
                 f"{', '.join(name for name in EXPLAINED if name in known)}, or fit it to a corpus that has it"
             )
+        if self.calibration is not None:
+            self.calibration.check_explained(objective, head)
         if head == "trivial" and known[head].booster is None:
             raise NotApplicableError(
                 f"p_trivial for {objective} is {known[head].constant:g} for every sample, as in the corpus the "
                 "predictor was fitted to: there is nothing to explain"
             )
-        return known[head].contributions(self._matrix(features))
-
-    def _unlearners(self) -> dict[str, list[str]]:
-        """By objective, the unlearners in the order of the head that tells them apart; where there is such a head."""
-        known = self.manifest.get("unlearners", {})
-        return {name: known[name] for name, heads in self._heads.items() if UNLEARNER in heads and known.get(name)}
+        found = known[head].contributions(self._matrix(features))
+        if self.calibration is None:
+            return found
+        return self.calibration.contributions(found, features[list(self.features)], objective, head)
 
     def _level(self, level: float | None) -> float:
         """The level of intervals that was asked for, or the predictor's own."""
@@ -440,6 +344,7 @@ class DifficultyPredictor:
         return self._heads[objective]
 
     def _matrix(self, features: pd.DataFrame) -> np.ndarray:
+        """The columns that the heads were fitted to, after checking all columns, shape (m, F)."""
         missing = [name for name in self.features if name not in features.columns]
         unknown = [str(name) for name in features.columns if name not in set(self.features)]
         if missing or unknown or len(features.columns) != len(self.features):
@@ -448,7 +353,7 @@ class DifficultyPredictor:
                 f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
                 + ("" if missing or unknown else "; some columns are repeated")
             )
-        return as_features(features, self.features)
+        return as_features(features, self.features)[:, : len(self._fitted["features"])]
 
     def _interval(self, objective: str, head: str, value: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
         scores = balanced_residuals(list(self._residuals[objective][head].values()))
@@ -461,17 +366,22 @@ class DifficultyPredictor:
         """Write the predictor as a folder of LightGBM text and JSON files; no pickle.
 
         Everything is written to a sibling folder first and then moved into place, so that a failure leaves
-        an existing predictor as it was. Other files in that folder, such as a model card, are kept.
+        an existing predictor as it was. Other files in that folder, such as a model card, are kept. A calibrated
+        predictor is a folder with the calibration (JSON, Parquet) and, below it, the predictor that was calibrated.
 
         Args:
-            folder: where to; an existing predictor there is replaced.
+            folder: where to; an existing predictor of its kind there is replaced.
             records: contents by file name of what tells how it was chosen, "comparison.csv" and "tuning.csv".
 
         Raises:
             PathError: the folder cannot be written, is a file, or holds something that is not a predictor.
         """
         folder = Path(folder)
-        write_folder(folder, self._heads, self._residuals, self.manifest, records or {})
+        fitted = (self._heads, self._residuals, self._fitted, records or {})
+        if self.calibration is None:
+            write_folder(folder, *fitted)
+        else:
+            write_calibrated(folder, self.calibration, *fitted)
         return folder
 
     @classmethod
@@ -484,12 +394,9 @@ class DifficultyPredictor:
             FileFormatError: a file is corrupt, truncated, missing, or not what its hash in the manifest says.
             SchemaError: it was written in another format version.
         """
-        from forgetcast.adapted_predictor import AdaptedPredictor, holds_calibration
-
-        if holds_calibration(Path(folder)):
-            return AdaptedPredictor.load(folder)
-        with locked_folder(Path(folder).parent, shared=True):
-            return cls(*read_folder(Path(folder)))
+        folder = Path(folder)
+        with locked_folder(folder.parent, shared=True):
+            return cls(*(read_calibrated(folder) if holds_calibration(folder) else read_folder(folder)))
 
     @classmethod
     def published(cls) -> DifficultyPredictor:
@@ -511,112 +418,3 @@ class DifficultyPredictor:
             f"DifficultyPredictor(objectives={self.objectives}, features={len(self.features)}, "
             f"targets={len(self.manifest['training']['rows'])}, fingerprint={self.fingerprint[:12]!r})"
         )
-
-
-def as_features(table: pd.DataFrame, features: Sequence[str]) -> np.ndarray:
-    """The feature columns as float64, shape (n, F).
-
-    Raises:
-        SchemaError: a column is not numeric.
-        InputError: a value is infinite.
-    """
-    odd = [name for name in features if not pd.api.types.is_numeric_dtype(table[name])]
-    if odd:
-        raise SchemaError(f"feature columns must be numbers; these are not: {', '.join(odd)}")
-    X = table[list(features)].to_numpy(dtype=float, na_value=np.nan)
-    infinite = np.isinf(X).any(axis=0)
-    if infinite.any():
-        names = [name for name, bad in zip(features, infinite, strict=True) if bad]
-        raise InputError(f"feature columns must be finite, or NaN where a factor does not apply: {', '.join(names)}")
-    return X
-
-
-def _check_table(table: pd.DataFrame, features: list[str]) -> list[str]:
-    """The objectives that the table has labels for, after checking everything a fit relies on."""
-    if not features or len(set(features)) != len(features):
-        raise SchemaError(f"expected at least one feature column and none twice; got {features}")
-    odd = [name for name in features if not (isinstance(name, str) and name.isidentifier())]
-    if odd:
-        raise SchemaError(f"feature names must be Python identifiers; these are not: {odd}")
-    missing = [name for name in ["target", "weight", *features] if name not in table.columns]
-    labelled = [o for o in OBJECTIVES if all(f"{head}_{o}" in table.columns for head in HEADS)]
-    if missing or not labelled:
-        wanted = [] if labelled else ["percentile_o, difficulty_o and trivial_o for o in " + " or ".join(OBJECTIVES)]
-        raise SchemaError(f"the training table lacks columns: {', '.join(missing + wanted)}")
-    as_features(table, features)
-    weight = table["weight"].to_numpy(dtype=float)
-    if not (np.isfinite(weight) & (weight > 0)).all():
-        raise InputError("weights of the training table must be finite and above 0")
-    found = []
-    for objective in labelled:
-        rows = _labelled(table, objective)
-        for head in HEADS:
-            y = rows[f"{head}_{objective}"].to_numpy(dtype=float)
-            if ((y < 0) | (y > 1)).any():
-                raise InputError(f"{head}_{objective} must lie in [0, 1]; got {y.min():g} to {y.max():g}")
-        for part in recorded_parts(table, objective):
-            if not (rows[f"{part}_{objective}"].to_numpy(dtype=float) >= 0).all():
-                raise InputError(
-                    f"{part}_{objective} must be numbers of at least 0; got {rows[f'{part}_{objective}'].min()}"
-                )
-        if len(rows) >= MINIMUM_ROWS:
-            found.append(objective)
-    if not found:
-        raise InputError(f"expected at least {MINIMUM_ROWS} labelled rows of an objective; got {len(table)} rows")
-    return found
-
-
-def _check_continuation(table: pd.DataFrame, features: list[str], start: DifficultyPredictor) -> None:
-    if features != list(start.features):
-        raise SchemaError(
-            f"a continued predictor keeps its {len(start.features)} features, in their order; got {len(features)} "
-            "others: pass continue_from.features"
-        )
-    seen = sorted({str(name) for name in table["target"]} & set(start.manifest["training"]["rows"]))
-    if seen:
-        raise InputError(
-            f"the predictor to continue from was fitted to {shortened(seen)} already: leave out their rows, "
-            "or fit afresh"
-        )
-
-
-def _record_continuation(manifest: dict[str, Any], table: pd.DataFrame, start: DifficultyPredictor) -> None:
-    """All targets in the trees, what they are like, what was continued, and typical values of the older part."""
-    manifest["training"]["rows"] = start.manifest["training"]["rows"] | manifest["training"]["rows"]
-    manifest["training"]["continued_from"] = {
-        "fingerprint": start.fingerprint,
-        "training": start.manifest["training"],
-        "params": start.manifest["params"],
-    }
-    manifest["contexts"] = extended(start.manifest.get("contexts", {}), table)
-    manifest["typical"] |= {name: value for name, value in start.manifest["typical"].items() if value is not None}
-    manifest["intervals"]["method"] += ", going on from the same trees"
-
-
-def _labelled(table: pd.DataFrame, objective: str) -> pd.DataFrame:
-    return table.dropna(subset=[f"{head}_{objective}" for head in HEADS])
-
-
-def _typical(table: pd.DataFrame, features: list[str]) -> dict[str, float | None]:
-    """Median over the training targets of each column's median: what context factors are compared with."""
-    medians = table.groupby("target")[features].median().median()
-    return {str(name): None if np.isnan(value) else float(value) for name, value in medians.items()}
-
-
-def _table_hash(table: pd.DataFrame, features: list[str], objectives: list[str]) -> str:
-    sha = hashlib.sha256("\n".join(table["target"].astype(str)).encode())
-    optional = ["memorization"] if "memorization" in table.columns else []
-    labels = [f"{head}_{o}" for o in objectives for head in (*HEADS, *recorded_parts(table, o))]
-    for o in objectives:
-        columns = [under_column(name, o, part) for part in UNLEARNER_HEADS.values() for name in unlearners_of(table, o)]
-        labels += [name for name in columns if name in table.columns]
-    for name in ["weight", *optional, *features, *labels]:
-        sha.update(name.encode() + table[name].to_numpy(dtype="<f8", na_value=np.nan).tobytes())
-    return sha.hexdigest()
-
-
-def _jsonable(value: Mapping[str, Any], role: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(json.dumps(dict(value), allow_nan=False)))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{role} must be JSON values (text, finite numbers, lists, dicts): {error}") from error

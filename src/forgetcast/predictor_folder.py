@@ -9,21 +9,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from forgetcast.columns import HEADS, INTERVAL_HEADS, PART_HEADS, UNLEARNER, UNLEARNER_HEADS, residuals_under
 from forgetcast.errors import FileFormatError, PathError, SchemaError
 from forgetcast.familiarity import check_contexts
 from forgetcast.folders import nearest_existing, replaced_folder
 from forgetcast.foreign_files import file_in, parse_json, read_bytes
-from forgetcast.heads import HEADS, INTERVAL_HEADS, OBJECTIVES, PART_HEADS, Head
+from forgetcast.heads import Head
 from forgetcast.lightgbm_text import read_booster
-from forgetcast.unlearner_heads import UNLEARNER, UNLEARNER_HEADS, residuals_under
+from forgetcast.objectives import OBJECTIVES
 
 __all__ = [
     "RECORDS",
     "Heads",
     "Residuals",
     "check_folder",
+    "check_format",
     "holds_predictor",
     "read_folder",
+    "read_json",
     "seal",
     "write_folder",
 ]
@@ -115,7 +118,7 @@ def read_folder(folder: Path) -> tuple[Heads, Residuals, dict[str, Any]]:
         )
     if not holds_predictor(folder):
         raise PathError(f"{folder} holds no predictor: {MANIFEST} is missing")
-    manifest = _parse(_read(folder, MANIFEST), folder / MANIFEST)
+    manifest = read_json(folder, MANIFEST)
     _check_manifest(manifest, folder / MANIFEST)
     contents = {}
     for name, expected in manifest["files"].items():
@@ -186,6 +189,37 @@ def _read(folder: Path, name: str) -> bytes:
     return read_bytes(path, "predictor")
 
 
+def read_json(folder: Path, name: str) -> Any:
+    """What a JSON file of a saved predictor holds.
+
+    Raises:
+        FileFormatError: it is missing, or not a JSON file of the folder itself.
+    """
+    return _parse(_read(folder, name), folder / name)
+
+
+def check_format(described: Any, path: Path, form: str, format_version: int, what: str, remedy: str) -> None:
+    """Check that the JSON of a saved predictor is of the format that is read here.
+
+    Args:
+        described: what the file ``path`` holds.
+        path: for messages.
+        form: name of the format.
+        format_version: the only one that is read.
+        what: what such a file is of a predictor.
+        remedy: what to do about another version.
+
+    Raises:
+        FileFormatError: another format.
+        SchemaError: another version of it.
+    """
+    if not isinstance(described, dict) or described.get("format") != form:
+        raise FileFormatError(f"{path}: expected the {what} of a forgetcast predictor; it is something else")
+    if described.get("format_version") != format_version:
+        found = described.get("format_version")
+        raise SchemaError(f"{path}: expected format version {format_version}; got {found!r}. {remedy}")
+
+
 def _parse(content: bytes, path: Path) -> Any:
     try:
         return parse_json(content)
@@ -194,14 +228,9 @@ def _parse(content: bytes, path: Path) -> Any:
 
 
 def _check_manifest(manifest: Any, path: Path) -> None:
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise FileFormatError(f"{path}: expected the manifest of a forgetcast predictor; it is something else")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise SchemaError(
-            f"{path}: expected format version {FORMAT_VERSION}; got {manifest.get('format_version')!r}. "
-            "Retrain the predictor, or install the version of forgetcast that wrote it: "
-            f"{manifest.get('versions')}"
-        )
+    written_by = manifest.get("versions") if isinstance(manifest, dict) else None
+    remedy = f"Retrain the predictor, or install the version of forgetcast that wrote it: {written_by}"
+    check_format(manifest, path, FORMAT, FORMAT_VERSION, "manifest", remedy)
 
     def need(holds: bool, what: str) -> None:
         if not holds:

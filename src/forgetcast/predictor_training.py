@@ -12,8 +12,9 @@ import pandas as pd
 
 from forgetcast._arguments import checked
 from forgetcast.comparison import Comparison, compare
-from forgetcast.corpus import Corpus, feature_columns, training_table
+from forgetcast.corpus import Corpus
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, shortened
+from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.predictor_folder import check_folder, holds_predictor

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from forgetcast.factors import Factor, FactorTable, quantile_column
 from forgetcast.objectives import SLACK
 
-__all__ = ["ANSWERS", "GAP", "RETRAINED", "met_before", "retraining_values", "with_retrained"]
+__all__ = ["ANSWERS", "GAP", "RETRAINED", "RETRAINED_COLUMNS", "met_before", "retraining_values", "with_retrained"]
 
 ANSWERS = ("p_before", "p_out")
 """Columns of the measured answers, one row per training sample: the label's probability by the model itself, and mean
@@ -54,6 +54,9 @@ RETRAINED: dict[str, Factor] = {
         "its label's log-odds have to fall less than usual here ({value:.2g} nats)",
     ),
 }
+
+RETRAINED_COLUMNS = tuple(column for name in RETRAINED for column in (name, quantile_column(name)))
+"""Feature columns of the factors ``RETRAINED``."""
 
 
 def with_retrained(table: FactorTable, answers: pd.DataFrame) -> FactorTable:

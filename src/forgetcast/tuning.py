@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from forgetcast.columns import objectives_of
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without
-from forgetcast.holdout import objectives_of
 from forgetcast.scores import bootstrap_rho, says_something, within_target_rho
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def validation_targets(table: pd.DataFrame, prefer: Collection[str] = ()) -> lis
     """A quarter of the targets, one to four, of as many datasets and architectures as can be; no chance is involved.
 
     Args:
-        table: training table (``corpus.training_table``).
+        table: training table (``evaluation_table.training_table``).
         prefer: targets to take before all others, such as those that will not be scored anyway.
     """
     known = table.drop_duplicates("target").astype({"target": str}).set_index("target").sort_index()

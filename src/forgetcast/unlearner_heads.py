@@ -9,48 +9,32 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from forgetcast.heads import Head, fit_head, log_scale, training_weights
-from forgetcast.holdout import fold_rows
+from forgetcast.columns import UNLEARNER, log_scale, training_weights, under_each
+from forgetcast.heads import Head, fit_head
+from forgetcast.intervals import fold_rows
 from forgetcast.parallel import pool_of
 
 __all__ = [
-    "UNLEARNER",
-    "UNLEARNER_HEADS",
     "fit_unlearner_head",
-    "recorded_unlearner_heads",
-    "residuals_under",
-    "under_column",
-    "under_each",
+    "known_unlearners",
     "unlearner_errors",
-    "unlearners_of",
     "with_unlearner",
 ]
 
-UNLEARNER = "unlearner"
-"""Head and further column of the head that forecasts difficulty under each unlearner."""
-
-UNLEARNER_HEADS = {
-    UNLEARNER: "difficulty",
-    **{f"{UNLEARNER}_{part}": part for part in ("steps", "collateral_test", "collateral_neighbours")},
-}
-"""Heads that tell unlearners apart, and what each forecasts; those after the first where the training table has it."""
 
 ERRORS = 40
 """Errors kept per unlearner and target: enough for their quantiles, few enough for a file that people load."""
 
 
-def residuals_under(unlearner: str) -> str:
-    """Name of the errors made on the difficulty under one unlearner, among those of the heads."""
-    return f"{UNLEARNER}:{unlearner}"
+def known_unlearners(heads: Mapping[str, Mapping[str, Head]], manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By objective, the unlearners in the order of the head that tells them apart; where there is such a head.
 
-
-def unlearners_of(table: pd.DataFrame, objective: str) -> list[str]:
-    """The unlearners that a training table has columns for, the least harmful first (mean on the log scale)."""
-    prefix, suffix = "under_", f"_{objective}"
-    columns = [str(name) for name in table if str(name).startswith(prefix) and str(name).endswith(suffix)]
-    counted = table.loc[~table[f"trivial_{objective}"].astype(bool), columns]
-    harm = counted.apply(log_scale).mean().fillna(0.0)
-    return [name.removeprefix(prefix).removesuffix(suffix) for name in sorted(columns, key=lambda name: harm[name])]
+    Args:
+        heads: by objective and name, of a predictor.
+        manifest: of that predictor.
+    """
+    known = manifest.get("unlearners", {})
+    return {name: known[name] for name, fitted in heads.items() if UNLEARNER in fitted and known.get(name)}
 
 
 def with_unlearner(X: np.ndarray, unlearners: int) -> np.ndarray:
@@ -83,30 +67,6 @@ def fit_unlearner_head(
     if not known.any():
         return init or Head(tuple(columns))
     return fit_head(X[known], log_scale(y[known], part), weight[known], columns, UNLEARNER, params, seed, init)
-
-
-def under_column(unlearner: str, objective: str, part: str = "difficulty") -> str:
-    """Column of a training table with the difficulty, or a part of the outcome, under one unlearner.
-
-    >>> under_column("scrub", "erase"), under_column("scrub", "erase", "steps")
-    ('under_scrub_erase', 'steps_under_scrub_erase')
-    """
-    return f"{'' if part == 'difficulty' else f'{part}_'}under_{unlearner}_{objective}"
-
-
-def under_each(rows: pd.DataFrame, objective: str, unlearners: Sequence[str], part: str = "difficulty") -> np.ndarray:
-    """What was measured under every unlearner, (n, unlearners); NaN where it was not."""
-    columns = [under_column(name, objective, part) for name in unlearners]
-    return rows.reindex(columns=columns).to_numpy(dtype=float)
-
-
-def recorded_unlearner_heads(table: pd.DataFrame, objective: str, unlearners: Sequence[str]) -> list[str]:
-    """The heads of ``UNLEARNER_HEADS`` that a training table has labels for."""
-    return [
-        head
-        for head, part in UNLEARNER_HEADS.items()
-        if any(under_column(name, objective, part) in table.columns for name in unlearners)
-    ]
 
 
 def unlearner_errors(

@@ -19,9 +19,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from forgetcast import generate, refresh
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus, training_table
+from forgetcast.corpus import Corpus
 from forgetcast.corpus_growth import merged
 from forgetcast.errors import FileFormatError, ForgetcastError, ForgetcastWarning, InputError, SchemaError
+from forgetcast.evaluation_table import training_table
 from forgetcast.factors import factor
 from forgetcast.generate import generate_corpus
 from forgetcast.labels import CONSENSUS

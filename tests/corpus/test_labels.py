@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.labels import (
-    CONSENSUS,
-    agreement,
-    consensus,
-    difficulty,
-    harmonic_score,
-    reliability,
-    spearman_brown,
-    weighted_percentile,
-)
+from forgetcast.labels import CONSENSUS, agreement, consensus, difficulty, harmonic_score, reliability, spearman_brown
+from forgetcast.ranks import weighted_percentile
 from forgetcast.registry import load_unlearners
 
 SHARES = st.floats(0, 1).map(lambda share: share if share > 1e-9 else 0.0)

@@ -10,7 +10,8 @@ from forgetcast.choice import unlearner_choice
 from forgetcast.corpus import Corpus
 from forgetcast.evaluate import Evaluation, evaluate
 from forgetcast.evaluation_page import page
-from forgetcast.holdout import FOLDS, _exclusions, leave_one_group_out
+from forgetcast.holdout import _exclusions, leave_one_group_out
+from forgetcast.intervals import FOLDS
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 
 QUICK = {"num_boost_round": 40}

@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 
 import forgetcast
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus, training_table
+from forgetcast.corpus import Corpus
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, UnknownNameError
+from forgetcast.evaluation_table import training_table
 from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.predictor_training import ADDED_ROUNDS, train_predictor

@@ -22,13 +22,14 @@ from torch import nn
 
 from forgetcast import DifficultyPredictor, Policy, Target, record
 from forgetcast.adaptation import FORECAST, Adaptation
-from forgetcast.adapted_predictor import CALIBRATION, AdaptedPredictor, _digest
+from forgetcast.adapted_predictor import CALIBRATION, Calibration, _digest
 from forgetcast.canonical_json import canonical_json
 from forgetcast.cli.options import parse_indices
 from forgetcast.cli.output import table_json
 from forgetcast.cli.requests import _lines
-from forgetcast.corpus import Corpus, feature_columns, training_table
+from forgetcast.corpus import Corpus
 from forgetcast.errors import InputError
+from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.factor_store import read_factors, write_factors
 from forgetcast.factors import factor_table
 from forgetcast.inspection import targets_table, unlearners_table
@@ -143,7 +144,7 @@ def _make_calibrated(folder: Path) -> None:
         measured[name] = rng.uniform(size=10)
     answers = pd.DataFrame(rng.uniform(size=(SAMPLES, 2)), columns=["p_before", "p_out"])
     subject = {"name": "small", "model": "ab" * 32, "data": "cd" * 32, "n": SAMPLES}
-    AdaptedPredictor(base, {"retrain": adaptation}, subject, measured, answers).save(folder / "made")
+    base.with_calibration(Calibration({"retrain": adaptation}, subject, measured, answers)).save(folder / "made")
     for path in (folder / "made").iterdir():
         if path.is_file():
             path.replace(folder / path.name)
@@ -156,14 +157,14 @@ def _make_calibrated(folder: Path) -> None:
 def _read_calibrated(folder: Path) -> None:
     _read_predictor(folder)
     predictor = DifficultyPredictor.load(folder)
-    if isinstance(predictor, AdaptedPredictor):
+    if predictor.calibration is not None:
         rows = pd.DataFrame(np.full((3, len(predictor.features)), 0.4), columns=list(predictor.features))
-        for objective in predictor.measured:
-            predictor.gain(objective)
+        for objective in predictor.calibration.measured:
+            predictor.calibration.gain(objective)
             predictor.contributions(rows, objective)
         x, y = _samples()
         with suppress(InputError):  # it is of another target
-            predictor.check_target(Target(_module(), (torch.tensor(x), torch.tensor(y))))
+            predictor.calibration.check_target(Target(_module(), (torch.tensor(x), torch.tensor(y))))
 
 
 def _repair_calibrated(folder: Path) -> None:

@@ -16,10 +16,12 @@ import shap
 from scipy.stats import spearmanr
 
 from forgetcast import folders
+from forgetcast.columns import head_weights, labels_of, training_weights
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError
-from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without, head_weights, labels_of, training_weights
+from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without
 from forgetcast.intervals import balanced_residuals, conformal_interval
-from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
+from forgetcast.objectives import OBJECTIVES
+from forgetcast.predictor import DifficultyPredictor
 from synthetic import FEATURES, training_table
 
 QUICK = {"num_boost_round": 60, "learning_rate": 0.1}

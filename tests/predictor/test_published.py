@@ -8,9 +8,10 @@ import pytest
 from scipy.special import logit
 
 from forgetcast import Corpus, DifficultyPredictor
-from forgetcast.corpus import feature_columns, training_table
+from forgetcast.columns import EXPLAINED, from_log_scale
+from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.generate import outcome_block
-from forgetcast.heads import EXPLAINED, fit_without, from_log_scale
+from forgetcast.heads import fit_without
 from forgetcast.labels import CONSENSUS, difficulty
 from forgetcast.recipes import Recipe
 from forgetcast.scores import within_target_rho

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import forgetcast as fc
-from forgetcast import corpus, decisions, evaluate, factors, loading, record, refresh, registry, requests
+from forgetcast import decisions, evaluate, evaluation_table, factors, loading, record, refresh, registry, requests
 from forgetcast._arguments import checked
 from forgetcast.errors import ForgetcastError, InputError, UnknownNameError
 from forgetcast.labels import CONSENSUS
@@ -43,7 +43,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "refresh_factors": (refresh.refresh_factors, lambda: {"folder": "corpus"}),
     "train_predictor": (fc.train_predictor, lambda: {"corpora": CORPUS}),
     "evaluate": (evaluate.evaluate, lambda: {"corpus": CORPUS}),
-    "training_table": (corpus.training_table, lambda: {"corpus": CORPUS}),
+    "training_table": (evaluation_table.training_table, lambda: {"corpus": CORPUS}),
     "factor_table": (factors.factor_table, lambda: {"target": TARGET}),
     "Corpus.read": (fc.Corpus.read, lambda: {"folder": "corpus"}),
     "Corpus.write": (fc.Corpus.write, lambda: {"self": CORPUS, "folder": "corpus"}),

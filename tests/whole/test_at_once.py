@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from forgetcast.corpus import Corpus, training_table
+from forgetcast.corpus import Corpus
+from forgetcast.evaluation_table import training_table
 from forgetcast.factor_store import read_factors, write_factors
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.generate import generate_corpus

@@ -22,8 +22,9 @@ from forgetcast import generate
 from forgetcast._page import write_whole
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
-from forgetcast.corpus import training_table, write_parquet
+from forgetcast.corpus import write_parquet
 from forgetcast.errors import PathError
+from forgetcast.evaluation_table import training_table
 from forgetcast.factor_store import write_factors
 from forgetcast.factors import factor_table
 from forgetcast.generate import generate_corpus

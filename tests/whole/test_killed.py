@@ -19,8 +19,9 @@ from click.testing import CliRunner
 from forgetcast._page import write_whole
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
-from forgetcast.corpus import Corpus, training_table
+from forgetcast.corpus import Corpus
 from forgetcast.errors import FileFormatError, RecordError
+from forgetcast.evaluation_table import training_table
 from forgetcast.factor_store import read_factors, write_factors
 from forgetcast.factors import factor_table
 from forgetcast.labels import CONSENSUS
