@@ -27,7 +27,7 @@ from forgetcast import plots
 from forgetcast.errors import PathError
 from forgetcast.explain import split_reasons
 from forgetcast.factors import FactorTable, quantile_column
-from forgetcast.whole_files import whole_file
+from forgetcast.files.atomic import whole_file
 from forgetcast.wording import count, harmless, number, signed
 
 ENLARGED = 1.4

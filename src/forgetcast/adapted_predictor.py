@@ -18,8 +18,8 @@ from forgetcast.agreement import spearman_interval
 from forgetcast.columns import from_log_scale
 from forgetcast.errors import FileFormatError, InputError, NotApplicableError, PathError, UnknownNameError, first_line
 from forgetcast.factors import FactorTable
-from forgetcast.folders import nearest_existing, replaced_folder
-from forgetcast.foreign_files import file_in, read_bytes, read_table
+from forgetcast.files.folders import nearest_existing, replaced_folder
+from forgetcast.files.foreign import file_in, read_bytes, read_table
 from forgetcast.predictor_folder import Heads, Residuals, check_format, read_folder, read_json, write_folder
 from forgetcast.retrained import ANSWERS, GAP, RETRAINED_COLUMNS, met_before, with_retrained
 from forgetcast.target import Target

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from forgetcast._arguments import checked
 from forgetcast.corpus_check import check_tables
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, first_line
-from forgetcast.folders import locked_folder, nearest_existing, shipped_folder
-from forgetcast.foreign_files import file_in, parse_json, read_bytes, read_table
-from forgetcast.storage import Place, kind_in_store, place, reached, write_atomically
-from forgetcast.whole_files import naming, whole_file
+from forgetcast.files.atomic import naming, whole_file
+from forgetcast.files.folders import locked_folder, nearest_existing, shipped_folder
+from forgetcast.files.foreign import file_in, parse_json, read_bytes, read_table
+from forgetcast.files.stores import Place, kind_in_store, place, reached, write_atomically
 
 __all__ = [
     "FORMAT",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import FileFormatError
-from forgetcast.storage import Place
+from forgetcast.files.stores import Place
 
 __all__ = ["check_tables", "unsound"]
 

@@ -24,7 +24,7 @@ from forgetcast.errors import (
     first_line,
     shortened,
 )
-from forgetcast.storage import Place, reached
+from forgetcast.files.stores import Place, reached
 from forgetcast.target import Target
 
 __all__ = ["UNKNOWN_FACTOR", "Standing", "add", "marked", "merged", "partial_of", "replace_unchanged"]

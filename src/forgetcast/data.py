@@ -18,7 +18,7 @@ from forgetcast._loaders import check_gives_all
 from forgetcast._random import undisturbed
 from forgetcast._settings import TURN, Settings
 from forgetcast.errors import DatasetError, IndexRangeError, first_line
-from forgetcast.exact_values import sample_numbers
+from forgetcast.files.exact_values import sample_numbers
 
 __all__ = ["Data", "Inputs", "channels_last"]
 

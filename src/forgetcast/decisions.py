@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forgetcast._arguments import checked
-from forgetcast.canonical_json import json_value
+from forgetcast.files.canonical_json import json_value
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.screening import Triage
 

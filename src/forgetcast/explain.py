@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import InputError
-from forgetcast.exact_values import sample_numbers
 from forgetcast.factors import Factor, FactorTable, quantile_column
+from forgetcast.files.exact_values import sample_numbers
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.tiers import tier_bounds
 

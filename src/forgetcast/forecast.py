@@ -13,10 +13,10 @@ from torch import Tensor
 from forgetcast._arguments import checked
 from forgetcast.counterfactual import what_would_change
 from forgetcast.errors import IndexRangeError, NotApplicableError, SchemaError, UnknownNameError
-from forgetcast.exact_values import exact_values
 from forgetcast.explain import Explainer, Explanation, ExplanationSet
 from forgetcast.factors import FactorTable
 from forgetcast.familiarity import Familiarity
+from forgetcast.files.exact_values import exact_values
 from forgetcast.movers import Movers
 from forgetcast.objectives import SLACK
 from forgetcast.predictor import DifficultyPredictor

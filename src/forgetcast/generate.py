@@ -41,6 +41,7 @@ from forgetcast.errors import (
     shortened,
 )
 from forgetcast.factors import factor_table
+from forgetcast.files.stores import Place, check_writable, sweep
 from forgetcast.labels import CONSENSUS
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.oracle import (
@@ -58,7 +59,6 @@ from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
 from forgetcast.sampling import draw_instances
 from forgetcast.shards import Rows, make_shard, read_shard
-from forgetcast.storage import Place, check_writable, sweep
 from forgetcast.target import Target
 from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
 from forgetcast.unlearn.protocol import OUTCOME_COLUMNS

@@ -96,7 +96,7 @@ def _file(path: str | Path, role: str) -> Path:
     Raises:
         PathError: missing, or a folder.
     """
-    from forgetcast.foreign_files import regular_file
+    from forgetcast.files.foreign import regular_file
 
     return regular_file(path, role)
 
@@ -196,7 +196,7 @@ def load_dataset(spec: str, *, heldout: bool = False) -> Any:
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
-    from forgetcast.foreign_files import check_archive
+    from forgetcast.files.foreign import check_archive
 
     try:
         if zipfile.is_zipfile(path):
@@ -222,7 +222,7 @@ def _table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
     import pandas as pd
 
-    from forgetcast.foreign_files import read_table, without_index
+    from forgetcast.files.foreign import read_table, without_index
 
     try:
         if path.suffix.lower() == ".csv":

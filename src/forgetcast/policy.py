@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from forgetcast._arguments import checked
-from forgetcast.canonical_json import canonical_json
 from forgetcast.errors import FileFormatError, InputError, PathError, first_line
-from forgetcast.foreign_files import each_once, read_bytes
-from forgetcast.whole_files import whole_file
+from forgetcast.files.atomic import whole_file
+from forgetcast.files.canonical_json import canonical_json
+from forgetcast.files.foreign import each_once, read_bytes
 
 __all__ = ["Policy"]
 

@@ -22,8 +22,8 @@ from forgetcast.columns import (
 )
 from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError
 from forgetcast.familiarity import Familiarity, familiarity
+from forgetcast.files.folders import locked_folder, shipped_folder
 from forgetcast.fitting import Fit
-from forgetcast.folders import locked_folder, shipped_folder
 from forgetcast.heads import Head
 from forgetcast.intervals import balanced_residuals, conformal_interval
 from forgetcast.predictor_folder import Heads, Residuals, read_folder, write_folder

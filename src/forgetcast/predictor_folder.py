@@ -12,8 +12,8 @@ from typing import Any
 from forgetcast.columns import HEADS, INTERVAL_HEADS, PART_HEADS, UNLEARNER, UNLEARNER_HEADS, residuals_under
 from forgetcast.errors import FileFormatError, PathError, SchemaError
 from forgetcast.familiarity import check_contexts
-from forgetcast.folders import nearest_existing, replaced_folder
-from forgetcast.foreign_files import file_in, parse_json, read_bytes
+from forgetcast.files.folders import nearest_existing, replaced_folder
+from forgetcast.files.foreign import file_in, parse_json, read_bytes
 from forgetcast.heads import Head
 from forgetcast.lightgbm_text import read_booster
 from forgetcast.objectives import OBJECTIVES

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from forgetcast._arguments import checked
-from forgetcast.canonical_json import canonical_json
 from forgetcast.errors import InputError, PathError, RecordError
+from forgetcast.files.canonical_json import canonical_json
 
 __all__ = ["BEGINNING", "Verification", "append", "verify"]
 

@@ -12,10 +12,10 @@ from forgetcast._arguments import checked
 from forgetcast.corpus import Corpus, corpus_folder
 from forgetcast.corpus_growth import replace_unchanged
 from forgetcast.errors import InputError, NotApplicableError
+from forgetcast.files.stores import Place
 from forgetcast.generate import built, factor_rows
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
-from forgetcast.storage import Place
 from forgetcast.target import Target
 
 __all__ = ["refresh_factors"]

@@ -17,8 +17,8 @@ import pandas as pd
 
 from forgetcast._arguments import checked
 from forgetcast.errors import FileFormatError, PathError, SchemaError, first_line, shortened
-from forgetcast.exact_values import LIMIT
-from forgetcast.foreign_files import each_once, read_table
+from forgetcast.files.exact_values import LIMIT
+from forgetcast.files.foreign import each_once, read_table
 
 __all__ = [
     "ID_COLUMNS",

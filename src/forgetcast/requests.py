@@ -15,7 +15,7 @@ import pandas as pd
 
 from forgetcast._arguments import checked
 from forgetcast.errors import InputError
-from forgetcast.exact_values import (
+from forgetcast.files.exact_values import (
     AS_TEXT,
     Blurred,
     exact_values,

@@ -13,7 +13,7 @@ import pandas as pd
 from forgetcast.corpus import parquet_bytes, parquet_table
 from forgetcast.corpus_check import unsound
 from forgetcast.errors import FileFormatError
-from forgetcast.storage import Place, read_if_there, write_atomically
+from forgetcast.files.stores import Place, read_if_there, write_atomically
 
 __all__ = ["Rows", "make_shard", "read_shard"]
 

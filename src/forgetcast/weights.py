@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from forgetcast.errors import FileFormatError, ModelError, first_line, shortened
-from forgetcast.foreign_files import check_archive, regular_file
+from forgetcast.files.foreign import check_archive, regular_file
 
 __all__ = ["fit_weights", "read_weights"]
 

@@ -24,10 +24,10 @@ import forgetcast
 from forgetcast import predict_difficulty
 from forgetcast.cli import main
 from forgetcast.cli.options import parse_indices
+from forgetcast.files.atomic import whole_file
 from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.training import train_classifier
-from forgetcast.whole_files import whole_file
 from synthetic import training_table
 
 MODULE = """

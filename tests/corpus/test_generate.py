@@ -27,6 +27,7 @@ from forgetcast.errors import (
     PathError,
     UnknownNameError,
 )
+from forgetcast.files.atomic import draft_beside
 from forgetcast.generate import SEEDS, generate_corpus, measure
 from forgetcast.labels import CONSENSUS, consensus
 from forgetcast.oracle import subset_screen
@@ -34,7 +35,6 @@ from forgetcast.recipes import Recipe
 from forgetcast.registry import load_unlearners
 from forgetcast.target import Target
 from forgetcast.unlearn.engine import OUTCOME_COLUMNS, Protocol
-from forgetcast.whole_files import draft_beside
 from small_targets import CloudTrainer, clouds
 
 QUICK: dict[str, Any] = {

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from forgetcast.errors import DatasetError, FileFormatError, ForgetcastError, ModelError, PathError
-from forgetcast.foreign_files import ROOM, file_in, parse_json, read_table, regular_file
+from forgetcast.files.foreign import ROOM, file_in, parse_json, read_table, regular_file
 from forgetcast.lightgbm_text import read_booster
 from forgetcast.loading import load_dataset
 from forgetcast.weights import fit_weights, read_weights

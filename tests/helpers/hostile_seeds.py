@@ -23,7 +23,6 @@ from torch import nn
 from forgetcast import DifficultyPredictor, Policy, Target, record
 from forgetcast.adaptation import FORECAST, Adaptation
 from forgetcast.adapted_predictor import CALIBRATION, Calibration, _digest
-from forgetcast.canonical_json import canonical_json
 from forgetcast.cli.options import parse_indices
 from forgetcast.cli.output import table_json
 from forgetcast.cli.requests import _lines
@@ -32,6 +31,7 @@ from forgetcast.errors import InputError
 from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.factor_store import read_factors, write_factors
 from forgetcast.factors import factor_table
+from forgetcast.files.canonical_json import canonical_json
 from forgetcast.inspection import targets_table, unlearners_table
 from forgetcast.labels import CONSENSUS
 from forgetcast.loading import _file, load_checkpoints, load_dataset

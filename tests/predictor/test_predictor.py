@@ -15,9 +15,9 @@ import pytest
 import shap
 from scipy.stats import spearmanr
 
-from forgetcast import folders
 from forgetcast.columns import head_weights, labels_of, training_weights
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError
+from forgetcast.files import folders
 from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without
 from forgetcast.intervals import balanced_residuals, conformal_interval
 from forgetcast.objectives import OBJECTIVES
@@ -612,7 +612,7 @@ def test_a_failed_save_leaves_the_old_predictor(
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = DifficultyPredictor.fit(training_table(2, 40), FEATURES, params=QUICK)
     if failing == "replace":  # two steps, of which the second fails, where the system cannot do it in one
-        monkeypatch.setattr("forgetcast.folders._exchanged", lambda one, other: False)
+        monkeypatch.setattr("forgetcast.files.folders._exchanged", lambda one, other: False)
     owner, name = (folders, "_exchanged") if failing == "exchange" else (Path, failing)
     original = getattr(owner, name)
 

@@ -254,7 +254,7 @@ def test_a_copy_of_lines_that_are_not_the_last_changes_nothing(tmp_path: Path) -
 
 def test_an_old_folder_goes_back_where_two_cannot_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the exchange a kill between two moves leaves nothing in place; the next writer puts the old one back."""
-    monkeypatch.setattr("forgetcast.folders._exchanged", lambda one, other: False)
+    monkeypatch.setattr("forgetcast.files.folders._exchanged", lambda one, other: False)
     table = factor_table(clouds(), names=["margin"])
     folder = tmp_path / "factors"
     step, away = 0, 0

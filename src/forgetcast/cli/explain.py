@@ -11,7 +11,7 @@ import click
 from forgetcast.cli.options import FILE, forecast, forecast_options
 from forgetcast.cli.output import check_output
 from forgetcast.errors import NotApplicableError
-from forgetcast.whole_files import whole_file
+from forgetcast.files.atomic import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

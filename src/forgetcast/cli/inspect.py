@@ -10,7 +10,7 @@ import click
 from forgetcast.cli.options import FILE
 from forgetcast.cli.output import check_output
 from forgetcast.errors import InputError, NotApplicableError, PluginError, shortened
-from forgetcast.whole_files import whole_file
+from forgetcast.files.atomic import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd

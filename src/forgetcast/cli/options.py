@@ -210,7 +210,7 @@ def parse_indices(text: str) -> list[int]:
     >>> parse_indices("3,17,100-102")
     [3, 17, 100, 101, 102]
     """
-    from forgetcast.foreign_files import read_bytes
+    from forgetcast.files.foreign import read_bytes
 
     source = repr(text)
     if _names_file(text):

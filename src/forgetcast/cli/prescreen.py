@@ -114,7 +114,7 @@ def prescreen(
         if form == "table":
             click.echo("\n".join([*(readable(queue) if out is None else []), *summary(queue)]))
         elif out is None and form == "json":
-            from forgetcast.canonical_json import json_value
+            from forgetcast.files.canonical_json import json_value
 
             lists = {name: json_value(getattr(queue, name).to_dict("records")) for name in ("problems", "interactions")}
             policy = queue.policy.to_dict()

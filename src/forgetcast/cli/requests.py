@@ -122,7 +122,7 @@ def shown_id(name: str, most: int = 40) -> str:
 
 def _lines(path: Path) -> Sequence[str]:
     """Lines of a text file, without the empty ones at its end."""
-    from forgetcast.foreign_files import read_bytes
+    from forgetcast.files.foreign import read_bytes
 
     try:
         return read_bytes(path, "--ids").decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n").split("\n")

@@ -18,8 +18,8 @@ from forgetcast._content_order import content_order, copies
 from forgetcast._random import sample_positions
 from forgetcast._settings import own_settings
 from forgetcast.errors import IndexRangeError, NotApplicableError, PluginWarning
-from forgetcast.exact_values import sample_numbers
 from forgetcast.factors._factor import Factor
+from forgetcast.files.exact_values import sample_numbers
 from forgetcast.probes import Probes
 from forgetcast.registry import FACTOR_GROUP, Plugin, load_factors, not_found, raised, third_party
 from forgetcast.target import Target

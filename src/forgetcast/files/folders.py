@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from forgetcast.errors import PathError
-from forgetcast.whole_files import PREVIOUS, draft_beside, naming, sweep
+from forgetcast.files.atomic import PREVIOUS, draft_beside, naming, sweep
 
 __all__ = ["locked_folder", "nearest_existing", "replaced_folder", "shipped_folder"]
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
-from forgetcast import whole_files
 from forgetcast.errors import ForgetcastError, PathError, first_line
-from forgetcast.whole_files import whole_file
+from forgetcast.files import atomic as whole_files
+from forgetcast.files.atomic import whole_file
 
 if TYPE_CHECKING:
     from upath import UPath
