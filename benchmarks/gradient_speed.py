@@ -40,11 +40,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from forgetcast import datasets
-from forgetcast._logits import cross_entropy
 from forgetcast._torchvision import torchvision
 from forgetcast.probes import DAMPING, Probes
 from forgetcast.recipes import published
-from forgetcast.target import Target
+from forgetcast.target.logits import cross_entropy
+from forgetcast.target.target import Target
 
 TARGETS = ("fashion-cnn", "fashion-mlp", "fashion-attention")
 BATCH = 256

@@ -224,9 +224,10 @@ def reads() -> dict[str, Any]:
     import torch
     from torch import nn
 
-    from forgetcast import Target, data, predict_difficulty
+    from forgetcast import Target, predict_difficulty
     from forgetcast.factors import factor_table
     from forgetcast.generate import measure
+    from forgetcast.target import data
 
     data.CACHE_BYTES = 0
     n, generator = 8000, torch.Generator().manual_seed(0)

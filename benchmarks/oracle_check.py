@@ -23,7 +23,7 @@ from forgetcast.oracle import TOGETHER, deal_groups, leave_groups_out, subset_an
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import published
 from forgetcast.sampling import draw_instances
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 TARGETS = ("digits-mlp-noise", "satellite-mlp")
 SEEDS = 6

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from forgetcast.predictor import DifficultyPredictor
     from forgetcast.predictor_training import train_predictor
     from forgetcast.screening import Triage, triage
-    from forgetcast.target import Target
-    from forgetcast.trajectory import Trajectory
+    from forgetcast.target.target import Target
+    from forgetcast.target.trajectory import Trajectory
     from forgetcast.verification import verify_triage
 
 __all__ = [
@@ -47,8 +47,8 @@ _HOMES = {
     "DifficultyReport": "predict",
     "ForgetcastError": "errors",
     "Policy": "policy",
-    "Target": "target",
-    "Trajectory": "trajectory",
+    "Target": "target.target",
+    "Trajectory": "target.trajectory",
     "Triage": "screening",
     "generate_corpus": "generate",
     "measure": "generate",

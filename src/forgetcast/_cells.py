@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forgetcast._filled import filled
+from forgetcast.target.filled import filled
 
 __all__ = ["search_cells"]
 

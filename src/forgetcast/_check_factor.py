@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forgetcast._conformance import example_target, module_state, same_state
-from forgetcast.data import Data, map_leaves
 from forgetcast.errors import NotApplicableError, PluginError
 from forgetcast.factors import Factor
 from forgetcast.probes import Probes
-from forgetcast.target import Target
+from forgetcast.target.data import Data, map_leaves
+from forgetcast.target.example import example_target, module_state, same_state
+from forgetcast.target.target import Target
 
 __all__ = ["check_factor"]
 

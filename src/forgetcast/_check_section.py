@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from forgetcast._conformance import example_target
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.registry import raised
 from forgetcast.report_sections import section_parts
 from forgetcast.sections import Section
+from forgetcast.target.example import example_target
 
 __all__ = ["check_report_section"]
 

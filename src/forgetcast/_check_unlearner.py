@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast._conformance import example_target, module_state, same_state
-from forgetcast._settings import own_settings
-from forgetcast.target import Target
+from forgetcast.target.example import example_target, module_state, same_state
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.stack import Params, Stack, flat, norm
 

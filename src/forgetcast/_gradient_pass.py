@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forgetcast._filled import Filled
 from forgetcast._gradient_norms import LayerTap, Terms, UnexplainedError, add_up
 from forgetcast._layer_gradients import Entries, Measured, measured_layers
-from forgetcast._layers import Layout, few_samples
-from forgetcast._logits import autograd_slope, loss_slope, single
 from forgetcast._plain_gradients import broadcast_parameters, gradients_of_one, plain_parameters, plain_terms
-from forgetcast._precision import exact_convolutions
-from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.errors import ForgetcastError, NotApplicableError, first_line
-from forgetcast.target import Target
+from forgetcast.target.data import Inputs, leaves, map_leaves
+from forgetcast.target.filled import Filled
+from forgetcast.target.layers import Layout, few_samples
+from forgetcast.target.logits import autograd_slope, loss_slope, single
+from forgetcast.target.precision import exact_convolutions
+from forgetcast.target.target import Target
 
 __all__ = [
     "Parameters",

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forgetcast._layers import Layer
+from forgetcast.target.layers import Layer
 
 __all__ = ["Entries", "Measured", "Pair", "Squares", "measured_layers"]
 

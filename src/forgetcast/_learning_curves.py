@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from forgetcast._layers import reproducible
-from forgetcast._logits import cross_entropy, margin
-from forgetcast.target import Target, check_finite
+from forgetcast.target.layers import reproducible
+from forgetcast.target.logits import cross_entropy, margin
+from forgetcast.target.target import Target, check_finite
 
 __all__ = ["LearningCurves", "checkpoint_curves", "recorded_curves"]
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcast._cells import search_cells
-from forgetcast._filled import Filled
 from forgetcast.errors import NotApplicableError
+from forgetcast.target.filled import Filled
 
 __all__ = ["Neighbours", "nearest_neighbours"]
 

@@ -20,8 +20,8 @@ from torch.func import grad, vmap
 
 from forgetcast._gradient_norms import CHUNK
 from forgetcast._layer_gradients import Entries, Squares
-from forgetcast.data import Inputs, map_leaves
-from forgetcast.target import Target
+from forgetcast.target.data import Inputs, map_leaves
+from forgetcast.target.target import Target
 
 __all__ = ["broadcast_parameters", "gradients_of_one", "plain_parameters", "plain_terms"]
 

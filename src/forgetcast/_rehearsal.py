@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from forgetcast._last_layer import unit_residuals
+from forgetcast.target.last_layer import unit_residuals
 
 __all__ = [
     "Move",

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forgetcast._filled import Filled
 from forgetcast.errors import NotApplicableError
+from forgetcast.target.filled import Filled
 
 __all__ = ["SteinRows", "bandwidth", "stein_rows"]
 

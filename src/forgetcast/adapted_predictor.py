@@ -22,7 +22,7 @@ from forgetcast.files.folders import nearest_existing, replaced_folder
 from forgetcast.files.foreign import file_in, read_bytes, read_table
 from forgetcast.predictor_folder import Heads, Residuals, check_format, read_folder, read_json, write_folder
 from forgetcast.retrained import ANSWERS, GAP, RETRAINED_COLUMNS, met_before, with_retrained
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 __all__ = ["CALIBRATION", "Calibration", "check_folder", "holds_calibration", "read_calibrated", "write_calibrated"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast._random import seeded
 from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.target.seeding import seeded
 
 __all__ = ["ARCHITECTURES", "AttentionNet", "MobileNet", "RandomFeatures", "ResidualNet", "build"]
 

@@ -15,7 +15,6 @@ import pandas as pd
 from joblib import effective_n_jobs
 from tqdm import tqdm
 
-from forgetcast._logits import true_probability
 from forgetcast.adaptation import adapt
 from forgetcast.adapted_predictor import Calibration
 from forgetcast.columns import as_features, labels_of, log_scale
@@ -25,7 +24,8 @@ from forgetcast.generate import measure, retrained_answers, runs_per_sample
 from forgetcast.labels import CONSENSUS, consensus
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.retrained import GAP, RETRAINED_COLUMNS, met_before, with_retrained
-from forgetcast.target import Target
+from forgetcast.target.logits import true_probability
+from forgetcast.target.target import Target
 from forgetcast.tiers import TRIVIAL_FROM
 from forgetcast.wording import duration
 

@@ -25,7 +25,7 @@ from forgetcast.errors import (
     shortened,
 )
 from forgetcast.files.stores import Place, reached
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 __all__ = ["UNKNOWN_FACTOR", "Standing", "add", "marked", "merged", "partial_of", "replace_unchanged"]
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forgetcast import registry
-from forgetcast._plain_copy import plain_copy
-from forgetcast._random import seeded
-from forgetcast._settings import own_settings
 from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError, first_line
-from forgetcast.target import Target
+from forgetcast.target.plain_copy import plain_copy
+from forgetcast.target.seeding import seeded
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples
 from forgetcast.wording import duration
 

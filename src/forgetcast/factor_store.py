@@ -20,7 +20,7 @@ from forgetcast.factors._table import FactorTable, factor_table, quantile_column
 from forgetcast.files.folders import locked_folder, replaced_folder
 from forgetcast.files.foreign import file_in, parse_json, read_bytes, read_table
 from forgetcast.registry import FACTOR_GROUP, load_factors, third_party
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 __all__ = ["factors_of", "read_factors", "write_factors"]
 

@@ -20,7 +20,7 @@ from forgetcast.files.exact_values import exact_values
 from forgetcast.movers import Movers
 from forgetcast.objectives import SLACK
 from forgetcast.predictor import DifficultyPredictor
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from forgetcast import registry
 from forgetcast._arguments import checked
-from forgetcast._settings import own_settings
 from forgetcast.corpus import FORMAT, Corpus, corpus_folder
 from forgetcast.corpus_growth import UNKNOWN_FACTOR, Standing, add, marked, partial_of
 from forgetcast.errors import (
@@ -59,7 +58,8 @@ from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
 from forgetcast.sampling import draw_instances
 from forgetcast.shards import Rows, make_shard, read_shard
-from forgetcast.target import Target
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
 from forgetcast.unlearn.protocol import OUTCOME_COLUMNS
 from forgetcast.unlearn.workbench import Workbench

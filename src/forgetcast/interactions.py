@@ -15,13 +15,13 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast._filled import Filled
-from forgetcast._last_layer import augmented, leave_one_out_logits, unit_residuals
-from forgetcast._logits import true_probability
-from forgetcast._settings import own_settings
-from forgetcast.data import Data
 from forgetcast.objectives import SLACK
-from forgetcast.target import Target
+from forgetcast.target.data import Data
+from forgetcast.target.filled import Filled
+from forgetcast.target.last_layer import augmented, leave_one_out_logits, unit_residuals
+from forgetcast.target.logits import true_probability
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 
 __all__ = ["Interactions", "interactions"]
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from forgetcast.target import Target
-    from forgetcast.trajectory import Trajectory
+    from forgetcast.target.target import Target
+    from forgetcast.target.trajectory import Trajectory
 
 __all__ = ["load_checkpoints", "load_dataset", "load_model", "load_object", "load_target"]
 
@@ -128,7 +128,7 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ModelError(f"{spec}: expected a torch.nn.Module; got {type(made).__name__}")
     if weights is not None:
-        from forgetcast.weights import fit_weights, read_weights
+        from forgetcast.target.weights import fit_weights, read_weights
 
         path = _file(weights, "weights")
         fit_weights(made, read_weights(path), str(path))
@@ -143,7 +143,7 @@ def load_checkpoints(pattern: str) -> Trajectory:
         PathError: no file matches.
         InputError: only one does.
     """
-    from forgetcast.trajectory import Trajectory
+    from forgetcast.target.trajectory import Trajectory
 
     paths = sorted(glob(pattern, recursive=True), key=_by_numbers)
     if not paths:
@@ -161,7 +161,7 @@ def _by_numbers(path: str) -> list[tuple[str, int]]:
 
 @checked()
 def load_dataset(spec: str, *, heldout: bool = False) -> Any:
-    """The dataset that ``spec`` names, as :class:`forgetcast.data.Data` takes it.
+    """The dataset that ``spec`` names, as :class:`forgetcast.target.data.Data` takes it.
 
     Args:
         spec: ``module:factory`` (a factory without arguments that returns a dataset or a pair (x, y), or such
@@ -269,7 +269,7 @@ def load_target(spec: str) -> Target:
     Raises:
         InputError: the module or the factory cannot be found, raised, or gave something else.
     """
-    from forgetcast.target import Target
+    from forgetcast.target.target import Target
 
     made = load_object(spec)
     if callable(made):

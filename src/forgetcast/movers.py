@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 
 from forgetcast._rehearsal import erase_move, retrain_move
-from forgetcast._settings import own_settings
 from forgetcast.errors import IndexRangeError, InputError, UnknownNameError
 from forgetcast.objectives import OBJECTIVES, SLACK
 from forgetcast.probes import Probes
-from forgetcast.target import Target
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 
 __all__ = ["NOTHING_MOVES", "Movers", "movers"]
 

@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from forgetcast._logits import true_probability
-from forgetcast.data import Data
 from forgetcast.errors import InputError
-from forgetcast.target import Target
+from forgetcast.target.data import Data
+from forgetcast.target.logits import true_probability
+from forgetcast.target.target import Target
 
 __all__ = ["deal_groups", "leave_groups_out", "subset_answers", "subset_screen", "summarise"]
 

@@ -13,9 +13,9 @@ from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
-from forgetcast._settings import TURN
 from forgetcast.allocation import keep_freed_memory
 from forgetcast.errors import InputError, first_line
+from forgetcast.target.settings import TURN
 
 __all__ = ["one_thread", "pool_of", "run_tasks"]
 

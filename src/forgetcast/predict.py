@@ -26,9 +26,9 @@ from forgetcast.forecast import Forecast
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.registry import FACTOR_GROUP, found, load_factors
-from forgetcast.target import Target
+from forgetcast.target.target import Target
+from forgetcast.target.trajectory import Trajectory
 from forgetcast.tiers import tier_bounds, tiers
-from forgetcast.trajectory import Trajectory
 
 __all__ = ["DifficultyReport", "needed_factors", "predict_difficulty", "target_of", "tier_bounds", "tiers"]
 

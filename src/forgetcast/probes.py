@@ -18,9 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from forgetcast._content_order import content_order
 from forgetcast._cross_fitted import logistic_confidence
-from forgetcast._filled import Filled, filled
 from forgetcast._gradient_pass import (
     Parameters,
     Score,
@@ -30,13 +28,9 @@ from forgetcast._gradient_pass import (
     measured_parameters,
     real_tensor,
 )
-from forgetcast._last_layer import KernelRows, augmented, kernel_rows, leave_one_out_logits, residuals, trainable_head
-from forgetcast._layers import Layer, Layout, first_tensor, layout, reproducible
 from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
-from forgetcast._logits import cross_entropy, margin, single, true_probability
 from forgetcast._neighbour_vote import neighbour_vote
 from forgetcast._neighbours import Neighbours, nearest_neighbours
-from forgetcast._random import sample_positions
 from forgetcast._rehearsal import (
     Move,
     Pool,
@@ -48,13 +42,26 @@ from forgetcast._rehearsal import (
     retrain_move,
     runner_up,
 )
-from forgetcast._settings import own_settings
 from forgetcast._stein import SteinRows, stein_rows
-from forgetcast.data import Data, Inputs
 from forgetcast.errors import NotApplicableError
 from forgetcast.objectives import SLACK
-from forgetcast.target import Head, Target, as_logits, check_finite
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.content_order import content_order
+from forgetcast.target.data import Data, Inputs
+from forgetcast.target.filled import Filled, filled
+from forgetcast.target.last_layer import (
+    KernelRows,
+    augmented,
+    kernel_rows,
+    leave_one_out_logits,
+    residuals,
+    trainable_head,
+)
+from forgetcast.target.layers import Layer, Layout, first_tensor, layout, reproducible
+from forgetcast.target.logits import cross_entropy, margin, single, true_probability
+from forgetcast.target.seeding import sample_positions
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Head, Target, as_logits, check_finite
+from forgetcast.target.trajectory import Trajectory
 
 __all__ = ["PROBES", "Centroids", "HeldOut", "Probes", "Rehearsal"]
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from forgetcast import architectures, datasets
-from forgetcast.data import channels_last
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.parallel import one_thread
-from forgetcast.target import Target
+from forgetcast.target.data import channels_last
+from forgetcast.target.target import Target
+from forgetcast.target.trajectory import Trajectory
 from forgetcast.training import Trainer
-from forgetcast.trajectory import Trajectory
 
 __all__ = ["PUBLISHED", "Recipe", "published"]
 

@@ -16,7 +16,7 @@ from forgetcast.files.stores import Place
 from forgetcast.generate import built, factor_rows
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import Recipe
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 __all__ = ["refresh_factors"]
 

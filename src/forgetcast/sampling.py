@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from forgetcast._filled import filled
-from forgetcast.data import leaves
 from forgetcast.errors import InputError
-from forgetcast.target import Target
+from forgetcast.target.data import leaves
+from forgetcast.target.filled import filled
+from forgetcast.target.target import Target
 
 __all__ = ["draw_instances", "neighbour_support"]
 

@@ -28,8 +28,8 @@ from forgetcast.queue_columns import COLUMNS
 from forgetcast.queue_totals import processing_order, queue_totals, requests_text, route_seconds
 from forgetcast.requests import Requests, checked_requests
 from forgetcast.routes import routes, why
-from forgetcast.target import Target
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.target import Target
+from forgetcast.target.trajectory import Trajectory
 
 __all__ = ["Triage", "triage"]
 

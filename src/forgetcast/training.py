@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from forgetcast._random import seeded
 from forgetcast.augmentation import augmented
+from forgetcast.target.seeding import seeded
 
 __all__ = ["Record", "Trainer", "train_classifier", "train_stacked", "trains_stacked"]
 

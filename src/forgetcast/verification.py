@@ -15,7 +15,7 @@ from forgetcast.generate import measure
 from forgetcast.labels import difficulty
 from forgetcast.routes import ROUTES
 from forgetcast.screening import Triage, run_forecast
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 __all__ = ["Verified", "verify_triage"]
 

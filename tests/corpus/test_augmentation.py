@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from forgetcast._random import seeded
 from forgetcast.augmentation import NOISE, augmented
 from forgetcast.recipes import Recipe
+from forgetcast.target.seeding import seeded
 from forgetcast.training import Trainer
 
 

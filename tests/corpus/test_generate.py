@@ -33,7 +33,7 @@ from forgetcast.labels import CONSENSUS, consensus
 from forgetcast.oracle import subset_screen
 from forgetcast.recipes import Recipe
 from forgetcast.registry import load_unlearners
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.engine import OUTCOME_COLUMNS, Protocol
 from small_targets import CloudTrainer, clouds
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.oracle import deal_groups, leave_groups_out, subset_screen, summarise
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from small_targets import MISLABELLED, shared_mlp
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from forgetcast import Target
 from forgetcast._cross_fitted import PENALTY, Features, fold_numbers, logistic_confidence, repeats
-from forgetcast._random import seeded
 from forgetcast.errors import NotApplicableError
 from forgetcast.probes import Probes
+from forgetcast.target.seeding import seeded
 
 
 def clouds(n: int, *, noise: float = 1.0, classes: int = 3) -> tuple[Tensor, Tensor]:

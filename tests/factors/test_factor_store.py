@@ -14,7 +14,7 @@ from forgetcast import Target
 from forgetcast.errors import FileFormatError, ForgetcastError, PathError
 from forgetcast.factor_store import MANIFEST, VALUES, factors_of, read_factors, write_factors
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.trajectory import Trajectory
 from small_targets import clouds
 
 NAMES = ["margin", "loss", "surrogate_confidence", "training_confidence"]

@@ -21,8 +21,8 @@ from forgetcast.factors.confidence import mia_likelihood_ratio, mia_resistance
 from forgetcast.factors.entanglement import class_entanglement, entanglement, other_class_entanglement
 from forgetcast.probes import HeldOut, Probes
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.target import Target
+from forgetcast.target.trajectory import Trajectory
 
 FAMILIES = (
     "confidence",

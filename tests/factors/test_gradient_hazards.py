@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from forgetcast._logits import cross_entropy
 from forgetcast.errors import NotApplicableError
 from forgetcast.probes import DAMPING, Probes
-from forgetcast.target import Target
+from forgetcast.target.logits import cross_entropy
+from forgetcast.target.target import Target
 from gradient_cases import relative_error, seeded
 from hazard_models import CLASSES, HAZARDS, inputs
 

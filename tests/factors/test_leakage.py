@@ -22,7 +22,7 @@ from forgetcast.factors import factor_table
 from forgetcast.generate import measure
 from forgetcast.probes import PROBES, Probes
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from small_targets import clouds
 
 REFUSED = measuring("forgetcast.holdout", "forgetcast.predictor")
@@ -40,7 +40,7 @@ class Refuse:
             raise AssertionError(f"factors import {{name}}")
 
 sys.meta_path.insert(0, Refuse())
-from forgetcast._conformance import example_target
+from forgetcast.target.example import example_target
 from forgetcast.factors import factor_table
 
 target, opened = example_target(), []

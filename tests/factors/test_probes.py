@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from forgetcast.errors import ModelError, NotApplicableError
 from forgetcast.probes import PROBES, Probes
-from forgetcast.target import Target
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.target import Target
+from forgetcast.target.trajectory import Trajectory
 from gradient_cases import CASES, Sneaky, Tokens, data, per_sample_squares, relative_error, seeded
 
 

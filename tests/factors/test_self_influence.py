@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast._logits import cross_entropy, loss_slope
 from forgetcast.factors import factor_table
 from forgetcast.probes import DAMPING, Probes
-from forgetcast.target import Target
+from forgetcast.target.logits import cross_entropy, loss_slope
+from forgetcast.target.target import Target
 from gradient_cases import CASES, Sneaky, Tokens, data, relative_error, seeded
 
 

@@ -14,7 +14,7 @@ from forgetcast._stein import SteinRows, bandwidth, stein_rows
 from forgetcast.errors import NotApplicableError
 from forgetcast.probes import Probes
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 N, WIDTH, CLASSES = 30, 5, 3
 

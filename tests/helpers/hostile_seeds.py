@@ -38,7 +38,7 @@ from forgetcast.loading import _file, load_checkpoints, load_dataset
 from forgetcast.predictor_folder import MANIFEST, _fingerprint
 from forgetcast.requests import checked_requests
 from forgetcast.retrained import GAP
-from forgetcast.weights import fit_weights, read_weights
+from forgetcast.target.weights import fit_weights, read_weights
 from synthetic import FEATURES
 from synthetic import training_table as synthetic_table
 

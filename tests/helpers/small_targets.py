@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast import datasets
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.training import Trainer
 
 MISLABELLED = (5, 40, 77, 111)

@@ -15,7 +15,7 @@ PLUGIN = ROOT / "examples" / "forgetcast-example-plugin"
 
 PROGRAM = """
 import numpy as np
-from forgetcast._conformance import example_target
+from forgetcast.target.example import example_target
 from forgetcast.factors import factor_table
 from forgetcast.generate import measure
 from forgetcast.predict import predict_difficulty

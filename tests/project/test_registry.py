@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from forgetcast import registry
-from forgetcast._conformance import example_target
 from forgetcast.costs import measure_costs
 from forgetcast.errors import PluginError, PluginWarning, UnknownNameError
 from forgetcast.factor_store import factors_of
@@ -27,6 +26,7 @@ from forgetcast.registry import (
     load_unlearners,
     unlearner,
 )
+from forgetcast.target.example import example_target
 from forgetcast.unlearn.trace import trace
 from plugin_cases import PLUGIN, Plugins
 

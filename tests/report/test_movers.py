@@ -17,7 +17,7 @@ from forgetcast.movers import Movers, movers
 from forgetcast.objectives import SLACK
 from forgetcast.predict import predict_difficulty
 from forgetcast.probes import Probes
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from small_targets import MISLABELLED, clouds, shared_cnn, shared_mlp
 
 

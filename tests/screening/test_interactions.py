@@ -15,7 +15,7 @@ from torch import nn
 
 from forgetcast import interactions as module
 from forgetcast.interactions import interactions
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.certified_removal import CertifiedRemoval
 from small_targets import clouds, digits, shared_cnn, shared_mlp

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from forgetcast._torchvision import torchvision
-from forgetcast.data import Data
 from forgetcast.errors import DatasetError, IndexRangeError, ModelError, NotApplicableError
 from forgetcast.factors import factor_table
-from forgetcast.target import Target, frozen_copy
+from forgetcast.target.data import Data
+from forgetcast.target.target import Target, frozen_copy
 
 CLASSES = 5
 

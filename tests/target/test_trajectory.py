@@ -27,7 +27,7 @@ from forgetcast.loading import load_checkpoints
 from forgetcast.probes import Probes
 from forgetcast.recipes import Recipe
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.testing import check_factor
 from forgetcast.training import train_classifier
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from forgetcast.architectures import build
 from forgetcast.registry import unlearner as registered
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn import Protocol
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.control import ControlPath

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from forgetcast.errors import NotApplicableError
 from forgetcast.registry import load_unlearners
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.testing import check_unlearner
 from forgetcast.unlearn.base import GridUnlearner, IterativeUnlearner, Samples, Unlearner, Walk, path_of_walk
 from forgetcast.unlearn.fisher import sample_gradients

@@ -20,7 +20,7 @@ from forgetcast.errors import (
 from forgetcast.factors import factor_table
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.predictor import DifficultyPredictor
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from small_targets import clouds
 
 FEATURES = ["loss", "loss_quantile", "margin", "margin_quantile", "entropy", "entropy_quantile", "classes"]

@@ -19,7 +19,7 @@ from forgetcast.explain import Explanation, ExplanationSet
 from forgetcast.factors import factor_table
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.predictor import DifficultyPredictor
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from synthetic import training_table
 
 N = 40

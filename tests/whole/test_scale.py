@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from forgetcast import _cells, _neighbours
 from forgetcast._cells import search_cells
-from forgetcast._last_layer import augmented
 from forgetcast._neighbours import nearest_neighbours
 from forgetcast._rehearsal import Pool, accuracy_change, ascent_move, damage, erase_move, neighbour_damage
-from forgetcast.data import Data
 from forgetcast.factors import FactorTable, factor, factor_table, quantile_column
 from forgetcast.probes import Probes
-from forgetcast.target import Target
+from forgetcast.target.data import Data
+from forgetcast.target.last_layer import augmented
+from forgetcast.target.target import Target
 
 FROM_FORWARD = ("confidence", "boundary", "context", "entanglement")
 """Families whose factors need the forward pass alone, but for boundary_distance."""
@@ -377,7 +377,7 @@ class Stream(torch.utils.data.Dataset[tuple[Tensor, int]]):
 @pytest.fixture
 def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing read is kept, as for data beyond 1 GiB."""
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 0)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", 0)
 
 
 def classifier(width: int) -> nn.Module:
@@ -455,7 +455,8 @@ def test_data_larger_than_memory_is_scored() -> None:
         import resource
         import torch
         from torch import nn
-        from forgetcast import Target, data
+        from forgetcast import Target
+        from forgetcast.target import data
         from forgetcast.factors import factor_table
 
         data.CACHE_BYTES = 1 << 26

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from forgetcast._random import as_before
 from forgetcast._torchvision import does_not_import
 from forgetcast.adapters._library import library
-from forgetcast.data import LABEL_NAMES, is_missing
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
-from forgetcast.target import Target, TrainFunction
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.data import LABEL_NAMES, is_missing
+from forgetcast.target.seeding import as_before
+from forgetcast.target.target import Target, TrainFunction
+from forgetcast.target.trajectory import Trajectory
 
 __all__ = ["from_transformers"]
 

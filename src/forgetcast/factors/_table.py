@@ -14,15 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from forgetcast._arguments import checked
-from forgetcast._content_order import content_order, copies
-from forgetcast._random import sample_positions
-from forgetcast._settings import own_settings
 from forgetcast.errors import IndexRangeError, NotApplicableError, PluginWarning
 from forgetcast.factors._factor import Factor
 from forgetcast.files.exact_values import sample_numbers
 from forgetcast.probes import Probes
 from forgetcast.registry import FACTOR_GROUP, Plugin, load_factors, not_found, raised, third_party
-from forgetcast.target import Target
+from forgetcast.target.content_order import content_order, copies
+from forgetcast.target.seeding import sample_positions
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 
 __all__ = ["FactorTable", "factor_table", "quantile_column"]
 

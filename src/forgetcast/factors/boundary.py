@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from forgetcast.factors._factor import factor
-from forgetcast.target import Head
+from forgetcast.target.target import Head
 
 __all__ = ["FACTORS"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcast._last_layer import KernelRows
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors._factor import factor
 from forgetcast.probes import Rehearsal
+from forgetcast.target.last_layer import KernelRows
 
 __all__ = ["FACTORS"]
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from forgetcast._random import seeded
-from forgetcast.target import Target, frozen_copy
+from forgetcast.target.seeding import seeded
+from forgetcast.target.target import Target, frozen_copy
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
 from forgetcast.unlearn.divergence import divergence
 

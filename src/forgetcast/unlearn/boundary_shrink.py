@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast.data import leaves
-from forgetcast.target import Target
+from forgetcast.target.data import leaves
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
 
 __all__ = ["BoundaryShrink"]

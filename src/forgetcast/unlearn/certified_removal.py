@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from forgetcast._last_layer import augmented, trainable_head
-from forgetcast.data import Data
-from forgetcast.target import Target
+from forgetcast.target.data import Data
+from forgetcast.target.last_layer import augmented, trainable_head
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import GridUnlearner, Samples
 from forgetcast.unlearn.stack import Stack
 

@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from forgetcast._logits import single
-from forgetcast._settings import own_settings
 from forgetcast.errors import InputError, ModelError, UnknownNameError, shortened
 from forgetcast.objectives import OBJECTIVES
-from forgetcast.target import Target
+from forgetcast.target.logits import single
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.control import ControlPath
 from forgetcast.unlearn.crossing import first_met

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast.data import Inputs, map_leaves
-from forgetcast.target import Target
+from forgetcast.target.data import Inputs, map_leaves
+from forgetcast.target.target import Target
 from forgetcast.unlearn.stack import Params, Stack, gradients, stackable
 
 __all__ = ["damped", "drawn_gradients", "fisher_diagonal", "sample_gradients"]

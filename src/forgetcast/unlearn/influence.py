@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import GridUnlearner, Samples
 from forgetcast.unlearn.fisher import damped, fisher_diagonal, sample_gradients
 from forgetcast.unlearn.stack import Params, Stack, repeat

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
 from forgetcast.unlearn.stack import Stack
 

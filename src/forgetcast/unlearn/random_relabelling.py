@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import IterativeUnlearner, Samples, sample_generator
 
 __all__ = ["RandomRelabelling", "wrong_labels"]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import PathWalk, Samples, Unlearner, Walk
 from forgetcast.unlearn.stack import Params
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.fisher import sample_gradients
 from forgetcast.unlearn.random_relabelling import RandomRelabelling

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner, Walk, path_of_walk
 from forgetcast.unlearn.fisher import fisher_diagonal, sample_gradients
 from forgetcast.unlearn.stack import Params, Stack, flat

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import GridUnlearner, Samples
 from forgetcast.unlearn.fisher import drawn_gradients, sample_gradients
 from forgetcast.unlearn.stack import Stack, flat

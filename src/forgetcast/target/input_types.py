@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from forgetcast.data import Inputs, leaves, map_leaves
 from forgetcast.errors import ForgetcastError
+from forgetcast.target.data import Inputs, leaves, map_leaves
 
 __all__ = ["Types", "cast", "types_of", "types_taken"]
 

@@ -18,8 +18,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from forgetcast._random import as_before
 from forgetcast.errors import DatasetError, first_line
+from forgetcast.target.seeding import as_before
 
 __all__ = ["check_gives_all"]
 

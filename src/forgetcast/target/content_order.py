@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forgetcast.data import Data
+from forgetcast.target.data import Data
 
 __all__ = ["content_order", "copies"]
 

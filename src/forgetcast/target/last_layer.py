@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forgetcast._filled import Filled
 from forgetcast.errors import NotApplicableError
-from forgetcast.target import Head, Target
+from forgetcast.target.filled import Filled
+from forgetcast.target.target import Head, Target
 
 __all__ = [
     "KernelRows",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forgetcast._settings import TURN
+from forgetcast.target.settings import TURN
 
 __all__ = ["as_before", "sample_positions", "seeded", "undisturbed"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from forgetcast.data import Data
 from forgetcast.errors import DatasetError
+from forgetcast.target.data import Data
 
 __all__ = ["shared_samples"]
 
@@ -34,7 +34,7 @@ def shared_samples(data: Data, heldout: Data) -> str:
     if len(shared) / len(held) - repeated > MOST:
         raise DatasetError(
             f"{said}; more than a twentieth: what the model has seen is not held out. Leave them out: "
-            "numpy.isin(Data(heldout).content_hashes(), Data(dataset).content_hashes()) with forgetcast.data.Data is "
+            "numpy.isin(Data(heldout).content_hashes(), Data(dataset).content_hashes()) with forgetcast.target.data.Data is "
             "True where they are"
         )
     return said

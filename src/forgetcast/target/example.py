@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forgetcast._random import seeded
-from forgetcast.target import Target
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.seeding import seeded
+from forgetcast.target.target import Target
+from forgetcast.target.trajectory import Trajectory
 
 __all__ = ["example_target", "module_state", "same_state"]
 

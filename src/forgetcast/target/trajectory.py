@@ -13,7 +13,7 @@ from torch import Tensor
 
 from forgetcast._arguments import checked
 from forgetcast.errors import InputError, PathError
-from forgetcast.weights import read_weights
+from forgetcast.target.weights import read_weights
 
 __all__ = ["Trajectory"]
 

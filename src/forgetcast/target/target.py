@@ -20,14 +20,6 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from forgetcast._arguments import checked
-from forgetcast._disjoint import shared_samples
-from forgetcast._filled import Filled
-from forgetcast._input_types import Types, cast, types_of, types_taken
-from forgetcast._logits import single
-from forgetcast._plain_copy import plain_copy, unwrapped_name
-from forgetcast._random import undisturbed
-from forgetcast._settings import OWN, Settings, own_settings
-from forgetcast.data import Data, Inputs, channels_last, leaves, map_leaves
 from forgetcast.errors import (
     DatasetError,
     ForgetcastError,
@@ -37,8 +29,16 @@ from forgetcast.errors import (
     first_line,
     shortened,
 )
-from forgetcast.trajectory import Trajectory
-from forgetcast.weights import fit_weights
+from forgetcast.target.data import Data, Inputs, channels_last, leaves, map_leaves
+from forgetcast.target.disjoint import shared_samples
+from forgetcast.target.filled import Filled
+from forgetcast.target.input_types import Types, cast, types_of, types_taken
+from forgetcast.target.logits import single
+from forgetcast.target.plain_copy import plain_copy, unwrapped_name
+from forgetcast.target.seeding import undisturbed
+from forgetcast.target.settings import OWN, Settings, own_settings
+from forgetcast.target.trajectory import Trajectory
+from forgetcast.target.weights import fit_weights
 
 __all__ = ["Head", "Target", "TrainFunction", "as_logits", "check_finite", "frozen_copy"]
 
@@ -181,7 +181,7 @@ class Target:
         model: maps a batch of inputs to logits of shape (n, classes). Dict inputs are passed as keywords, tuples as
             positional arguments; an output with a ``logits`` attribute is unwrapped.
         dataset: the training data: map-style dataset of (x, y), pair (x, y), or a DataLoader over such a dataset; see
-            ``forgetcast.data.Data``.
+            ``forgetcast.target.data.Data``.
         heldout: data of the same kind that the model was not trained on; optional for predicting. Samples of it that
             are training samples too are counted in ``notes``.
         train: ``train(indices, seed)`` returns a model trained from scratch on those samples; needed to retrain.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils import checkpoint
 
-from forgetcast._precision import exact_convolutions
+from forgetcast.target.precision import exact_convolutions
 
 __all__ = ["TURN", "Settings", "own_settings"]
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from forgetcast._loaders import check_gives_all
-from forgetcast._random import undisturbed
-from forgetcast._settings import TURN, Settings
 from forgetcast.errors import DatasetError, IndexRangeError, first_line
 from forgetcast.files.exact_values import sample_numbers
+from forgetcast.target.loaders import check_gives_all
+from forgetcast.target.seeding import undisturbed
+from forgetcast.target.settings import TURN, Settings
 
 __all__ = ["Data", "Inputs", "channels_last"]
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forgetcast._random import seeded
-from forgetcast._settings import own_settings
-from forgetcast.data import Inputs, map_leaves
-from forgetcast.target import Target
+from forgetcast.target.data import Inputs, map_leaves
+from forgetcast.target.seeding import seeded
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 
 __all__ = ["Layer", "Layout", "few_samples", "layout", "reproducible"]
 
