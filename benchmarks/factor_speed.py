@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from forgetcast import Target, architectures, datasets
 from forgetcast.factors import factor_table
-from forgetcast.probes import Probes, probe
+from forgetcast.factors.probes.probes import Probes, probe
 from forgetcast.registry import load_factors
 from forgetcast.training import train_classifier
 

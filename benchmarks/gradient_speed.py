@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from forgetcast import datasets
 from forgetcast._torchvision import torchvision
-from forgetcast.probes import DAMPING, Probes
+from forgetcast.factors.probes.probes import DAMPING, Probes
 from forgetcast.recipes import published
 from forgetcast.target.logits import cross_entropy
 from forgetcast.target.target import Target

@@ -35,7 +35,7 @@ from forgetcast import DifficultyPredictor
 from forgetcast.corpus import Corpus
 from forgetcast.datasets import load
 from forgetcast.errors import RecordError
-from forgetcast.factor_store import read_factors
+from forgetcast.factors.store import read_factors
 from forgetcast.record import verify
 
 SAMPLES = 250

@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 from forgetcast import Corpus
 from forgetcast.errors import NotApplicableError
 from forgetcast.evaluation_page import table as markdown
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.parallel import run_tasks
-from forgetcast.probes import Probes
 from forgetcast.recipes import PUBLISHED, Recipe
 
 HERE = Path(__file__).parent

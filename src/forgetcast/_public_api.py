@@ -64,7 +64,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     ),
     "forgetcast.plots_queue": ("queue_costs", "queue_map"),
     "forgetcast.predictor_training": ("TrainedPredictor",),
-    "forgetcast.probes": ("PROBES",),
+    "forgetcast.factors.probes.probes": ("PROBES",),
     "forgetcast.record": ("BEGINNING", "Verification", "append", "verify"),
     "forgetcast.registry": (
         "Plugin",

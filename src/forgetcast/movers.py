@@ -1,6 +1,6 @@
 """Movers: the training samples whose predictions change most when one sample is unlearned on the last linear layer.
 
-Unlearning is rehearsed in closed form, as the rehearsal factors do it (see ``forgetcast._rehearsal``; the formulas are
+Unlearning is rehearsed in closed form, as the rehearsal factors do it (see ``forgetcast.factors.probes.damage``; the formulas are
 ours): the last layer's weights move by t (e_c - e_y) z̃_iᵀ/‖z̃_i‖², from the label y of sample i to its strongest rival
 c, which moves the logits of sample j by t (z̃_i·z̃_j/‖z̃_i‖²)(e_c - e_y). z̃ is the layer's input, with a 1 beside it where
 the layer has a bias. What moves along is what the model cannot tell from the sample. A real unlearner moves more than
@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from forgetcast._rehearsal import erase_move, retrain_move
 from forgetcast.errors import IndexRangeError, InputError, UnknownNameError
+from forgetcast.factors.probes.damage import erase_move, retrain_move
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.objectives import OBJECTIVES, SLACK
-from forgetcast.probes import Probes
 from forgetcast.target.settings import own_settings
 from forgetcast.target.target import Target
 

@@ -135,7 +135,7 @@ def predict_difficulty(
         fitted.calibration.check_target(target)
     run = _training_run(names, target)
     if isinstance(factors, str | Path):
-        from forgetcast.factor_store import factors_of
+        from forgetcast.factors.store import factors_of
 
         factors = factors_of(target, names, factors, seed=seed, progress=progress, say=_warn)
     if factors is None:

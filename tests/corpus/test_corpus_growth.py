@@ -270,7 +270,7 @@ def test_factors_that_some_targets_lack_are_named_until_they_are_worked_out(
     """A column that is empty for the targets measured before is no factor that does not apply to them."""
     generate_corpus([clouds("one")], tmp_path, **QUICK)
     known = {**load_factors(), "twice_the_margin": twice_the_margin}
-    monkeypatch.setattr("forgetcast.factors._table.load_factors", lambda: known)
+    monkeypatch.setattr("forgetcast.factors.table.load_factors", lambda: known)
     with pytest.warns(ForgetcastWarning, match="'forgetcast generate --factors-only' has worked them out"):
         generate_corpus([clouds("two")], tmp_path, **QUICK)
     told = Corpus.read(tmp_path).manifest["left_out"]

@@ -46,7 +46,7 @@ def test_a_new_factor_joins_and_outcomes_stay(corpus: Path, monkeypatch: pytest.
     """The columns are those registered now, the values the factor's own; everything measured is as it was."""
     before = Corpus.read(corpus)
     known = {**load_factors(), "twice_the_margin": twice_the_margin}
-    monkeypatch.setattr("forgetcast.factors._table.load_factors", lambda: known)
+    monkeypatch.setattr("forgetcast.factors.table.load_factors", lambda: known)
     fresh = refresh_factors(corpus, [clouds()], progress=False)
     pd.testing.assert_frame_equal(Corpus.read(corpus).factors, fresh.factors)
     pd.testing.assert_frame_equal(fresh.outcomes, before.outcomes)

@@ -29,8 +29,8 @@ from forgetcast.cli.requests import _lines
 from forgetcast.corpus import Corpus
 from forgetcast.errors import InputError
 from forgetcast.evaluation_table import feature_columns, training_table
-from forgetcast.factor_store import read_factors, write_factors
 from forgetcast.factors import factor_table
+from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.files.canonical_json import canonical_json
 from forgetcast.inspection import targets_table, unlearners_table
 from forgetcast.labels import CONSENSUS

@@ -13,9 +13,9 @@ import pytest
 from forgetcast import registry
 from forgetcast.costs import measure_costs
 from forgetcast.errors import PluginError, PluginWarning, UnknownNameError
-from forgetcast.factor_store import factors_of
 from forgetcast.factors import Factor, factor_table
-from forgetcast.probes import Probes
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.factors.store import factors_of
 from forgetcast.registry import (
     FACTOR_GROUP,
     SECTION_GROUP,

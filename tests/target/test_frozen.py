@@ -16,9 +16,9 @@ from forgetcast import predict_difficulty
 from forgetcast.costs import measure_costs
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.generate import measure
 from forgetcast.movers import movers
-from forgetcast.probes import Probes
 from forgetcast.registry import load_factors, load_unlearners
 from forgetcast.target.target import Target
 from forgetcast.unlearn.bad_teaching import BadTeaching

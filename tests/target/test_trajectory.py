@@ -23,8 +23,8 @@ from forgetcast import Trajectory, predict_difficulty
 from forgetcast.architectures import build
 from forgetcast.errors import FileFormatError, InputError, ModelError, NotApplicableError, PathError
 from forgetcast.factors import FactorTable, factor_table
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.loading import load_checkpoints
-from forgetcast.probes import Probes
 from forgetcast.recipes import Recipe
 from forgetcast.registry import load_factors
 from forgetcast.target.target import Target

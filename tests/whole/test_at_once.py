@@ -12,8 +12,8 @@ import pytest
 
 from forgetcast.corpus import Corpus
 from forgetcast.evaluation_table import training_table
-from forgetcast.factor_store import read_factors, write_factors
 from forgetcast.factors import FactorTable, factor_table
+from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.generate import generate_corpus
 from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor

@@ -25,8 +25,8 @@ from forgetcast.cli.output import write_table
 from forgetcast.corpus import write_parquet
 from forgetcast.errors import PathError
 from forgetcast.evaluation_table import training_table
-from forgetcast.factor_store import write_factors
 from forgetcast.factors import factor_table
+from forgetcast.factors.store import write_factors
 from forgetcast.generate import generate_corpus
 from forgetcast.labels import CONSENSUS
 from forgetcast.policy import Policy

@@ -22,8 +22,8 @@ from forgetcast.cli.output import write_table
 from forgetcast.corpus import Corpus
 from forgetcast.errors import FileFormatError, RecordError
 from forgetcast.evaluation_table import training_table
-from forgetcast.factor_store import read_factors, write_factors
 from forgetcast.factors import factor_table
+from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.labels import CONSENSUS
 from forgetcast.policy import Policy
 from forgetcast.predictor import DifficultyPredictor

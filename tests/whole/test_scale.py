@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forgetcast import _cells, _neighbours
-from forgetcast._cells import search_cells
-from forgetcast._neighbours import nearest_neighbours
-from forgetcast._rehearsal import Pool, accuracy_change, ascent_move, damage, erase_move, neighbour_damage
 from forgetcast.factors import FactorTable, factor, factor_table, quantile_column
-from forgetcast.probes import Probes
+from forgetcast.factors.probes import cells as _cells
+from forgetcast.factors.probes import nearest as _neighbours
+from forgetcast.factors.probes.cells import search_cells
+from forgetcast.factors.probes.damage import Pool, accuracy_change, ascent_move, damage, erase_move, neighbour_damage
+from forgetcast.factors.probes.nearest import nearest_neighbours
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.target.data import Data
 from forgetcast.target.last_layer import augmented
 from forgetcast.target.target import Target
@@ -234,7 +235,7 @@ def test_large_data_is_rehearsed_on_part_of_the_reference(monkeypatch: pytest.Mo
     """Every s-th sample of the reference, so that the work stays what it is; at least about fifty."""
     probes = Probes(target(1200))
     assert len(probes._pool(probes._erase_move).z) == 1200
-    monkeypatch.setattr("forgetcast.probes.REHEARSAL_WORK", 1200 * 400)
+    monkeypatch.setattr("forgetcast.factors.probes.probes.REHEARSAL_WORK", 1200 * 400)
     assert len(probes._pool(probes._erase_move).z) == 400
     spread = ascent_move(probes.logits, probes.labels)
     assert len(probes._pool(spread).z) == 100
@@ -247,10 +248,10 @@ def test_large_data_is_rehearsed_on_part_of_the_reference(monkeypatch: pytest.Mo
 @pytest.fixture
 def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quantiles among 60 samples and collateral on 40, so that 300 are many."""
-    monkeypatch.setattr("forgetcast.factors._table.REFERENCE", 60)
-    monkeypatch.setattr("forgetcast.probes.REFERENCE", 40)
-    monkeypatch.setattr("forgetcast.probes.REFERENCE_PAIRS", 0)
-    monkeypatch.setattr("forgetcast.probes.FISHER", 50)
+    monkeypatch.setattr("forgetcast.factors.table.REFERENCE", 60)
+    monkeypatch.setattr("forgetcast.factors.probes.probes.REFERENCE", 40)
+    monkeypatch.setattr("forgetcast.factors.probes.probes.REFERENCE_PAIRS", 0)
+    monkeypatch.setattr("forgetcast.factors.probes.probes.FISHER", 50)
 
 
 def asked(n: int = 300) -> tuple[FactorTable, FactorTable, list[int]]:
@@ -320,7 +321,7 @@ def test_a_factor_that_needs_all_samples_says_so() -> None:
         return gradient_norm / gradient_norm.mean()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forgetcast.factors._table.load_factors", lambda: {"compared": compared})
+        patch.setattr("forgetcast.factors.table.load_factors", lambda: {"compared": compared})
         table = factor_table(target(300), indices=[1])
     assert "not finite" in table.not_applicable["compared"]
 
@@ -390,7 +391,7 @@ def classifier(width: int) -> nn.Module:
 @pytest.mark.usefixtures("uncached")
 def test_the_whole_table_reads_the_data_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every item once, in order; before that the sample for the Fisher matrix, and the first items for the layout."""
-    monkeypatch.setattr("forgetcast.probes.FISHER", 90)
+    monkeypatch.setattr("forgetcast.factors.probes.probes.FISHER", 90)
     data = Stream(700, 5)
     streamed = Target(classifier(5), data, batch_size=64)
     data.read.clear()

@@ -177,7 +177,7 @@ def forecast_inputs(
         "batch_size": batch_size,
     }
     if factors is not None:
-        from forgetcast.factor_store import factors_of
+        from forgetcast.factors.store import factors_of
 
         whole = target_of(**inputs, collate_fn=None)
         table = factors_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
 from forgetcast.target.target import Head
 
 __all__ = ["FACTORS"]

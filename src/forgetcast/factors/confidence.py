@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcast.errors import NotApplicableError
-from forgetcast.factors._factor import factor
-from forgetcast.probes import HeldOut
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.probes import HeldOut
 
 __all__ = ["FACTORS"]
 

@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from forgetcast.factors._factor import factor
-from forgetcast.probes import HeldOut
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.probes import HeldOut
 
 __all__ = ["FACTORS"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from forgetcast._neighbours import Neighbours
-from forgetcast.factors._factor import factor
-from forgetcast.probes import Centroids
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.nearest import Neighbours
+from forgetcast.factors.probes.probes import Centroids
 
 __all__ = ["FACTORS"]
 

@@ -1,7 +1,7 @@
 """Unlearning rehearsed on the last linear layer alone. All formulas here are ours.
 
 The probes ``erase_rehearsal``, ``ascent_rehearsal`` and ``retrain_rehearsal`` hold the closed forms; see
-``forgetcast._rehearsal`` for their derivation.
+``forgetcast.factors.probes.damage`` for their derivation.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from forgetcast.errors import NotApplicableError
-from forgetcast.factors._factor import factor
-from forgetcast.probes import Rehearsal
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.probes import Rehearsal
 from forgetcast.target.last_layer import KernelRows
 
 __all__ = ["FACTORS"]

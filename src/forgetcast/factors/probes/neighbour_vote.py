@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcast._neighbours import Neighbours
+from forgetcast.factors.probes.nearest import Neighbours
 
 __all__ = ["neighbour_vote"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from forgetcast.errors import NotApplicableError, PluginError
 from forgetcast.factors import Factor
-from forgetcast.probes import Probes
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.target.data import Data, map_leaves
 from forgetcast.target.example import example_target, module_state, same_state
 from forgetcast.target.target import Target

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forgetcast._cells import search_cells
 from forgetcast.errors import NotApplicableError
+from forgetcast.factors.probes.cells import search_cells
 from forgetcast.target.filled import Filled
 
 __all__ = ["Neighbours", "nearest_neighbours"]
@@ -49,7 +49,7 @@ def nearest_neighbours(
     """Search for the neighbours of every row of ``z`` (n, d); a sample is never its own neighbour.
 
     Exact up to :data:`EXACT` samples: n² d multiplications, a chunk of rows in memory. Beyond, samples are compared
-    within the nearest cells only (see ``forgetcast._cells``), on the CPU, in time nearly linear in n. A row of zeros
+    within the nearest cells only (see ``forgetcast.factors.probes.cells``), on the CPU, in time nearly linear in n. A row of zeros
     has similarity 0 to everything.
 
     Args:

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetcast.errors import FileFormatError, PathError, first_line
-from forgetcast.factors._factor import Factor
-from forgetcast.factors._table import FactorTable, factor_table, quantile_column
+from forgetcast.factors.factor import Factor
+from forgetcast.factors.table import FactorTable, factor_table, quantile_column
 from forgetcast.files.folders import locked_folder, replaced_folder
 from forgetcast.files.foreign import file_in, parse_json, read_bytes, read_table
 from forgetcast.registry import FACTOR_GROUP, load_factors, third_party

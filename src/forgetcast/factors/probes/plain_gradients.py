@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from forgetcast._gradient_norms import CHUNK
-from forgetcast._layer_gradients import Entries, Squares
+from forgetcast.factors.probes.gradient_norms import CHUNK
+from forgetcast.factors.probes.layer_gradients import Entries, Squares
 from forgetcast.target.data import Inputs, map_leaves
 from forgetcast.target.target import Target
 

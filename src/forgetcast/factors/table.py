@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from forgetcast._arguments import checked
 from forgetcast.errors import IndexRangeError, NotApplicableError, PluginWarning
-from forgetcast.factors._factor import Factor
+from forgetcast.factors.factor import Factor
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.files.exact_values import sample_numbers
-from forgetcast.probes import Probes
 from forgetcast.registry import FACTOR_GROUP, Plugin, load_factors, not_found, raised, third_party
 from forgetcast.target.content_order import content_order, copies
 from forgetcast.target.seeding import sample_positions

@@ -15,10 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forgetcast._gradient_norms import LayerTap, Terms, UnexplainedError, add_up
-from forgetcast._layer_gradients import Entries, Measured, measured_layers
-from forgetcast._plain_gradients import broadcast_parameters, gradients_of_one, plain_parameters, plain_terms
 from forgetcast.errors import ForgetcastError, NotApplicableError, first_line
+from forgetcast.factors.probes.gradient_norms import LayerTap, Terms, UnexplainedError, add_up
+from forgetcast.factors.probes.layer_gradients import Entries, Measured, measured_layers
+from forgetcast.factors.probes.plain_gradients import (
+    broadcast_parameters,
+    gradients_of_one,
+    plain_parameters,
+    plain_terms,
+)
 from forgetcast.target.data import Inputs, leaves, map_leaves
 from forgetcast.target.filled import Filled
 from forgetcast.target.layers import Layout, few_samples

@@ -18,20 +18,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from forgetcast._cross_fitted import logistic_confidence
-from forgetcast._gradient_pass import (
-    Parameters,
-    Score,
-    UnexplainedError,
-    gradient_batch,
-    gradient_pass,
-    measured_parameters,
-    real_tensor,
-)
-from forgetcast._learning_curves import LearningCurves, checkpoint_curves, recorded_curves
-from forgetcast._neighbour_vote import neighbour_vote
-from forgetcast._neighbours import Neighbours, nearest_neighbours
-from forgetcast._rehearsal import (
+from forgetcast.errors import NotApplicableError
+from forgetcast.factors.probes.cross_fitted import logistic_confidence
+from forgetcast.factors.probes.damage import (
     Move,
     Pool,
     accuracy_change,
@@ -42,8 +31,19 @@ from forgetcast._rehearsal import (
     retrain_move,
     runner_up,
 )
-from forgetcast._stein import SteinRows, stein_rows
-from forgetcast.errors import NotApplicableError
+from forgetcast.factors.probes.gradient_pass import (
+    Parameters,
+    Score,
+    UnexplainedError,
+    gradient_batch,
+    gradient_pass,
+    measured_parameters,
+    real_tensor,
+)
+from forgetcast.factors.probes.learning_curves import LearningCurves, checkpoint_curves, recorded_curves
+from forgetcast.factors.probes.nearest import Neighbours, nearest_neighbours
+from forgetcast.factors.probes.neighbour_vote import neighbour_vote
+from forgetcast.factors.probes.stein_kernel import SteinRows, stein_rows
 from forgetcast.objectives import SLACK
 from forgetcast.target.content_order import content_order
 from forgetcast.target.data import Data, Inputs
@@ -98,7 +98,7 @@ FROM_GRADIENTS = {
     "margin_input_gradient_norm": "margin",
     "stein": "score",
 }
-"""Probes that rest on gradients of single samples, with the quantity of ``forgetcast._gradient_pass`` they need."""
+"""Probes that rest on gradients of single samples, with the quantity of ``forgetcast.factors.probes.gradient_pass`` they need."""
 
 T = TypeVar("T")
 
