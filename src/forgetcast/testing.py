@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from forgetcast._check_section import check_report_section
-from forgetcast._check_unlearner import check_unlearner
 from forgetcast.factors.laws import check_factor
 from forgetcast.registry import CONTRACT_VERSION
+from forgetcast.unlearn.laws import check_unlearner
 
 __all__ = ["CONTRACT_VERSION", "check_factor", "check_report_section", "check_unlearner"]

@@ -16,8 +16,8 @@ from torch import nn
 from forgetcast import interactions as module
 from forgetcast.interactions import interactions
 from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.certified_removal import CertifiedRemoval
 from forgetcast.unlearn.base import Samples
-from forgetcast.unlearn.certified_removal import CertifiedRemoval
 from small_targets import clouds, digits, shared_cnn, shared_mlp
 
 COLUMNS = {

@@ -21,7 +21,7 @@ from forgetcast.generate import measure
 from forgetcast.movers import movers
 from forgetcast.registry import load_factors, load_unlearners
 from forgetcast.target.target import Target
-from forgetcast.unlearn.bad_teaching import BadTeaching
+from forgetcast.unlearn.algorithms.bad_teaching import BadTeaching
 from forgetcast.unlearn.base import Samples
 from gradient_cases import seeded
 from hazard_models import CLASSES, HAZARDS, WIDTH, Shapes, inputs

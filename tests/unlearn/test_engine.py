@@ -25,8 +25,8 @@ from forgetcast.target.example import module_state, same_state
 from forgetcast.target.logits import margin as margins
 from forgetcast.target.target import Target
 from forgetcast.unlearn import Protocol, run_unlearner
+from forgetcast.unlearn.algorithms.gradient_ascent import GradientAscent
 from forgetcast.unlearn.base import Samples, Unlearner
-from forgetcast.unlearn.gradient_ascent import GradientAscent
 from forgetcast.unlearn.protocol import OUTCOME_COLUMNS
 from forgetcast.unlearn.stack import Params, combine, distance, map_models, mix, norm, repeat, rows, size
 from forgetcast.unlearn.workbench import Workbench

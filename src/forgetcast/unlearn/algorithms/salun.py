@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.fisher import sample_gradients
+from forgetcast.unlearn.algorithms.random_relabelling import RandomRelabelling
 from forgetcast.unlearn.base import Samples
-from forgetcast.unlearn.fisher import sample_gradients
-from forgetcast.unlearn.random_relabelling import RandomRelabelling
 from forgetcast.unlearn.stack import Stack, flat
 
 __all__ = ["SalUn"]

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.divergence import divergence
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
-from forgetcast.unlearn.divergence import divergence
 
 __all__ = ["Scrub"]
 

@@ -55,7 +55,7 @@ def check_unlearner(unlearner: Unlearner, target: Target | None = None, *, seed:
         AssertionError: a law is broken; the message names the unlearner, the law and the point.
         NotApplicableError: the target lacks what the unlearner needs, such as a ``train`` callable.
 
-    >>> from forgetcast.unlearn.gradient_ascent import GradientAscent
+    >>> from forgetcast.unlearn.algorithms.gradient_ascent import GradientAscent
     >>> check_unlearner(GradientAscent())
     """
     target = target or example_target()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.fisher import damped, fisher_diagonal, sample_gradients
 from forgetcast.unlearn.base import GridUnlearner, Samples
-from forgetcast.unlearn.fisher import damped, fisher_diagonal, sample_gradients
 from forgetcast.unlearn.stack import Params, Stack, repeat
 
 __all__ = ["Influence"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.fisher import drawn_gradients, sample_gradients
 from forgetcast.unlearn.base import GridUnlearner, Samples
-from forgetcast.unlearn.fisher import drawn_gradients, sample_gradients
 from forgetcast.unlearn.stack import Stack, flat
 
 __all__ = ["WoodFisher"]

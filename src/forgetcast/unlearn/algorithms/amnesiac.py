@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.random_relabelling import RandomRelabelling, wrong_labels
 from forgetcast.unlearn.base import Samples
-from forgetcast.unlearn.random_relabelling import RandomRelabelling, wrong_labels
 
 __all__ = ["Amnesiac"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.fisher import fisher_diagonal, sample_gradients
 from forgetcast.unlearn.base import Samples, Unlearner, Walk, path_of_walk
-from forgetcast.unlearn.fisher import fisher_diagonal, sample_gradients
 from forgetcast.unlearn.stack import Params, Stack, flat
 
 __all__ = ["SelectiveSynapticDampening"]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from forgetcast.target.seeding import seeded
 from forgetcast.target.target import Target, frozen_copy
+from forgetcast.unlearn.algorithms.divergence import divergence
 from forgetcast.unlearn.base import IterativeUnlearner, Samples
-from forgetcast.unlearn.divergence import divergence
 
 __all__ = ["BadTeaching"]
 

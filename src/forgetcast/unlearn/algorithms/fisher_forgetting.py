@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.fisher import damped, fisher_diagonal
 from forgetcast.unlearn.base import GridUnlearner, Samples, sample_generator
-from forgetcast.unlearn.fisher import damped, fisher_diagonal
 from forgetcast.unlearn.stack import Params, Stack
 
 __all__ = ["FisherForgetting"]
