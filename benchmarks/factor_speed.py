@@ -32,11 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast import Target, architectures, datasets
+from forgetcast import Target
+from forgetcast.corpus.zoo import architectures, datasets
+from forgetcast.corpus.zoo.training import train_classifier
 from forgetcast.factors import factor_table
 from forgetcast.factors.probes.probes import Probes, probe
 from forgetcast.registry import load_factors
-from forgetcast.training import train_classifier
 
 SIZES = (10_000, 60_000)
 FAMILIES = ("no surrogates", "all", "20 samples")

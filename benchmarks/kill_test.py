@@ -32,8 +32,8 @@ import torch
 from safetensors.torch import save_file
 
 from forgetcast import DifficultyPredictor
-from forgetcast.corpus import Corpus
-from forgetcast.datasets import load
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.zoo.datasets import load
 from forgetcast.errors import RecordError
 from forgetcast.factors.store import read_factors
 from forgetcast.record import verify
@@ -42,7 +42,7 @@ SAMPLES = 250
 TRAIN = """
 import sys
 from forgetcast import DifficultyPredictor
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
 from forgetcast.evaluation_table import feature_columns, training_table
 corpus = Corpus.read("few")
 params = {"num_boost_round": 15}

@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forgetcast.corpus import Corpus
+    from forgetcast.corpus.corpus import Corpus
+    from forgetcast.corpus.generate import generate_corpus, measure
     from forgetcast.errors import ForgetcastError
-    from forgetcast.generate import generate_corpus, measure
     from forgetcast.policy import Policy
     from forgetcast.predict import DifficultyReport, predict_difficulty
     from forgetcast.predictor import DifficultyPredictor
@@ -42,7 +42,7 @@ except PackageNotFoundError:  # a source tree on sys.path, never installed
     __version__ = "0+unknown"
 
 _HOMES = {
-    "Corpus": "corpus",
+    "Corpus": "corpus.corpus",
     "DifficultyPredictor": "predictor",
     "DifficultyReport": "predict",
     "ForgetcastError": "errors",
@@ -50,8 +50,8 @@ _HOMES = {
     "Target": "target.target",
     "Trajectory": "target.trajectory",
     "Triage": "screening",
-    "generate_corpus": "generate",
-    "measure": "generate",
+    "generate_corpus": "corpus.generate",
+    "measure": "corpus.generate",
     "predict_difficulty": "predict",
     "train_predictor": "predictor_training",
     "triage": "screening",

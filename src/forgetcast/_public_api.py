@@ -16,7 +16,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "forgetcast.adapters": ("DifficultyRegressor", "from_lightning", "from_skorch", "from_transformers"),
     "forgetcast.choice": ("unlearner_choice",),
     "forgetcast.comparison": ("Comparison",),
-    "forgetcast.datasets": ("NAMES", "load"),
+    "forgetcast.corpus.zoo.datasets": ("NAMES", "load"),
     "forgetcast.decisions": ("decisions",),
     "forgetcast.errors": (
         "DatasetError",
@@ -40,7 +40,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "forgetcast.explain": ("Explanation", "ExplanationSet", "Reason"),
     "forgetcast.factors": ("Factor", "FactorTable", "factor", "factor_table"),
     "forgetcast.familiarity": ("Familiarity",),
-    "forgetcast.labels": (
+    "forgetcast.corpus.labels": (
         "CONSENSUS",
         "agreement",
         "consensus",
@@ -78,7 +78,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "forgetcast.scores": ("bootstrap_rho", "within_target_rho"),
     "forgetcast.sections": ("Picture", "Section"),
     "forgetcast.testing": ("CONTRACT_VERSION", "check_factor", "check_report_section", "check_unlearner"),
-    "forgetcast.training": ("Trainer", "train_classifier"),
+    "forgetcast.corpus.zoo.training": ("Trainer", "train_classifier"),
     "forgetcast.unlearn": ("Protocol", "run_unlearner"),
     "forgetcast.unlearn.base": ("GridUnlearner", "IterativeUnlearner", "Samples", "Unlearner", "Walk"),
     "forgetcast.verification": ("Verified",),

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from forgetcast.adaptation import adapt
 from forgetcast.adapted_predictor import Calibration
 from forgetcast.columns import as_features, labels_of, log_scale
+from forgetcast.corpus.generate import measure, retrained_answers, runs_per_sample
+from forgetcast.corpus.labels import CONSENSUS, consensus
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.factors import FactorTable, quantile_column
-from forgetcast.generate import measure, retrained_answers, runs_per_sample
-from forgetcast.labels import CONSENSUS, consensus
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.retrained import GAP, RETRAINED_COLUMNS, met_before, with_retrained
 from forgetcast.target.logits import true_probability

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from forgetcast.agreement import RankAgreement, spearman_interval
-from forgetcast.generate import measure
-from forgetcast.labels import consensus, reliability
+from forgetcast.corpus.generate import measure
+from forgetcast.corpus.labels import consensus, reliability
+from forgetcast.corpus.zoo.training import Trainer
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.report import OBJECTIVE_MEANINGS
 from forgetcast.target.seeding import seeded
 from forgetcast.target.target import Target
-from forgetcast.training import Trainer
 
 __all__ = ["DemoResult", "build_target", "choose", "run"]
 

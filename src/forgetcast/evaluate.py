@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from forgetcast._arguments import checked
 from forgetcast.choice import unlearner_choice
-from forgetcast.corpus import Corpus, write_parquet
+from forgetcast.corpus.corpus import Corpus, write_parquet
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.evaluation_page import page
 from forgetcast.evaluation_table import feature_columns, training_table
@@ -24,7 +25,6 @@ from forgetcast.files.atomic import naming, whole_file
 from forgetcast.grading import against_ceilings, grade, noise_ceilings
 from forgetcast.heads import DEFAULT_PARAMS
 from forgetcast.holdout import Group, leave_one_group_out
-from forgetcast.labels import CONSENSUS
 from forgetcast.learning import few_samples_curve, targets_curve, unseen_unlearners
 from forgetcast.objectives import SLACK
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from forgetcast import labels
 from forgetcast._arguments import checked
 from forgetcast.columns import UNLEARNER_HEADS, under_column
-from forgetcast.corpus import Corpus
+from forgetcast.corpus import labels
+from forgetcast.corpus.corpus import Corpus
 from forgetcast.factors import quantile_column
 from forgetcast.objectives import PARTS
 from forgetcast.registry import load_factors

@@ -10,10 +10,10 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from forgetcast.baselines import ridge, single_columns, single_factors
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.labels import reliability
 from forgetcast.familiarity import ODD_BELOW, contexts, familiarity
 from forgetcast.holdout import Group
-from forgetcast.labels import reliability
 from forgetcast.objectives import PARTS
 from forgetcast.scores import Bootstrap, auc, bootstrap_rho, concordance, partial_rho, tie_ceiling, top_recall
 

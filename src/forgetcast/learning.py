@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.columns import head_weights, labels_of, objectives_of
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
 from forgetcast.evaluation_table import training_table
 from forgetcast.heads import fit_head
 from forgetcast.intervals import fold_rows

@@ -187,7 +187,7 @@ def load_dataset(spec: str, *, heldout: bool = False) -> Any:
     if os.sep in spec or Path(spec).exists():
         _file(spec, "dataset")
         raise FileFormatError(f"dataset {spec}: expected a {', '.join(DATASET_SUFFIXES)} file")
-    from forgetcast import datasets
+    from forgetcast.corpus.zoo import datasets
 
     train, test = datasets.load(spec)
     return test if heldout else train

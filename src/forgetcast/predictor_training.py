@@ -12,10 +12,10 @@ import pandas as pd
 
 from forgetcast._arguments import checked
 from forgetcast.comparison import Comparison, compare
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, shortened
 from forgetcast.evaluation_table import feature_columns, training_table
-from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.predictor_folder import check_folder, holds_predictor
 from forgetcast.tuning import choose_params, validation_targets

@@ -24,10 +24,10 @@ import forgetcast
 from forgetcast import predict_difficulty
 from forgetcast.cli import main
 from forgetcast.cli.options import parse_indices
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.zoo.training import train_classifier
 from forgetcast.files.atomic import whole_file
-from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor
-from forgetcast.training import train_classifier
 from synthetic import training_table
 
 MODULE = """
@@ -35,9 +35,9 @@ import numpy as np
 import torch
 from torch import nn
 from forgetcast import Target
-from forgetcast.datasets import load
-from forgetcast.labels import CONSENSUS
-from forgetcast.training import Trainer
+from forgetcast.corpus.zoo.datasets import load
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.zoo.training import Trainer
 
 def model(seed=0):
     torch.manual_seed(seed)
@@ -60,7 +60,7 @@ def third():
     return target("third", 3)
 
 def resnet18():
-    from forgetcast._torchvision import torchvision
+    from forgetcast.corpus.zoo.torchvision_import import torchvision
     torch.manual_seed(0)
     made = torchvision().models.resnet18(weights=None, num_classes=10)
     made.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from forgetcast.cli import main
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import PathError
-from forgetcast.labels import CONSENSUS
 from forgetcast.record import verify
 from forgetcast.screening import Triage
 from places import HELPERS

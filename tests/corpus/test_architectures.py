@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from forgetcast.architectures import ARCHITECTURES, AttentionNet, ResidualNet, build
+from forgetcast.corpus.zoo.architectures import ARCHITECTURES, AttentionNet, ResidualNet, build
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.target.target import Target
 

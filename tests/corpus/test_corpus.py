@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.corpus import FORMAT, Corpus, write_parquet
+from forgetcast.corpus.corpus import FORMAT, Corpus, write_parquet
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
 from forgetcast.evaluation_table import feature_columns, training_table
 from synthetic import FEATURES, UNLEARNERS, corpus

@@ -17,16 +17,16 @@ import pytest
 from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 
-from forgetcast import generate, refresh
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus
-from forgetcast.corpus_growth import merged
+from forgetcast.corpus import generate, refresh
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.growth import merged
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.refresh import refresh_factors
 from forgetcast.errors import FileFormatError, ForgetcastError, ForgetcastWarning, InputError, SchemaError
 from forgetcast.evaluation_table import training_table
 from forgetcast.factors import factor
-from forgetcast.generate import generate_corpus
-from forgetcast.labels import CONSENSUS
-from forgetcast.refresh import refresh_factors
 from forgetcast.registry import load_factors
 from forgetcast.unlearn import Protocol
 from small_targets import clouds

@@ -11,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
+from forgetcast.corpus.labels import (
+    CONSENSUS,
+    agreement,
+    consensus,
+    difficulty,
+    harmonic_score,
+    reliability,
+    spearman_brown,
+)
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.labels import CONSENSUS, agreement, consensus, difficulty, harmonic_score, reliability, spearman_brown
 from forgetcast.ranks import weighted_percentile
 from forgetcast.registry import load_unlearners
 

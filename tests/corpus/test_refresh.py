@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.refresh import refresh_factors
+from forgetcast.corpus.zoo.recipes import Recipe
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.factors import factor, factor_table
-from forgetcast.generate import generate_corpus
-from forgetcast.recipes import Recipe
-from forgetcast.refresh import refresh_factors
 from forgetcast.registry import load_factors
 from small_targets import clouds
 

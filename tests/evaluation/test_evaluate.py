@@ -12,7 +12,7 @@ from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
 from forgetcast.baselines import ridge, single_columns, single_factors
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
 from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError
 from forgetcast.evaluate import Evaluation, evaluate
 from forgetcast.evaluation_page import page
@@ -361,7 +361,7 @@ def test_every_question_has_its_table(evaluation: Evaluation) -> None:
 
 def test_ceilings_are_roots_of_reliability(evaluation: Evaluation, measured: Corpus) -> None:
     """The per-target ceiling is the lowest root over kinds of label noise, without the oracle's."""
-    from forgetcast.labels import reliability
+    from forgetcast.corpus.labels import reliability
 
     frame = reliability(measured.outcomes, measured.instances, "erase", UNLEARNERS)
     lowest = frame[frame["kind"] != "oracle"].groupby("target")["reliability"].min() ** 0.5

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from forgetcast.choice import unlearner_choice
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
 from forgetcast.evaluate import Evaluation, evaluate
 from forgetcast.evaluation_page import page
 from forgetcast.holdout import _exclusions, leave_one_group_out

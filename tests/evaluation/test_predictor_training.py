@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 
 import forgetcast
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, UnknownNameError
 from forgetcast.evaluation_table import training_table
-from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.predictor_training import ADDED_ROUNDS, train_predictor
 from synthetic import FEATURES, corpus

@@ -16,11 +16,11 @@ import pytest
 from torch import Tensor, nn
 
 from boundaries import among, import_graph, measuring
+from forgetcast.corpus.generate import measure
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
 from forgetcast.factors.probes.probes import PROBES, Probes
 from forgetcast.factors.probes.stein_kernel import stein_rows
-from forgetcast.generate import measure
 from forgetcast.registry import load_factors
 from forgetcast.target.target import Target
 from small_targets import clouds

@@ -8,11 +8,11 @@ import grimp
 
 MEASURING = (
     "forgetcast.cli",
-    "forgetcast.corpus",
+    "forgetcast.corpus.corpus",
     "forgetcast.evaluate",
-    "forgetcast.generate",
-    "forgetcast.labels",
-    "forgetcast.oracle",
+    "forgetcast.corpus.generate",
+    "forgetcast.corpus.labels",
+    "forgetcast.corpus.oracle",
     "forgetcast.unlearn",
 )
 """What holds, makes or uses what only a measurement knows: no forecast may load it."""

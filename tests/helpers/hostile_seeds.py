@@ -26,14 +26,14 @@ from forgetcast.adapted_predictor import CALIBRATION, Calibration, _digest
 from forgetcast.cli.options import parse_indices
 from forgetcast.cli.output import table_json
 from forgetcast.cli.requests import _lines
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.inspection import targets_table, unlearners_table
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import InputError
 from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.files.canonical_json import canonical_json
-from forgetcast.inspection import targets_table, unlearners_table
-from forgetcast.labels import CONSENSUS
 from forgetcast.loading import _file, load_checkpoints, load_dataset
 from forgetcast.predictor_folder import MANIFEST, _fingerprint
 from forgetcast.requests import checked_requests

@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from forgetcast.columns import from_log_scale, log_scale
+from forgetcast.corpus.labels import outcome_parts
 from forgetcast.errors import FileFormatError, InputError, UnknownNameError
 from forgetcast.evaluation_table import training_table as table_of
-from forgetcast.labels import outcome_parts
 from forgetcast.predictor import DifficultyPredictor
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 

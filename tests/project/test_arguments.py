@@ -14,10 +14,11 @@ import pytest
 import torch
 
 import forgetcast as fc
-from forgetcast import decisions, evaluate, evaluation_table, factors, loading, record, refresh, registry, requests
+from forgetcast import decisions, evaluate, evaluation_table, factors, loading, record, registry, requests
 from forgetcast._arguments import checked
+from forgetcast.corpus import refresh
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import ForgetcastError, InputError, UnknownNameError
-from forgetcast.labels import CONSENSUS
 from small_targets import clouds
 from synthetic import FEATURES
 from synthetic import corpus as synthetic_corpus

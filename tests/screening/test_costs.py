@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from forgetcast import Target
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.costs import Costs, measure_costs, timed_retraining
-from forgetcast.labels import CONSENSUS
 from small_targets import clouds, digits, shared_cnn, shared_mlp
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from forgetcast import DifficultyPredictor, measure, verification
+from forgetcast.corpus.labels import difficulty
 from forgetcast.errors import InputError, NotApplicableError, UnknownNameError
-from forgetcast.labels import difficulty
 from forgetcast.policy import Policy
 from forgetcast.routes import ROUTES
 from forgetcast.screening import Triage, triage

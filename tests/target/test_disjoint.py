@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from forgetcast import datasets, predict_difficulty
+from forgetcast import predict_difficulty
+from forgetcast.corpus.zoo import datasets
+from forgetcast.corpus.zoo.recipes import PUBLISHED
 from forgetcast.errors import DatasetError
-from forgetcast.recipes import PUBLISHED
 from forgetcast.target.data import Data
 from forgetcast.target.target import Target
 

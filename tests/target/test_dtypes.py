@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast import Target
+from forgetcast.corpus.generate import measure
 from forgetcast.errors import DatasetError, InputError, ModelError
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
 from forgetcast.registry import load_unlearners, unlearner
 from forgetcast.target.data import Inputs, map_leaves
 from forgetcast.unlearn.base import Samples

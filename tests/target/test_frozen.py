@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from forgetcast import predict_difficulty
+from forgetcast.corpus.generate import measure
 from forgetcast.costs import measure_costs
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
 from forgetcast.factors.probes.probes import Probes
-from forgetcast.generate import measure
 from forgetcast.movers import movers
 from forgetcast.registry import load_factors, load_unlearners
 from forgetcast.target.target import Target

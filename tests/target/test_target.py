@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from forgetcast._torchvision import torchvision
+from forgetcast.corpus.zoo.torchvision_import import torchvision
 from forgetcast.errors import DatasetError, IndexRangeError, ModelError, NotApplicableError
 from forgetcast.factors import factor_table
 from forgetcast.target.data import Data

@@ -22,10 +22,10 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from torch.utils.data import Dataset
 
 from forgetcast import Target, Trajectory, predict_difficulty
+from forgetcast.corpus.generate import measure
 from forgetcast.costs import measure_costs
 from forgetcast.errors import ModelError
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.generate import measure
 from forgetcast.movers import movers
 
 N, CLASSES = 40, 4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from forgetcast.architectures import build
+from forgetcast.corpus.zoo.architectures import build
 from forgetcast.target.target import Target
 from forgetcast.unlearn.grouped import Grouped
 from forgetcast.unlearn.inference import Inference

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.evaluation_table import training_table
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.factors.store import read_factors, write_factors
-from forgetcast.generate import generate_corpus
-from forgetcast.labels import CONSENSUS
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.record import append, verify
 from small_targets import clouds

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from forgetcast.corpus.generate import generate_corpus
 from forgetcast.errors import DatasetError, ModelError
-from forgetcast.generate import generate_corpus
 from forgetcast.target.target import Target
 from small_targets import clouds
 
@@ -90,7 +90,7 @@ def contents(folder: Path) -> Contents:
 def nothing_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with data beyond a gigabyte: every pass reads it again. Nor is anything left of the test before."""
     monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", 0)
-    monkeypatch.setattr("forgetcast.generate._Prepared.latest", ())
+    monkeypatch.setattr("forgetcast.corpus.generate._Prepared.latest", ())
 
 
 @pytest.fixture

@@ -18,17 +18,17 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from forgetcast import generate
 from forgetcast._page import write_whole
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
-from forgetcast.corpus import write_parquet
+from forgetcast.corpus import generate
+from forgetcast.corpus.corpus import write_parquet
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import PathError
 from forgetcast.evaluation_table import training_table
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import write_factors
-from forgetcast.generate import generate_corpus
-from forgetcast.labels import CONSENSUS
 from forgetcast.policy import Policy
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.predictor_training import train_predictor

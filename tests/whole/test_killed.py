@@ -19,16 +19,16 @@ from click.testing import CliRunner
 from forgetcast._page import write_whole
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.shards import Rows, make_shard, read_shard
 from forgetcast.errors import FileFormatError, RecordError
 from forgetcast.evaluation_table import training_table
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import read_factors, write_factors
-from forgetcast.labels import CONSENSUS
 from forgetcast.policy import Policy
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.record import append, verify
-from forgetcast.shards import Rows, make_shard, read_shard
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 

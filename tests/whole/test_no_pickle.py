@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import forgetcast
-from forgetcast.corpus import parquet_table
+from forgetcast.corpus.corpus import parquet_table
 from forgetcast.errors import FileFormatError, ForgetcastError
 from forgetcast.loading import load_dataset
 from forgetcast.requests import checked_requests

@@ -17,8 +17,8 @@ from torch.utils import checkpoint
 from torch.utils.data import Dataset
 
 from forgetcast import Target
+from forgetcast.corpus.generate import measure
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
 from forgetcast.parallel import one_thread, run_tasks
 from forgetcast.target.layers import reproducible
 from forgetcast.target.seeding import seeded

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from forgetcast._torchvision import does_not_import
 from forgetcast.adapters._library import library
+from forgetcast.corpus.zoo.torchvision_import import does_not_import
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
 from forgetcast.target.data import LABEL_NAMES, is_missing
 from forgetcast.target.seeding import as_before

@@ -44,7 +44,7 @@ def evaluate(
       forgetcast evaluate --corpus my-corpus --out evaluation
       forgetcast evaluate --corpus published --out evaluation --by architecture --quick
     """
-    from forgetcast.corpus import Corpus
+    from forgetcast.corpus.corpus import Corpus
     from forgetcast.evaluate import evaluate as run
 
     corpus = Corpus.join(read_corpora(corpora))

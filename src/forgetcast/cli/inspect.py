@@ -42,9 +42,9 @@ def corpus(folder: str, agreement: bool) -> None:
       forgetcast inspect corpus my-corpus
       forgetcast inspect corpus published --agreement
     """
-    from forgetcast import inspection, labels
     from forgetcast.cli.options import PUBLISHED
-    from forgetcast.corpus import Corpus
+    from forgetcast.corpus import inspection, labels
+    from forgetcast.corpus.corpus import Corpus
 
     found = Corpus.published() if folder == PUBLISHED else Corpus.read(folder)
     present = sorted(found.outcomes["unlearner"].unique())
@@ -110,8 +110,8 @@ def path(
     check_output(plot, (".png", ".svg", ".pdf"))
     check_output(out, (".csv",))
     from forgetcast import plots, registry
+    from forgetcast.corpus.zoo.recipes import published
     from forgetcast.loading import load_target
-    from forgetcast.recipes import published
     from forgetcast.unlearn.trace import trace
 
     target = published(name).build() if name is not None else load_target(str(spec))

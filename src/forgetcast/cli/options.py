@@ -12,7 +12,7 @@ import click
 from forgetcast.errors import FileFormatError, IndexRangeError, InputError
 
 if TYPE_CHECKING:
-    from forgetcast.corpus import Corpus
+    from forgetcast.corpus.corpus import Corpus
     from forgetcast.predict import DifficultyReport
     from forgetcast.predictor import DifficultyPredictor
 
@@ -54,7 +54,7 @@ corpus_option = click.option(
 
 def read_corpora(names: Sequence[str]) -> list[Corpus]:
     """The corpora in these folders, and the published one for its word (a folder of that name is ``./published``)."""
-    from forgetcast.corpus import Corpus
+    from forgetcast.corpus.corpus import Corpus
 
     found = [Corpus.published() if name == PUBLISHED else Corpus.read(name) for name in names]
     for name, corpus in zip(names, found, strict=True):

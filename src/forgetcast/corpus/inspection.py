@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from forgetcast import labels
-from forgetcast.corpus import Corpus
+from forgetcast.corpus import labels
+from forgetcast.corpus.corpus import Corpus
 from forgetcast.errors import InputError, UnknownNameError
 
 __all__ = ["NO_RELIABILITY", "agreement_table", "reliability_table", "targets_table", "unlearners_table"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from forgetcast.corpus import parquet_bytes, parquet_table
-from forgetcast.corpus_check import unsound
+from forgetcast.corpus.checks import unsound
+from forgetcast.corpus.corpus import parquet_bytes, parquet_table
 from forgetcast.errors import FileFormatError
 from forgetcast.files.stores import Place, read_if_there, write_atomically
 

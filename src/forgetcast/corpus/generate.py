@@ -23,8 +23,23 @@ from torch.nn import functional as F
 
 from forgetcast import registry
 from forgetcast._arguments import checked
-from forgetcast.corpus import FORMAT, Corpus, corpus_folder
-from forgetcast.corpus_growth import UNKNOWN_FACTOR, Standing, add, marked, partial_of
+from forgetcast.corpus.corpus import FORMAT, Corpus, corpus_folder
+from forgetcast.corpus.growth import UNKNOWN_FACTOR, Standing, add, marked, partial_of
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.oracle import (
+    ANSWER_COLUMNS,
+    SHARE,
+    SUBSET_COLUMNS,
+    TOGETHER,
+    deal_groups,
+    leave_groups_out,
+    subset_answers,
+    subset_seeds,
+    summarise,
+)
+from forgetcast.corpus.sampling import draw_instances
+from forgetcast.corpus.shards import Rows, make_shard, read_shard
+from forgetcast.corpus.zoo.recipes import Recipe
 from forgetcast.errors import (
     ForgetcastError,
     ForgetcastWarning,
@@ -41,23 +56,8 @@ from forgetcast.errors import (
 )
 from forgetcast.factors import factor_table
 from forgetcast.files.stores import Place, check_writable, sweep
-from forgetcast.labels import CONSENSUS
 from forgetcast.objectives import OBJECTIVES
-from forgetcast.oracle import (
-    ANSWER_COLUMNS,
-    SHARE,
-    SUBSET_COLUMNS,
-    TOGETHER,
-    deal_groups,
-    leave_groups_out,
-    subset_answers,
-    subset_seeds,
-    summarise,
-)
 from forgetcast.parallel import run_tasks
-from forgetcast.recipes import Recipe
-from forgetcast.sampling import draw_instances
-from forgetcast.shards import Rows, make_shard, read_shard
 from forgetcast.target.settings import own_settings
 from forgetcast.target.target import Target
 from forgetcast.unlearn import Protocol, Unlearner, run_unlearner
@@ -446,7 +446,7 @@ def measure(
         oracle: what :func:`retrained_answers` said of these samples, and maybe of others; None: the oracle is asked.
 
     Returns:
-        (outcomes, instances): frames that ``forgetcast.labels`` turns into difficulty.
+        (outcomes, instances): frames that ``forgetcast.corpus.labels`` turns into difficulty.
 
     An unlearner of a plugin that raises is left out wholly and named; all others finish. Asked for by name it is an
     error, for what the label averages must not change in silence; the error has the outcomes of the others. With
@@ -512,7 +512,7 @@ def retrained_answers(
         groups, seeds, n_jobs, progress, seed: as in :func:`measure`; every seed deals the groups anew.
 
     Returns:
-        As :func:`forgetcast.oracle.summarise`.
+        As :func:`forgetcast.corpus.oracle.summarise`.
 
     Raises:
         NotApplicableError: the target cannot retrain.
@@ -569,7 +569,7 @@ def generate_corpus(
         retraining_instances: samples per target that exact retraining serves, spread over the instances.
         screen_models: half of the instances are drawn from those suspected of being memorized. 0: suspect those whose
             neighbours have other labels; else train so many models on random 70 % of the data and suspect those that
-            only models that saw them get right (:func:`forgetcast.oracle.subset_screen`).
+            only models that saw them get right (:func:`forgetcast.corpus.oracle.subset_screen`).
         unlearners, seeds, objectives, oracle_groups, oracle_seeds, n_jobs, progress, seed: as in :func:`measure`,
             with exact retraining beside the default unlearners.
 

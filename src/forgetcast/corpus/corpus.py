@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forgetcast._arguments import checked
-from forgetcast.corpus_check import check_tables
+from forgetcast.corpus.checks import check_tables
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, first_line
 from forgetcast.files.atomic import naming, whole_file
 from forgetcast.files.folders import locked_folder, nearest_existing, shipped_folder

@@ -101,7 +101,7 @@ def _find(variable: str, folders: tuple[str, ...], package: str, files: Sequence
 
 
 def _fashion_mnist() -> Split:
-    from forgetcast._torchvision import torchvision
+    from forgetcast.corpus.zoo.torchvision_import import torchvision
 
     files = [
         f"{part}-ubyte.gz" for half in ("train", "t10k") for part in (f"{half}-images-idx3", f"{half}-labels-idx1")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from forgetcast.corpus import MANIFEST, TABLES, Corpus, got, held, put
+from forgetcast.corpus.corpus import MANIFEST, TABLES, Corpus, got, held, put
 from forgetcast.errors import (
     FileFormatError,
     ForgetcastWarning,

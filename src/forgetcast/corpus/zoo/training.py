@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from forgetcast.augmentation import augmented
+from forgetcast.corpus.zoo.augmentation import augmented
 from forgetcast.target.seeding import seeded
 
 __all__ = ["Record", "Trainer", "train_classifier", "train_stacked", "trains_stacked"]
@@ -46,7 +46,7 @@ def train_classifier(
         x, y: inputs (n, ...) and labels (n,).
         indices: samples to train on; default all.
         epochs, lr, batch_size, weight_decay: the usual meaning; the rate falls to 0 along a cosine.
-        augment: change inputs at random (:func:`forgetcast.augmentation.augmented`), anew in every epoch.
+        augment: change inputs at random (:func:`forgetcast.corpus.zoo.augmentation.augmented`), anew in every epoch.
         seed: order of the samples, augmentation and dropout; the global random state is left as it was.
         record: sees the model, in evaluation mode, after every epoch; training goes on as if it had not. For a
             :class:`forgetcast.Trajectory` it keeps a copy of the state dict, or the model's outputs.

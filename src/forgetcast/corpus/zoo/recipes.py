@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from forgetcast import architectures, datasets
+from forgetcast.corpus.zoo import architectures, datasets
+from forgetcast.corpus.zoo.training import Trainer
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.parallel import one_thread
 from forgetcast.target.data import channels_last
 from forgetcast.target.target import Target
 from forgetcast.target.trajectory import Trajectory
-from forgetcast.training import Trainer
 
 __all__ = ["PUBLISHED", "Recipe", "published"]
 
@@ -39,7 +39,7 @@ class Recipe:
     seed: int = 0
     """Of initialisation, order and, unless ``data_seed`` is given, of the samples drawn."""
     augment: bool = False
-    """Whether inputs are changed at random in training (``forgetcast.augmentation``)."""
+    """Whether inputs are changed at random in training (``forgetcast.corpus.zoo.augmentation``)."""
     data_seed: int | None = None
     """Of the samples drawn: with it two recipes are two training runs on the same data."""
 

@@ -40,7 +40,7 @@ def draw_instances(target: Target, m: int, seed: int = 0, *, suspicion: np.ndarr
         m: how many.
         seed: of the draw.
         suspicion: how much a screen suspects each sample of being memorized, (n,), such as the ``memorization`` of
-            :func:`forgetcast.oracle.subset_screen`; default: the share of neighbours with another label. NaN counts as
+            :func:`forgetcast.corpus.oracle.subset_screen`; default: the share of neighbours with another label. NaN counts as
             no suspicion.
 
     Returns:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from forgetcast._arguments import checked
-from forgetcast.corpus import Corpus, corpus_folder
-from forgetcast.corpus_growth import replace_unchanged
+from forgetcast.corpus.corpus import Corpus, corpus_folder
+from forgetcast.corpus.generate import built, factor_rows
+from forgetcast.corpus.growth import replace_unchanged
+from forgetcast.corpus.zoo.recipes import Recipe
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.files.stores import Place
-from forgetcast.generate import built, factor_rows
 from forgetcast.parallel import run_tasks
-from forgetcast.recipes import Recipe
 from forgetcast.target.target import Target
 
 __all__ = ["refresh_factors"]
