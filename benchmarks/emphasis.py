@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from publish import VALIDATION
 
-from forgetcast import Corpus, columns, heads
+from forgetcast import Corpus
 from forgetcast.evaluation_page import table as markdown
 from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.predictor import columns, heads
 from forgetcast.scores import within_target_rho
 
 HERE = Path(__file__).parent

@@ -30,12 +30,12 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from forgetcast import Corpus, DifficultyPredictor, plots
-from forgetcast.columns import head_weights, labels_of
 from forgetcast.evaluation_page import table as markdown
 from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.explain import factor_of
-from forgetcast.heads import Head, fit_head
 from forgetcast.objectives import OBJECTIVES
+from forgetcast.predictor.columns import head_weights, labels_of
+from forgetcast.predictor.heads import Head, fit_head
 from forgetcast.registry import load_factors
 
 HERE = Path(__file__).parent

@@ -23,13 +23,13 @@ import pandas as pd
 
 from forgetcast import Corpus, DifficultyPredictor, Policy
 from forgetcast.choice import chosen_unlearners
-from forgetcast.columns import from_log_scale, under_each, unlearners_of
 from forgetcast.evaluation_page import table as markdown
 from forgetcast.evaluation_table import feature_columns, training_table
-from forgetcast.heads import fit_without
-from forgetcast.intervals import balanced_residuals, conformal_interval, fold_rows
+from forgetcast.predictor.columns import from_log_scale, under_each, unlearners_of
+from forgetcast.predictor.heads import fit_without
+from forgetcast.predictor.intervals import balanced_residuals, conformal_interval, fold_rows
+from forgetcast.predictor.unlearner_heads import fit_unlearner_head, unlearner_errors, with_unlearner
 from forgetcast.routes import ROUTES, routes
-from forgetcast.unlearner_heads import fit_unlearner_head, unlearner_errors, with_unlearner
 
 HERE = Path(__file__).parent
 MEASURES = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from forgetcast.errors import ForgetcastError
     from forgetcast.policy import Policy
     from forgetcast.predict import DifficultyReport, predict_difficulty
-    from forgetcast.predictor import DifficultyPredictor
+    from forgetcast.predictor.predictor import DifficultyPredictor
     from forgetcast.predictor_training import train_predictor
     from forgetcast.screening import Triage, triage
     from forgetcast.target.target import Target
@@ -43,7 +43,7 @@ except PackageNotFoundError:  # a source tree on sys.path, never installed
 
 _HOMES = {
     "Corpus": "corpus.corpus",
-    "DifficultyPredictor": "predictor",
+    "DifficultyPredictor": "predictor.predictor",
     "DifficultyReport": "predict",
     "ForgetcastError": "errors",
     "Policy": "policy",

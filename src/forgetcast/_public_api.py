@@ -39,7 +39,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "forgetcast.evaluation_table": ("training_table",),
     "forgetcast.explain": ("Explanation", "ExplanationSet", "Reason"),
     "forgetcast.factors": ("Factor", "FactorTable", "factor", "factor_table"),
-    "forgetcast.familiarity": ("Familiarity",),
+    "forgetcast.predictor.familiarity": ("Familiarity",),
     "forgetcast.corpus.labels": (
         "CONSENSUS",
         "agreement",

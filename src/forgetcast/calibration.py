@@ -15,18 +15,18 @@ import pandas as pd
 from joblib import effective_n_jobs
 from tqdm import tqdm
 
-from forgetcast.adaptation import adapt
-from forgetcast.adapted_predictor import Calibration
-from forgetcast.columns import as_features, labels_of, log_scale
 from forgetcast.corpus.generate import measure, retrained_answers, runs_per_sample
 from forgetcast.corpus.labels import CONSENSUS, consensus
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.factors import FactorTable, quantile_column
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.retrained import GAP, RETRAINED_COLUMNS, met_before, with_retrained
+from forgetcast.predictor.adaptation import adapt
+from forgetcast.predictor.calibrated import Calibration
+from forgetcast.predictor.columns import as_features, labels_of, log_scale
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.predictor.retrained import GAP, RETRAINED_COLUMNS, met_before, with_retrained
+from forgetcast.predictor.tiers import TRIVIAL_FROM
 from forgetcast.target.logits import true_probability
 from forgetcast.target.target import Target
-from forgetcast.tiers import TRIVIAL_FROM
 from forgetcast.wording import duration
 
 __all__ = ["FEWEST", "calibrate", "check", "choose"]

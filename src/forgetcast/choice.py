@@ -10,9 +10,9 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from forgetcast.columns import objectives_of, under_column, under_each, unlearners_of
-from forgetcast.intervals import fold_rows
-from forgetcast.unlearner_heads import fit_unlearner_head, with_unlearner
+from forgetcast.predictor.columns import objectives_of, under_column, under_each, unlearners_of
+from forgetcast.predictor.intervals import fold_rows
+from forgetcast.predictor.unlearner_heads import fit_unlearner_head, with_unlearner
 
 __all__ = ["Chosen", "chosen_unlearners", "unlearner_choice"]
 

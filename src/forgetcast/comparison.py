@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forgetcast.columns import objectives_of
 from forgetcast.errors import shortened
-from forgetcast.heads import Head, fit_without
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.columns import objectives_of
+from forgetcast.predictor.heads import Head, fit_without
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.scores import bootstrap_rho
 
 __all__ = ["TOLERANCE", "Comparison", "compare"]

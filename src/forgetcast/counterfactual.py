@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.explain import Explainer
-from forgetcast.tiers import tiers
+from forgetcast.predictor.tiers import tiers
 
 __all__ = ["sentences", "what_would_change"]
 

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from forgetcast.agreement import RankAgreement, spearman_interval
 from forgetcast.corpus.generate import measure
 from forgetcast.corpus.labels import consensus, reliability
 from forgetcast.corpus.zoo.training import Trainer
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.predict import DifficultyReport, predict_difficulty
+from forgetcast.predictor.agreement import RankAgreement, spearman_interval
 from forgetcast.report import OBJECTIVE_MEANINGS
 from forgetcast.target.seeding import seeded
 from forgetcast.target.target import Target

@@ -23,10 +23,10 @@ from forgetcast.evaluation_page import page
 from forgetcast.evaluation_table import feature_columns, training_table
 from forgetcast.files.atomic import naming, whole_file
 from forgetcast.grading import against_ceilings, grade, noise_ceilings
-from forgetcast.heads import DEFAULT_PARAMS
 from forgetcast.holdout import Group, leave_one_group_out
 from forgetcast.learning import few_samples_curve, targets_curve, unseen_unlearners
 from forgetcast.objectives import SLACK
+from forgetcast.predictor.heads import DEFAULT_PARAMS
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from forgetcast._arguments import checked
-from forgetcast.columns import UNLEARNER_HEADS, under_column
 from forgetcast.corpus import labels
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.factors import quantile_column
 from forgetcast.objectives import PARTS
+from forgetcast.predictor.columns import UNLEARNER_HEADS, under_column
 from forgetcast.registry import load_factors
 
 __all__ = ["feature_columns", "training_table"]

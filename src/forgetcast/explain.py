@@ -18,8 +18,8 @@ import pandas as pd
 from forgetcast.errors import InputError
 from forgetcast.factors import Factor, FactorTable, quantile_column
 from forgetcast.files.exact_values import sample_numbers
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.tiers import tier_bounds
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.predictor.tiers import tier_bounds
 
 __all__ = ["SHARED_CREDIT", "Explainer", "Explanation", "ExplanationSet", "Reason", "factor_of"]
 

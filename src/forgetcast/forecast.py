@@ -15,11 +15,11 @@ from forgetcast.counterfactual import what_would_change
 from forgetcast.errors import IndexRangeError, NotApplicableError, SchemaError, UnknownNameError
 from forgetcast.explain import Explainer, Explanation, ExplanationSet
 from forgetcast.factors import FactorTable
-from forgetcast.familiarity import Familiarity
 from forgetcast.files.exact_values import exact_values
 from forgetcast.movers import Movers
 from forgetcast.objectives import SLACK
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.familiarity import Familiarity
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.target.target import Target
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from scipy.stats import spearmanr
 from forgetcast.baselines import ridge, single_columns, single_factors
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.labels import reliability
-from forgetcast.familiarity import ODD_BELOW, contexts, familiarity
 from forgetcast.holdout import Group
 from forgetcast.objectives import PARTS
+from forgetcast.predictor.familiarity import ODD_BELOW, contexts, familiarity
 from forgetcast.scores import Bootstrap, auc, bootstrap_rho, concordance, partial_rho, tie_ceiling, top_recall
 
 __all__ = ["against_ceilings", "grade", "noise_ceilings"]
@@ -195,7 +195,7 @@ def _per_target(
 
 
 def _familiarity(rows: pd.DataFrame, features: Sequence[str], groups: np.ndarray) -> dict[str, float]:
-    """The p-value of every target against the targets of the other groups (``forgetcast.familiarity``)."""
+    """The p-value of every target against the targets of the other groups (``forgetcast.predictor.familiarity``)."""
     found = {}
     for group in dict.fromkeys(groups):
         known = contexts(rows[groups != group], features)

@@ -8,10 +8,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from forgetcast.columns import HEADS, INTERVAL_HEADS, from_log_scale, labelled, labels_of, objectives_of, recorded_parts
 from forgetcast.errors import InputError, SchemaError
-from forgetcast.heads import fit_excluding, fit_without
-from forgetcast.intervals import balanced_residuals, calibration_groups, conformal_interval, deal_targets
+from forgetcast.predictor.columns import (
+    HEADS,
+    INTERVAL_HEADS,
+    from_log_scale,
+    labelled,
+    labels_of,
+    objectives_of,
+    recorded_parts,
+)
+from forgetcast.predictor.heads import fit_excluding, fit_without
+from forgetcast.predictor.intervals import balanced_residuals, calibration_groups, conformal_interval, deal_targets
 
 __all__ = ["Group", "leave_one_group_out"]
 

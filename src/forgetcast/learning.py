@@ -9,11 +9,11 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from forgetcast.columns import head_weights, labels_of, objectives_of
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.evaluation_table import training_table
-from forgetcast.heads import fit_head
-from forgetcast.intervals import fold_rows
+from forgetcast.predictor.columns import head_weights, labels_of, objectives_of
+from forgetcast.predictor.heads import fit_head
+from forgetcast.predictor.intervals import fold_rows
 from forgetcast.ranks import weighted_percentile
 from forgetcast.scores import bootstrap_rho, within_target_rho
 

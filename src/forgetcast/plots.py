@@ -25,8 +25,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from forgetcast._drawing import NEUTRAL, axes_or_new, ink, nothing, plain, require
-from forgetcast.agreement import spearman_interval
 from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.predictor.agreement import spearman_interval
 from forgetcast.wording import harmless
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ from forgetcast.explain import Explainer, factor_of
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.forecast import Forecast
 from forgetcast.objectives import OBJECTIVES
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.predictor.tiers import tier_bounds, tiers
 from forgetcast.registry import FACTOR_GROUP, found, load_factors
 from forgetcast.target.target import Target
 from forgetcast.target.trajectory import Trajectory
-from forgetcast.tiers import tier_bounds, tiers
 
 __all__ = ["DifficultyReport", "needed_factors", "predict_difficulty", "target_of", "tier_bounds", "tiers"]
 

@@ -16,8 +16,8 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, shortened
 from forgetcast.evaluation_table import feature_columns, training_table
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.predictor_folder import check_folder, holds_predictor
+from forgetcast.predictor.folder import check_folder, holds_predictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.tuning import choose_params, validation_targets
 
 __all__ = ["ADDED_ROUNDS", "Replace", "TrainedPredictor", "train_predictor"]

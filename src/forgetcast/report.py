@@ -26,12 +26,12 @@ from forgetcast._page import (
     template,
     write_whole,
 )
-from forgetcast.agreement import spearman_interval
 from forgetcast.counterfactual import sentences
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.explain import SHARED_CREDIT
 from forgetcast.forecast import Forecast
 from forgetcast.movers import NOTHING_MOVES
+from forgetcast.predictor.agreement import spearman_interval
 from forgetcast.report_sections import sections_of
 from forgetcast.wording import count, flat, number, signed
 

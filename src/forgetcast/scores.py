@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_auc_score
 
-from forgetcast.agreement import rank_correlation
+from forgetcast.predictor.agreement import rank_correlation
 
 __all__ = [
     "Bootstrap",

@@ -23,7 +23,7 @@ from forgetcast.interactions import interactions
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.policy import Policy
 from forgetcast.predict import DifficultyReport, predict_difficulty, target_of
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.queue_totals import processing_order, queue_totals, requests_text, route_seconds
 from forgetcast.requests import Requests, checked_requests

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from forgetcast.columns import objectives_of
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without
+from forgetcast.predictor.columns import objectives_of
+from forgetcast.predictor.heads import DEFAULT_PARAMS, Head, fit_without
 from forgetcast.scores import bootstrap_rho, says_something, within_target_rho
 
 if TYPE_CHECKING:

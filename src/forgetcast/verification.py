@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from forgetcast._arguments import checked
-from forgetcast.agreement import RankAgreement, spearman_interval
 from forgetcast.corpus.generate import measure
 from forgetcast.corpus.labels import difficulty
 from forgetcast.errors import InputError
+from forgetcast.predictor.agreement import RankAgreement, spearman_interval
 from forgetcast.routes import ROUTES
 from forgetcast.screening import Triage, run_forecast
 from forgetcast.target.target import Target

@@ -27,7 +27,7 @@ from forgetcast.cli.options import parse_indices
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.corpus.zoo.training import train_classifier
 from forgetcast.files.atomic import whole_file
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import training_table
 
 MODULE = """

@@ -18,7 +18,7 @@ from forgetcast.evaluate import Evaluation, evaluate
 from forgetcast.evaluation_page import page
 from forgetcast.holdout import leave_one_group_out
 from forgetcast.learning import few_samples_curve, targets_curve
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.scores import (
     auc,
     bootstrap_rho,

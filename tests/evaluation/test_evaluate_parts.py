@@ -11,7 +11,7 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.evaluate import Evaluation, evaluate
 from forgetcast.evaluation_page import page
 from forgetcast.holdout import _exclusions, leave_one_group_out
-from forgetcast.intervals import FOLDS
+from forgetcast.predictor.intervals import FOLDS
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 
 QUICK = {"num_boost_round": 40}

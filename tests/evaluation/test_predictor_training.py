@@ -18,7 +18,7 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, UnknownNameError
 from forgetcast.evaluation_table import training_table
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.predictor_training import ADDED_ROUNDS, train_predictor
 from synthetic import FEATURES, corpus
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from forgetcast.columns import labels_of, training_weights
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.heads import fit_head
 from forgetcast.holdout import leave_one_group_out
+from forgetcast.predictor.columns import labels_of, training_weights
+from forgetcast.predictor.heads import fit_head
 from forgetcast.tuning import SEARCHED, choose_params, validation_targets
 from synthetic import FEATURES, training_table
 

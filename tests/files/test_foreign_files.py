@@ -19,8 +19,8 @@ import torch
 
 from forgetcast.errors import DatasetError, FileFormatError, ForgetcastError, ModelError, PathError
 from forgetcast.files.foreign import ROOM, file_in, parse_json, read_table, regular_file
-from forgetcast.lightgbm_text import read_booster
 from forgetcast.loading import load_dataset
+from forgetcast.predictor.lightgbm_text import read_booster
 from forgetcast.target.weights import fit_weights, read_weights
 from hostile_mutations import _bomb
 from hostile_seeds import LOADERS, _module

@@ -17,7 +17,7 @@ MEASURING = (
 )
 """What holds, makes or uses what only a measurement knows: no forecast may load it."""
 
-FORECASTING = ("forgetcast.factors", "forgetcast.predictor", "forgetcast.target.target")
+FORECASTING = ("forgetcast.factors", "forgetcast.predictor.predictor", "forgetcast.target.target")
 """What a forecast rests on."""
 
 

@@ -21,8 +21,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from forgetcast import DifficultyPredictor, Policy, Target, record
-from forgetcast.adaptation import FORECAST, Adaptation
-from forgetcast.adapted_predictor import CALIBRATION, Calibration, _digest
 from forgetcast.cli.options import parse_indices
 from forgetcast.cli.output import table_json
 from forgetcast.cli.requests import _lines
@@ -35,9 +33,11 @@ from forgetcast.factors import factor_table
 from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.files.canonical_json import canonical_json
 from forgetcast.loading import _file, load_checkpoints, load_dataset
-from forgetcast.predictor_folder import MANIFEST, _fingerprint
+from forgetcast.predictor.adaptation import FORECAST, Adaptation
+from forgetcast.predictor.calibrated import CALIBRATION, Calibration, _digest
+from forgetcast.predictor.folder import MANIFEST, _fingerprint
+from forgetcast.predictor.retrained import GAP
 from forgetcast.requests import checked_requests
-from forgetcast.retrained import GAP
 from forgetcast.target.weights import fit_weights, read_weights
 from synthetic import FEATURES
 from synthetic import training_table as synthetic_table

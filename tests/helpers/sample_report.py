@@ -12,7 +12,7 @@ import pandas as pd
 from forgetcast.explain import Explainer
 from forgetcast.factors import Factor, FactorTable
 from forgetcast.predict import DifficultyReport, tier_bounds, tiers
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, training_table
 
 FAMILIES = {

@@ -12,7 +12,7 @@ from scipy.special import logit
 from forgetcast.errors import InputError, NotApplicableError, UnknownNameError
 from forgetcast.explain import Explainer, Explanation, factor_of
 from forgetcast.factors import Factor, FactorTable
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, training_table
 
 

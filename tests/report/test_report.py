@@ -16,10 +16,10 @@ import pytest
 
 from forgetcast import _page, wording
 from forgetcast import report as report_module
-from forgetcast.agreement import spearman_interval
 from forgetcast.errors import InputError, PathError
 from forgetcast.explain import SHARED_CREDIT
 from forgetcast.predict import DifficultyReport, predict_difficulty
+from forgetcast.predictor.agreement import spearman_interval
 from forgetcast.report import OBJECTIVE_MEANINGS, render_html, write_html
 from html_page import HOSTILE, Page
 from sample_report import measurements, sample_report

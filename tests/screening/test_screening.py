@@ -20,9 +20,9 @@ from forgetcast import DifficultyPredictor, Target, predict_difficulty
 from forgetcast.decisions import decisions
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, SchemaError, UnknownNameError
 from forgetcast.factors import factor_table
-from forgetcast.familiarity import Familiarity
 from forgetcast.policy import Policy
 from forgetcast.predict import needed_factors
+from forgetcast.predictor.familiarity import Familiarity
 from forgetcast.queue_columns import COLUMNS
 from forgetcast.routes import ROUTES, routes, why
 from forgetcast.screening import Triage, triage

@@ -16,7 +16,7 @@ from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.evaluation_table import training_table
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.factors.store import read_factors, write_factors
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.record import append, verify
 from small_targets import clouds
 from synthetic import FEATURES, corpus

@@ -19,7 +19,7 @@ from forgetcast.errors import (
 )
 from forgetcast.factors import factor_table
 from forgetcast.predict import DifficultyReport, predict_difficulty
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.target.target import Target
 from small_targets import clouds
 

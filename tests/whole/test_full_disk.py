@@ -30,7 +30,7 @@ from forgetcast.evaluation_table import training_table
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import write_factors
 from forgetcast.policy import Policy
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.predictor_training import train_predictor
 from forgetcast.record import append, verify
 from places import HELPERS

@@ -27,7 +27,7 @@ from forgetcast.evaluation_table import training_table
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.policy import Policy
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.record import append, verify
 from small_targets import clouds
 from synthetic import FEATURES, corpus

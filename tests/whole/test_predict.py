@@ -18,7 +18,7 @@ from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, P
 from forgetcast.explain import Explanation, ExplanationSet
 from forgetcast.factors import factor_table
 from forgetcast.predict import DifficultyReport, predict_difficulty
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.target.target import Target
 from synthetic import training_table
 

@@ -11,8 +11,8 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from forgetcast.errors import InputError, NotApplicableError
-from forgetcast.heads import fit_head
-from forgetcast.intervals import balanced_residuals
+from forgetcast.predictor.heads import fit_head
+from forgetcast.predictor.intervals import balanced_residuals
 
 __all__ = ["DifficultyRegressor"]
 

@@ -14,7 +14,7 @@ from forgetcast.errors import FileFormatError, IndexRangeError, InputError
 if TYPE_CHECKING:
     from forgetcast.corpus.corpus import Corpus
     from forgetcast.predict import DifficultyReport
-    from forgetcast.predictor import DifficultyPredictor
+    from forgetcast.predictor.predictor import DifficultyPredictor
 
 __all__ = [
     "FILE",
@@ -65,7 +65,7 @@ def read_corpora(names: Sequence[str]) -> list[Corpus]:
 
 def read_predictor(name: str) -> DifficultyPredictor:
     """The predictor in this folder, or the published one for its word."""
-    from forgetcast.predictor import DifficultyPredictor
+    from forgetcast.predictor.predictor import DifficultyPredictor
 
     return DifficultyPredictor.published() if name == PUBLISHED else DifficultyPredictor.load(name)
 
@@ -156,7 +156,7 @@ def forecast_inputs(
     """
     from forgetcast.loading import load_checkpoints, load_dataset, load_model, load_target
     from forgetcast.predict import needed_factors, target_of
-    from forgetcast.predictor import DifficultyPredictor
+    from forgetcast.predictor.predictor import DifficultyPredictor
 
     pieces = {"--model": model, "--weights": weights, "--dataset": dataset, "--heldout": heldout}
     given = [name for name, value in {**pieces, "--checkpoints": checkpoints}.items() if value is not None]

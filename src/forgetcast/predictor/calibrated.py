@@ -13,15 +13,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from forgetcast.adaptation import Adaptation
-from forgetcast.agreement import spearman_interval
-from forgetcast.columns import from_log_scale
 from forgetcast.errors import FileFormatError, InputError, NotApplicableError, PathError, UnknownNameError, first_line
 from forgetcast.factors import FactorTable
 from forgetcast.files.folders import nearest_existing, replaced_folder
 from forgetcast.files.foreign import file_in, read_bytes, read_table
-from forgetcast.predictor_folder import Heads, Residuals, check_format, read_folder, read_json, write_folder
-from forgetcast.retrained import ANSWERS, GAP, RETRAINED_COLUMNS, met_before, with_retrained
+from forgetcast.predictor.adaptation import Adaptation
+from forgetcast.predictor.agreement import spearman_interval
+from forgetcast.predictor.columns import from_log_scale
+from forgetcast.predictor.folder import Heads, Residuals, check_format, read_folder, read_json, write_folder
+from forgetcast.predictor.retrained import ANSWERS, GAP, RETRAINED_COLUMNS, met_before, with_retrained
 from forgetcast.target.target import Target
 
 __all__ = ["CALIBRATION", "Calibration", "check_folder", "holds_calibration", "read_calibrated", "write_calibrated"]

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from forgetcast._arguments import checked
-from forgetcast.adapted_predictor import Calibration, holds_calibration, read_calibrated, write_calibrated
-from forgetcast.columns import (
+from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError
+from forgetcast.files.folders import locked_folder, shipped_folder
+from forgetcast.predictor.calibrated import Calibration, holds_calibration, read_calibrated, write_calibrated
+from forgetcast.predictor.columns import (
     EXPLAINED,
     PART_HEADS,
     UNLEARNER,
@@ -20,14 +22,12 @@ from forgetcast.columns import (
     from_log_scale,
     residuals_under,
 )
-from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError
-from forgetcast.familiarity import Familiarity, familiarity
-from forgetcast.files.folders import locked_folder, shipped_folder
-from forgetcast.fitting import Fit
-from forgetcast.heads import Head
-from forgetcast.intervals import balanced_residuals, conformal_interval
-from forgetcast.predictor_folder import Heads, Residuals, read_folder, write_folder
-from forgetcast.unlearner_heads import known_unlearners, with_unlearner
+from forgetcast.predictor.familiarity import Familiarity, familiarity
+from forgetcast.predictor.fitting import Fit
+from forgetcast.predictor.folder import Heads, Residuals, read_folder, write_folder
+from forgetcast.predictor.heads import Head
+from forgetcast.predictor.intervals import balanced_residuals, conformal_interval
+from forgetcast.predictor.unlearner_heads import known_unlearners, with_unlearner
 
 __all__ = ["DifficultyPredictor"]
 

@@ -9,10 +9,10 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from forgetcast.columns import UNLEARNER, log_scale, training_weights, under_each
-from forgetcast.heads import Head, fit_head
-from forgetcast.intervals import fold_rows
 from forgetcast.parallel import pool_of
+from forgetcast.predictor.columns import UNLEARNER, log_scale, training_weights, under_each
+from forgetcast.predictor.heads import Head, fit_head
+from forgetcast.predictor.intervals import fold_rows
 
 __all__ = [
     "fit_unlearner_head",

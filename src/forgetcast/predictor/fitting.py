@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forgetcast.columns import (
+from forgetcast.errors import InputError, SchemaError, shortened
+from forgetcast.objectives import OBJECTIVES
+from forgetcast.predictor.columns import (
     HEADS,
     INTERVAL_HEADS,
     UNLEARNER,
@@ -29,13 +31,11 @@ from forgetcast.columns import (
     under_column,
     unlearners_of,
 )
-from forgetcast.errors import InputError, SchemaError, shortened
-from forgetcast.familiarity import contexts, extended
-from forgetcast.heads import DEFAULT_PARAMS, Head, fit_head, fit_without
-from forgetcast.intervals import calibration_groups
-from forgetcast.objectives import OBJECTIVES
-from forgetcast.predictor_folder import Heads, Residuals, seal
-from forgetcast.unlearner_heads import fit_unlearner_head, known_unlearners, unlearner_errors
+from forgetcast.predictor.familiarity import contexts, extended
+from forgetcast.predictor.folder import Heads, Residuals, seal
+from forgetcast.predictor.heads import DEFAULT_PARAMS, Head, fit_head, fit_without
+from forgetcast.predictor.intervals import calibration_groups
+from forgetcast.predictor.unlearner_heads import fit_unlearner_head, known_unlearners, unlearner_errors
 
 __all__ = ["Fit"]
 

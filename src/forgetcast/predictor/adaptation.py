@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
-from forgetcast.columns import INTERVAL_HEADS
 from forgetcast.factors import quantile_column
-from forgetcast.intervals import balanced_residuals
 from forgetcast.objectives import SLACK
-from forgetcast.retrained import GAP, RETRAINED
+from forgetcast.predictor.columns import INTERVAL_HEADS
+from forgetcast.predictor.intervals import balanced_residuals
+from forgetcast.predictor.retrained import GAP, RETRAINED
 
 __all__ = ["Adaptation", "Prior", "adapt", "fit_ridge"]
 

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from forgetcast.columns import HEADS, head_weights, labels_of
 from forgetcast.errors import InputError
-from forgetcast.lightgbm_text import read_booster
 from forgetcast.parallel import pool_of
+from forgetcast.predictor.columns import HEADS, head_weights, labels_of
+from forgetcast.predictor.lightgbm_text import read_booster
 
 __all__ = [
     "DEFAULT_PARAMS",

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forgetcast.columns import HEADS, INTERVAL_HEADS, PART_HEADS, UNLEARNER, UNLEARNER_HEADS, residuals_under
 from forgetcast.errors import FileFormatError, PathError, SchemaError
-from forgetcast.familiarity import check_contexts
 from forgetcast.files.folders import nearest_existing, replaced_folder
 from forgetcast.files.foreign import file_in, parse_json, read_bytes
-from forgetcast.heads import Head
-from forgetcast.lightgbm_text import read_booster
 from forgetcast.objectives import OBJECTIVES
+from forgetcast.predictor.columns import HEADS, INTERVAL_HEADS, PART_HEADS, UNLEARNER, UNLEARNER_HEADS, residuals_under
+from forgetcast.predictor.familiarity import check_contexts
+from forgetcast.predictor.heads import Head
+from forgetcast.predictor.lightgbm_text import read_booster
 
 __all__ = [
     "RECORDS",
