@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forgetcast import Corpus, plots
+from forgetcast import Corpus
 from forgetcast.corpus.labels import consensus
 from forgetcast.corpus.zoo.recipes import published
 from forgetcast.evaluation_page import table
 from forgetcast.factors import factor_table
 from forgetcast.predictor.agreement import spearman_interval
+from forgetcast.report import plots
 from forgetcast.target.logits import true_probability
 
 HERE = Path(__file__).parent

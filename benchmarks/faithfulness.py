@@ -29,14 +29,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from forgetcast import Corpus, DifficultyPredictor, plots
+from forgetcast import Corpus, DifficultyPredictor
 from forgetcast.evaluation_page import table as markdown
 from forgetcast.evaluation_table import feature_columns, training_table
-from forgetcast.explain import factor_of
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.predictor.columns import head_weights, labels_of
 from forgetcast.predictor.heads import Head, fit_head
 from forgetcast.registry import load_factors
+from forgetcast.report import plots
+from forgetcast.report.explain import factor_of
 
 HERE = Path(__file__).parent
 DONORS = 20

@@ -8,7 +8,7 @@ from typing import Any
 
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.registry import raised
-from forgetcast.report_sections import section_parts
+from forgetcast.report.sections import section_parts
 from forgetcast.sections import Section
 from forgetcast.target.example import example_target
 

@@ -37,7 +37,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     ),
     "forgetcast.evaluate": ("Evaluation", "evaluate"),
     "forgetcast.evaluation_table": ("training_table",),
-    "forgetcast.explain": ("Explanation", "ExplanationSet", "Reason"),
+    "forgetcast.report.explain": ("Explanation", "ExplanationSet", "Reason"),
     "forgetcast.factors": ("Factor", "FactorTable", "factor", "factor_table"),
     "forgetcast.predictor.familiarity": ("Familiarity",),
     "forgetcast.corpus.labels": (
@@ -50,7 +50,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "reliability",
     ),
     "forgetcast.loading": ("load_checkpoints", "load_dataset", "load_model", "load_target"),
-    "forgetcast.plots": (
+    "forgetcast.report.plots": (
         "beeswarm",
         "dependence",
         "difficulty_histogram",
@@ -62,7 +62,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "mover_pictures",
         "waterfall",
     ),
-    "forgetcast.plots_queue": ("queue_costs", "queue_map"),
+    "forgetcast.report.plots.queue": ("queue_costs", "queue_map"),
     "forgetcast.predictor_training": ("TrainedPredictor",),
     "forgetcast.factors.probes.probes": ("PROBES",),
     "forgetcast.record": ("BEGINNING", "Verification", "append", "verify"),

@@ -20,7 +20,7 @@ from forgetcast.corpus.zoo.training import Trainer
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.predictor.agreement import RankAgreement, spearman_interval
-from forgetcast.report import OBJECTIVE_MEANINGS
+from forgetcast.report.page import OBJECTIVE_MEANINGS
 from forgetcast.target.seeding import seeded
 from forgetcast.target.target import Target
 

@@ -114,7 +114,7 @@ class Evaluation:
 
     def _draw(self, folder: Path) -> list[str]:
         """Pictures of rho per unseen target, and of forecast against measured; their file names."""
-        from forgetcast import plots
+        from forgetcast.report import plots
 
         names = []
         for objective, rows in self.per_target[self.per_target["group"] == "target"].groupby("objective"):

@@ -20,13 +20,13 @@ from forgetcast.errors import (
     SchemaError,
     UnknownNameError,
 )
-from forgetcast.explain import Explainer, factor_of
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.forecast import Forecast
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.predictor.tiers import tier_bounds, tiers
 from forgetcast.registry import FACTOR_GROUP, found, load_factors
+from forgetcast.report.explain import Explainer, factor_of
+from forgetcast.report.forecast import Forecast
 from forgetcast.target.target import Target
 from forgetcast.target.trajectory import Trajectory
 
@@ -44,7 +44,7 @@ class DifficultyReport(Forecast):
         Raises:
             PathError: the file cannot be written.
         """
-        from forgetcast.report import write_html
+        from forgetcast.report.page import write_html
 
         return write_html(self, path)
 

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from forgetcast import plots, plots_queue
-from forgetcast._page import factor_title, factor_titles, factor_values, svg, template, write_whole
 from forgetcast.errors import InputError
-from forgetcast.forecast import Forecast
 from forgetcast.queue_columns import COLUMNS
-from forgetcast.report_sections import sections_of
+from forgetcast.report import plots
+from forgetcast.report.forecast import Forecast
+from forgetcast.report.page_parts import factor_title, factor_titles, factor_values, svg, template, write_whole
+from forgetcast.report.plots import queue as plots_queue
+from forgetcast.report.sections import sections_of
 from forgetcast.routes import ROUTE_MEANINGS
 from forgetcast.wording import duration, flat
 

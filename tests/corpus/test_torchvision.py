@@ -36,7 +36,7 @@ from forgetcast.factors import factor_table
 target = forgetcast.Target(nn.Sequential(nn.Linear(4, 3)), (torch.randn(40, 4), torch.arange(40) % 3))
 target.features(), target.model_hash
 factor_table(target, names=["margin"])
-import forgetcast.corpus.zoo.datasets, forgetcast.corpus.zoo.recipes, forgetcast.report
+import forgetcast.corpus.zoo.datasets, forgetcast.corpus.zoo.recipes, forgetcast.report.page
 before = "torchvision" in sys.modules
 from forgetcast.corpus.zoo.torchvision_import import torchvision
 torchvision()

@@ -29,11 +29,11 @@ from forgetcast import (
 from forgetcast.adapters import DifficultyRegressor, from_transformers
 from forgetcast.decisions import decisions
 from forgetcast.errors import PathError
-from forgetcast.explain import Explanation, Reason
 from forgetcast.factors import Factor, factor
-from forgetcast.plots import waterfall
 from forgetcast.record import append, verify
 from forgetcast.registry import load_factors, plugins
+from forgetcast.report.explain import Explanation, Reason
+from forgetcast.report.plots import waterfall
 from forgetcast.requests import Requests, checked_requests
 from forgetcast.sections import Section
 from forgetcast.testing import CONTRACT_VERSION, check_factor

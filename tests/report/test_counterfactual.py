@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.counterfactual import what_would_change
 from forgetcast.errors import IndexRangeError, UnknownNameError
-from forgetcast.explain import Explainer
 from forgetcast.predict import DifficultyReport
+from forgetcast.report.counterfactual import what_would_change
+from forgetcast.report.explain import Explainer
 from sample_report import FAMILIES, sample_report
 from synthetic import FEATURES
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import grimp
 import pytest
 
-from forgetcast.forecast import Forecast
 from forgetcast.predict import DifficultyReport
-from forgetcast.report import render_html
+from forgetcast.report.forecast import Forecast
+from forgetcast.report.page import render_html
 from sample_report import measurements, sample_report
 
 

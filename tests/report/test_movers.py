@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, UnknownNameError
 from forgetcast.factors.probes.probes import Probes
-from forgetcast.movers import Movers, movers
 from forgetcast.objectives import SLACK
 from forgetcast.predict import predict_difficulty
+from forgetcast.report.movers import Movers, movers
 from forgetcast.target.target import Target
 from small_targets import MISLABELLED, clouds, shared_cnn, shared_mlp
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forgetcast import _page, wording
-from forgetcast import report as report_module
+from forgetcast import wording
 from forgetcast.errors import InputError, PathError
-from forgetcast.explain import SHARED_CREDIT
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.predictor.agreement import spearman_interval
-from forgetcast.report import OBJECTIVE_MEANINGS, render_html, write_html
+from forgetcast.report import page as report_module
+from forgetcast.report import page_parts as _page
+from forgetcast.report.explain import SHARED_CREDIT
+from forgetcast.report.page import OBJECTIVE_MEANINGS, render_html, write_html
 from html_page import HOSTILE, Page
 from sample_report import measurements, sample_report
 from small_targets import MISLABELLED, clouds, shared_cnn

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from forgetcast.errors import PluginWarning
 from forgetcast.predict import DifficultyReport
 from forgetcast.registry import FACTOR_GROUP, SECTION_GROUP
-from forgetcast.report import render_html
-from forgetcast.report_sections import TABLE_ROWS, sections_of
+from forgetcast.report.page import render_html
+from forgetcast.report.sections import TABLE_ROWS, sections_of
 from forgetcast.sections import Picture, Section
 from forgetcast.testing import check_report_section
 from forgetcast.triage_page import render_triage_html

@@ -26,7 +26,7 @@ from forgetcast.corpus.generate import measure
 from forgetcast.costs import measure_costs
 from forgetcast.errors import ModelError
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.movers import movers
+from forgetcast.report.movers import movers
 
 N, CLASSES = 40, 4
 Y = torch.arange(N) % CLASSES

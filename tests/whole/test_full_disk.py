@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from forgetcast._page import write_whole
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
 from forgetcast.corpus import generate
@@ -33,6 +32,7 @@ from forgetcast.policy import Policy
 from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.predictor_training import train_predictor
 from forgetcast.record import append, verify
+from forgetcast.report.page_parts import write_whole
 from places import HELPERS
 from small_targets import clouds
 from synthetic import FEATURES, corpus

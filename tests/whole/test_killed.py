@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from forgetcast._page import write_whole
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
 from forgetcast.corpus.corpus import Corpus
@@ -29,6 +28,7 @@ from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.policy import Policy
 from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.record import append, verify
+from forgetcast.report.page_parts import write_whole
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 

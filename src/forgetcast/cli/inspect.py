@@ -109,9 +109,10 @@ def path(
         raise InputError("expected either --recipe or --target; got " + ("neither" if name is None else "both"))
     check_output(plot, (".png", ".svg", ".pdf"))
     check_output(out, (".csv",))
-    from forgetcast import plots, registry
+    from forgetcast import registry
     from forgetcast.corpus.zoo.recipes import published
     from forgetcast.loading import load_target
+    from forgetcast.report import plots
     from forgetcast.unlearn.trace import trace
 
     target = published(name).build() if name is not None else load_target(str(spec))

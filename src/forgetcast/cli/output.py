@@ -86,7 +86,7 @@ def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
 
 def first_reason(reasons: str) -> str:
     """The strongest of the sentences that a row's reasons were joined from."""
-    from forgetcast.explain import split_reasons
+    from forgetcast.report.explain import split_reasons
 
     return next(iter(split_reasons(reasons)), "")
 

@@ -14,10 +14,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from forgetcast._page import svg
 from forgetcast.errors import PluginError
-from forgetcast.forecast import Forecast
 from forgetcast.registry import SECTION_GROUP, Plugin, found, raised
+from forgetcast.report.forecast import Forecast
+from forgetcast.report.page_parts import svg
 from forgetcast.sections import Picture, Section
 
 __all__ = ["TABLE_ROWS", "section_parts", "sections_of"]

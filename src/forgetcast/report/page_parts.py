@@ -23,11 +23,11 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from forgetcast import plots
 from forgetcast.errors import PathError
-from forgetcast.explain import split_reasons
 from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.files.atomic import whole_file
+from forgetcast.report import plots
+from forgetcast.report.explain import split_reasons
 from forgetcast.wording import count, harmless, number, signed
 
 ENLARGED = 1.4

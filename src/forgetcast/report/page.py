@@ -17,8 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forgetcast import plots
-from forgetcast._page import (
+from forgetcast.errors import InputError, NotApplicableError
+from forgetcast.predictor.agreement import spearman_interval
+from forgetcast.report import plots
+from forgetcast.report.counterfactual import sentences
+from forgetcast.report.explain import SHARED_CREDIT
+from forgetcast.report.forecast import Forecast
+from forgetcast.report.movers import NOTHING_MOVES
+from forgetcast.report.page_parts import (
     factor_title,
     factor_titles,
     factor_values,
@@ -26,13 +32,7 @@ from forgetcast._page import (
     template,
     write_whole,
 )
-from forgetcast.counterfactual import sentences
-from forgetcast.errors import InputError, NotApplicableError
-from forgetcast.explain import SHARED_CREDIT
-from forgetcast.forecast import Forecast
-from forgetcast.movers import NOTHING_MOVES
-from forgetcast.predictor.agreement import spearman_interval
-from forgetcast.report_sections import sections_of
+from forgetcast.report.sections import sections_of
 from forgetcast.wording import count, flat, number, signed
 
 __all__ = ["render_html", "write_html"]

@@ -11,15 +11,15 @@ import pandas as pd
 from torch import Tensor
 
 from forgetcast._arguments import checked
-from forgetcast.counterfactual import what_would_change
 from forgetcast.errors import IndexRangeError, NotApplicableError, SchemaError, UnknownNameError
-from forgetcast.explain import Explainer, Explanation, ExplanationSet
 from forgetcast.factors import FactorTable
 from forgetcast.files.exact_values import exact_values
-from forgetcast.movers import Movers
 from forgetcast.objectives import SLACK
 from forgetcast.predictor.familiarity import Familiarity
 from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.report.counterfactual import what_would_change
+from forgetcast.report.explain import Explainer, Explanation, ExplanationSet
+from forgetcast.report.movers import Movers
 from forgetcast.target.target import Target
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Forecast:
         if self._target is None:
             raise NotApplicableError(
                 "movers need the model and its data, which this report does not hold: take the report that "
-                "predict_difficulty returned, or call forgetcast.movers.movers(target, index)"
+                "predict_difficulty returned, or call forgetcast.report.movers.movers(target, index)"
             )
         if self._movers is None:
             object.__setattr__(self, "_movers", Movers(self._target, seed=self.provenance["settings"]["seed"]))

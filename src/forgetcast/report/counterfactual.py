@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from forgetcast.explain import Explainer
 from forgetcast.predictor.tiers import tiers
+from forgetcast.report.explain import Explainer
 
 __all__ = ["sentences", "what_would_change"]
 

@@ -24,13 +24,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from forgetcast._drawing import NEUTRAL, axes_or_new, ink, nothing, plain, require
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.predictor.agreement import spearman_interval
+from forgetcast.report.plots.drawing import NEUTRAL, axes_or_new, ink, nothing, plain, require
 from forgetcast.wording import harmless
 
 if TYPE_CHECKING:
-    from forgetcast.explain import Explanation, ExplanationSet
+    from forgetcast.report.explain import Explanation, ExplanationSet
 
 __all__ = [
     "EASIER",
