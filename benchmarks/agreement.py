@@ -15,7 +15,7 @@ from forgetcast import generate_corpus
 from forgetcast.corpus.inspection import agreement_table, reliability_table, targets_table, unlearners_table
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.corpus.zoo.recipes import published
-from forgetcast.evaluation_page import table
+from forgetcast.evaluation.page import table
 
 TARGETS = ("digits-mlp", "satellite-mlp", "fashion-cnn")
 

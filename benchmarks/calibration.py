@@ -30,7 +30,7 @@ from forgetcast import Corpus, DifficultyPredictor
 from forgetcast.calibration import choose
 from forgetcast.corpus.oracle import deal_groups, leave_groups_out
 from forgetcast.corpus.zoo.recipes import PUBLISHED
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.predictor.adaptation import Prior, adapt
 from forgetcast.predictor.agreement import rank_correlation
 from forgetcast.predictor.columns import from_log_scale, labels_of, log_scale, training_weights

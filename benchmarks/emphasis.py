@@ -16,10 +16,10 @@ import pandas as pd
 from publish import VALIDATION
 
 from forgetcast import Corpus
-from forgetcast.evaluation_page import table as markdown
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.page import table as markdown
+from forgetcast.evaluation.scores import within_target_rho
+from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.predictor import columns, heads
-from forgetcast.scores import within_target_rho
 
 HERE = Path(__file__).parent
 

@@ -19,7 +19,7 @@ import pandas as pd
 from forgetcast import Corpus
 from forgetcast.corpus.labels import consensus
 from forgetcast.corpus.zoo.recipes import published
-from forgetcast.evaluation_page import table
+from forgetcast.evaluation.page import table
 from forgetcast.factors import factor_table
 from forgetcast.predictor.agreement import spearman_interval
 from forgetcast.report import plots

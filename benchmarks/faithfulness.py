@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from forgetcast import Corpus, DifficultyPredictor
-from forgetcast.evaluation_page import table as markdown
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.page import table as markdown
+from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.predictor.columns import head_weights, labels_of
 from forgetcast.predictor.heads import Head, fit_head

@@ -43,7 +43,7 @@ TRAIN = """
 import sys
 from forgetcast import DifficultyPredictor
 from forgetcast.corpus.corpus import Corpus
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.table import feature_columns, training_table
 corpus = Corpus.read("few")
 params = {"num_boost_round": 15}
 made = DifficultyPredictor.fit(training_table(corpus), feature_columns(corpus), params=params, seed=int(sys.argv[2]))

@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 
 from forgetcast import Corpus, DifficultyPredictor, Policy
-from forgetcast.choice import chosen_unlearners
-from forgetcast.evaluation_page import table as markdown
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.choice import chosen_unlearners
+from forgetcast.evaluation.page import table as markdown
+from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.predictor.columns import from_log_scale, under_each, unlearners_of
 from forgetcast.predictor.heads import fit_without
 from forgetcast.predictor.intervals import balanced_residuals, conformal_interval, fold_rows

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from forgetcast.corpus.corpus import Corpus
     from forgetcast.corpus.generate import generate_corpus, measure
     from forgetcast.errors import ForgetcastError
+    from forgetcast.evaluation.training import train_predictor
     from forgetcast.policy import Policy
     from forgetcast.predict import DifficultyReport, predict_difficulty
     from forgetcast.predictor.predictor import DifficultyPredictor
-    from forgetcast.predictor_training import train_predictor
     from forgetcast.screening import Triage, triage
     from forgetcast.target.target import Target
     from forgetcast.target.trajectory import Trajectory
@@ -53,7 +53,7 @@ _HOMES = {
     "generate_corpus": "corpus.generate",
     "measure": "corpus.generate",
     "predict_difficulty": "predict",
-    "train_predictor": "predictor_training",
+    "train_predictor": "evaluation.training",
     "triage": "screening",
     "verify_triage": "verification",
 }

@@ -13,7 +13,7 @@ import pytest
 
 from forgetcast.corpus.corpus import FORMAT, Corpus, write_parquet
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.table import feature_columns, training_table
 from synthetic import FEATURES, UNLEARNERS, corpus
 
 TABLES = ("outcomes", "instances", "factors")

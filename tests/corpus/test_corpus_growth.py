@@ -25,7 +25,7 @@ from forgetcast.corpus.growth import merged
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.corpus.refresh import refresh_factors
 from forgetcast.errors import FileFormatError, ForgetcastError, ForgetcastWarning, InputError, SchemaError
-from forgetcast.evaluation_table import training_table
+from forgetcast.evaluation.table import training_table
 from forgetcast.factors import factor
 from forgetcast.registry import load_factors
 from forgetcast.unlearn import Protocol

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from forgetcast.comparison import Comparison, compare
-from forgetcast.holdout import leave_one_group_out
+from forgetcast.evaluation.comparison import Comparison, compare
+from forgetcast.evaluation.holdout import leave_one_group_out
 from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, training_table
 

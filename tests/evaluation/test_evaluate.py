@@ -11,15 +11,14 @@ import pytest
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from forgetcast.baselines import ridge, single_columns, single_factors
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError
-from forgetcast.evaluate import Evaluation, evaluate
-from forgetcast.evaluation_page import page
-from forgetcast.holdout import leave_one_group_out
-from forgetcast.learning import few_samples_curve, targets_curve
-from forgetcast.predictor.predictor import DifficultyPredictor
-from forgetcast.scores import (
+from forgetcast.evaluation.baselines import ridge, single_columns, single_factors
+from forgetcast.evaluation.evaluate import Evaluation, evaluate
+from forgetcast.evaluation.holdout import leave_one_group_out
+from forgetcast.evaluation.learning_curve import few_samples_curve, targets_curve
+from forgetcast.evaluation.page import page
+from forgetcast.evaluation.scores import (
     auc,
     bootstrap_rho,
     concordance,
@@ -28,6 +27,7 @@ from forgetcast.scores import (
     top_recall,
     within_target_rho,
 )
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 
 QUICK = {"num_boost_round": 50, "learning_rate": 0.12}

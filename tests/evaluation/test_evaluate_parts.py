@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.choice import unlearner_choice
 from forgetcast.corpus.corpus import Corpus
-from forgetcast.evaluate import Evaluation, evaluate
-from forgetcast.evaluation_page import page
-from forgetcast.holdout import _exclusions, leave_one_group_out
+from forgetcast.evaluation.choice import unlearner_choice
+from forgetcast.evaluation.evaluate import Evaluation, evaluate
+from forgetcast.evaluation.holdout import _exclusions, leave_one_group_out
+from forgetcast.evaluation.page import page
 from forgetcast.predictor.intervals import FOLDS
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 

@@ -25,7 +25,7 @@ from forgetcast.registry import load_factors
 from forgetcast.target.target import Target
 from small_targets import clouds
 
-REFUSED = measuring("forgetcast.holdout", "forgetcast.predictor.predictor")
+REFUSED = measuring("forgetcast.evaluation.holdout", "forgetcast.predictor.predictor")
 """What factors may not reach: a predictor rests on outcomes too."""
 
 OUTCOMES = ("oracle", "unlearn", "outcome", "corpus", "difficulty", "memori", "forgotten", "retrained", "p_out", "p_in")

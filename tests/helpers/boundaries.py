@@ -9,7 +9,7 @@ import grimp
 MEASURING = (
     "forgetcast.cli",
     "forgetcast.corpus.corpus",
-    "forgetcast.evaluate",
+    "forgetcast.evaluation.evaluate",
     "forgetcast.corpus.generate",
     "forgetcast.corpus.labels",
     "forgetcast.corpus.oracle",

@@ -28,7 +28,7 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.inspection import targets_table, unlearners_table
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import InputError
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.files.canonical_json import canonical_json

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from forgetcast.corpus.labels import outcome_parts
 from forgetcast.errors import FileFormatError, InputError, UnknownNameError
-from forgetcast.evaluation_table import training_table as table_of
+from forgetcast.evaluation.table import training_table as table_of
 from forgetcast.predictor.columns import from_log_scale, log_scale
 from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table

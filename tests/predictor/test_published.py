@@ -11,10 +11,10 @@ from forgetcast import Corpus, DifficultyPredictor
 from forgetcast.corpus.generate import outcome_block
 from forgetcast.corpus.labels import CONSENSUS, difficulty
 from forgetcast.corpus.zoo.recipes import Recipe
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.scores import within_target_rho
+from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.predictor.columns import EXPLAINED, from_log_scale
 from forgetcast.predictor.heads import fit_without
-from forgetcast.scores import within_target_rho
 from places import ROOT
 
 EVALUATION = ROOT / "benchmarks" / "evaluation"

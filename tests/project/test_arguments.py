@@ -14,11 +14,13 @@ import pytest
 import torch
 
 import forgetcast as fc
-from forgetcast import decisions, evaluate, evaluation_table, factors, loading, record, registry, requests
+from forgetcast import decisions, factors, loading, record, registry, requests
 from forgetcast._arguments import checked
 from forgetcast.corpus import refresh
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import ForgetcastError, InputError, UnknownNameError
+from forgetcast.evaluation import evaluate
+from forgetcast.evaluation import table as evaluation_table
 from small_targets import clouds
 from synthetic import FEATURES
 from synthetic import corpus as synthetic_corpus

@@ -45,4 +45,4 @@ def test_what_pages_show_imports_no_page() -> None:
     for module in ("forecast", "explain", "movers", "counterfactual", "sections"):
         assert not graph.find_upstream_modules(f"forgetcast.{module}") & {*pages, "forgetcast.predict"}
     assert not {name for name in graph.find_upstream_modules("forgetcast.registry") if "factors" in name}
-    assert "forgetcast.evaluate" not in graph.find_upstream_modules("forgetcast.evaluation_page")
+    assert "forgetcast.evaluation.evaluate" not in graph.find_upstream_modules("forgetcast.evaluation.page")

@@ -13,7 +13,7 @@ import pytest
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.generate import generate_corpus
 from forgetcast.corpus.labels import CONSENSUS
-from forgetcast.evaluation_table import training_table
+from forgetcast.evaluation.table import training_table
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.predictor.predictor import DifficultyPredictor

@@ -25,12 +25,12 @@ from forgetcast.corpus.corpus import write_parquet
 from forgetcast.corpus.generate import generate_corpus
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import PathError
-from forgetcast.evaluation_table import training_table
+from forgetcast.evaluation.table import training_table
+from forgetcast.evaluation.training import train_predictor
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import write_factors
 from forgetcast.policy import Policy
 from forgetcast.predictor.predictor import DifficultyPredictor
-from forgetcast.predictor_training import train_predictor
 from forgetcast.record import append, verify
 from forgetcast.report.page_parts import write_whole
 from places import HELPERS

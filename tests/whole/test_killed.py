@@ -22,7 +22,7 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.corpus.shards import Rows, make_shard, read_shard
 from forgetcast.errors import FileFormatError, RecordError
-from forgetcast.evaluation_table import training_table
+from forgetcast.evaluation.table import training_table
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.policy import Policy

@@ -11,8 +11,8 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from forgetcast.evaluation.scores import within_target_rho
 from forgetcast.predictor.columns import training_weights
-from forgetcast.scores import within_target_rho
 
 __all__ = ["RIDGE_PENALTIES", "ridge", "single_factors", "single_columns"]
 

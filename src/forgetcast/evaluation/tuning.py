@@ -12,9 +12,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.evaluation.scores import bootstrap_rho, says_something, within_target_rho
 from forgetcast.predictor.columns import objectives_of
 from forgetcast.predictor.heads import DEFAULT_PARAMS, Head, fit_without
-from forgetcast.scores import bootstrap_rho, says_something, within_target_rho
 
 if TYPE_CHECKING:
     import optuna

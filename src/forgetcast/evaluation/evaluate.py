@@ -15,16 +15,16 @@ from scipy.special import logit
 from tqdm import tqdm
 
 from forgetcast._arguments import checked
-from forgetcast.choice import unlearner_choice
 from forgetcast.corpus.corpus import Corpus, write_parquet
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.evaluation_page import page
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.choice import unlearner_choice
+from forgetcast.evaluation.grading import against_ceilings, grade, noise_ceilings
+from forgetcast.evaluation.holdout import Group, leave_one_group_out
+from forgetcast.evaluation.learning_curve import few_samples_curve, targets_curve, unseen_unlearners
+from forgetcast.evaluation.page import page
+from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.files.atomic import naming, whole_file
-from forgetcast.grading import against_ceilings, grade, noise_ceilings
-from forgetcast.holdout import Group, leave_one_group_out
-from forgetcast.learning import few_samples_curve, targets_curve, unseen_unlearners
 from forgetcast.objectives import SLACK
 from forgetcast.predictor.heads import DEFAULT_PARAMS
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.corpus.corpus import Corpus
-from forgetcast.evaluation_table import training_table
+from forgetcast.evaluation.scores import bootstrap_rho, within_target_rho
+from forgetcast.evaluation.table import training_table
 from forgetcast.predictor.columns import head_weights, labels_of, objectives_of
 from forgetcast.predictor.heads import fit_head
 from forgetcast.predictor.intervals import fold_rows
 from forgetcast.ranks import weighted_percentile
-from forgetcast.scores import bootstrap_rho, within_target_rho
 
 __all__ = ["few_samples_curve", "targets_curve", "unseen_unlearners"]
 

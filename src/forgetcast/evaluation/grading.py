@@ -9,13 +9,21 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from forgetcast.baselines import ridge, single_columns, single_factors
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.labels import reliability
-from forgetcast.holdout import Group
+from forgetcast.evaluation.baselines import ridge, single_columns, single_factors
+from forgetcast.evaluation.holdout import Group
+from forgetcast.evaluation.scores import (
+    Bootstrap,
+    auc,
+    bootstrap_rho,
+    concordance,
+    partial_rho,
+    tie_ceiling,
+    top_recall,
+)
 from forgetcast.objectives import PARTS
 from forgetcast.predictor.familiarity import ODD_BELOW, contexts, familiarity
-from forgetcast.scores import Bootstrap, auc, bootstrap_rho, concordance, partial_rho, tie_ceiling, top_recall
 
 __all__ = ["against_ceilings", "grade", "noise_ceilings"]
 

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import pandas as pd
 
 from forgetcast._arguments import checked
-from forgetcast.comparison import Comparison, compare
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, shortened
-from forgetcast.evaluation_table import feature_columns, training_table
+from forgetcast.evaluation.comparison import Comparison, compare
+from forgetcast.evaluation.table import feature_columns, training_table
+from forgetcast.evaluation.tuning import choose_params, validation_targets
 from forgetcast.predictor.folder import check_folder, holds_predictor
 from forgetcast.predictor.predictor import DifficultyPredictor
-from forgetcast.tuning import choose_params, validation_targets
 
 __all__ = ["ADDED_ROUNDS", "Replace", "TrainedPredictor", "train_predictor"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import shortened
+from forgetcast.evaluation.scores import bootstrap_rho
 from forgetcast.predictor.columns import objectives_of
 from forgetcast.predictor.heads import Head, fit_without
 from forgetcast.predictor.predictor import DifficultyPredictor
-from forgetcast.scores import bootstrap_rho
 
 __all__ = ["TOLERANCE", "Comparison", "compare"]
 
