@@ -36,7 +36,7 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.zoo.datasets import load
 from forgetcast.errors import RecordError
 from forgetcast.factors.store import read_factors
-from forgetcast.record import verify
+from forgetcast.screening.record import verify
 
 SAMPLES = 250
 TRAIN = """

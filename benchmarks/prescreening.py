@@ -29,7 +29,7 @@ from forgetcast.predictor.columns import from_log_scale, under_each, unlearners_
 from forgetcast.predictor.heads import fit_without
 from forgetcast.predictor.intervals import balanced_residuals, conformal_interval, fold_rows
 from forgetcast.predictor.unlearner_heads import fit_unlearner_head, unlearner_errors, with_unlearner
-from forgetcast.routes import ROUTES, routes
+from forgetcast.screening.routes import ROUTES, routes
 
 HERE = Path(__file__).parent
 MEASURES = {

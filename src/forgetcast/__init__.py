@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from forgetcast.corpus.generate import generate_corpus, measure
     from forgetcast.errors import ForgetcastError
     from forgetcast.evaluation.training import train_predictor
-    from forgetcast.policy import Policy
     from forgetcast.predict import DifficultyReport, predict_difficulty
     from forgetcast.predictor.predictor import DifficultyPredictor
-    from forgetcast.screening import Triage, triage
+    from forgetcast.screening.policy import Policy
+    from forgetcast.screening.triage import Triage, triage
+    from forgetcast.screening.verification import verify_triage
     from forgetcast.target.target import Target
     from forgetcast.target.trajectory import Trajectory
-    from forgetcast.verification import verify_triage
 
 __all__ = [
     "Corpus",
@@ -46,16 +46,16 @@ _HOMES = {
     "DifficultyPredictor": "predictor.predictor",
     "DifficultyReport": "predict",
     "ForgetcastError": "errors",
-    "Policy": "policy",
+    "Policy": "screening.policy",
     "Target": "target.target",
     "Trajectory": "target.trajectory",
-    "Triage": "screening",
+    "Triage": "screening.triage",
     "generate_corpus": "corpus.generate",
     "measure": "corpus.generate",
     "predict_difficulty": "predict",
     "train_predictor": "evaluation.training",
-    "triage": "screening",
-    "verify_triage": "verification",
+    "triage": "screening.triage",
+    "verify_triage": "screening.verification",
 }
 
 

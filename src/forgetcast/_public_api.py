@@ -17,7 +17,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "forgetcast.evaluation.choice": ("unlearner_choice",),
     "forgetcast.evaluation.comparison": ("Comparison",),
     "forgetcast.corpus.zoo.datasets": ("NAMES", "load"),
-    "forgetcast.decisions": ("decisions",),
+    "forgetcast.screening.decisions": ("decisions",),
     "forgetcast.errors": (
         "DatasetError",
         "FileFormatError",
@@ -65,7 +65,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "forgetcast.report.plots.queue": ("queue_costs", "queue_map"),
     "forgetcast.evaluation.training": ("TrainedPredictor",),
     "forgetcast.factors.probes.probes": ("PROBES",),
-    "forgetcast.record": ("BEGINNING", "Verification", "append", "verify"),
+    "forgetcast.screening.record": ("BEGINNING", "Verification", "append", "verify"),
     "forgetcast.registry": (
         "Plugin",
         "load_factors",
@@ -74,13 +74,13 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "plugins",
         "unlearner",
     ),
-    "forgetcast.requests": ("Requests", "checked_requests", "read_requests"),
+    "forgetcast.screening.requests": ("Requests", "checked_requests", "read_requests"),
     "forgetcast.evaluation.scores": ("bootstrap_rho", "within_target_rho"),
     "forgetcast.sections": ("Picture", "Section"),
     "forgetcast.testing": ("CONTRACT_VERSION", "check_factor", "check_report_section", "check_unlearner"),
     "forgetcast.corpus.zoo.training": ("Trainer", "train_classifier"),
     "forgetcast.unlearn": ("Protocol", "run_unlearner"),
     "forgetcast.unlearn.base": ("GridUnlearner", "IterativeUnlearner", "Samples", "Unlearner", "Walk"),
-    "forgetcast.verification": ("Verified",),
+    "forgetcast.screening.verification": ("Verified",),
 }
 """Public names by module, modules and names in order."""

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from forgetcast import DifficultyPredictor, Policy, Target, record
+from forgetcast import DifficultyPredictor, Policy, Target
 from forgetcast.cli.options import parse_indices
 from forgetcast.cli.output import table_json
 from forgetcast.cli.requests import _lines
@@ -37,7 +37,8 @@ from forgetcast.predictor.adaptation import FORECAST, Adaptation
 from forgetcast.predictor.calibrated import CALIBRATION, Calibration, _digest
 from forgetcast.predictor.folder import MANIFEST, _fingerprint
 from forgetcast.predictor.retrained import GAP
-from forgetcast.requests import checked_requests
+from forgetcast.screening import record
+from forgetcast.screening.requests import checked_requests
 from forgetcast.target.weights import fit_weights, read_weights
 from synthetic import FEATURES
 from synthetic import training_table as synthetic_table

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import forgetcast as fc
-from forgetcast import decisions, factors, loading, record, registry, requests
+from forgetcast import factors, loading, registry
 from forgetcast._arguments import checked
 from forgetcast.corpus import refresh
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import ForgetcastError, InputError, UnknownNameError
 from forgetcast.evaluation import evaluate
 from forgetcast.evaluation import table as evaluation_table
+from forgetcast.screening import decisions, record, requests
 from small_targets import clouds
 from synthetic import FEATURES
 from synthetic import corpus as synthetic_corpus

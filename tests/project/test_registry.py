@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from forgetcast import registry
-from forgetcast.costs import measure_costs
 from forgetcast.errors import PluginError, PluginWarning, UnknownNameError
 from forgetcast.factors import Factor, factor_table
 from forgetcast.factors.probes.probes import Probes
@@ -26,6 +25,7 @@ from forgetcast.registry import (
     load_unlearners,
     unlearner,
 )
+from forgetcast.screening.costs import measure_costs
 from forgetcast.target.example import example_target
 from forgetcast.unlearn.trace import trace
 from plugin_cases import PLUGIN, Plugins

@@ -13,8 +13,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from forgetcast import interactions as module
-from forgetcast.interactions import interactions
+from forgetcast.screening import interactions as module
+from forgetcast.screening.interactions import interactions
 from forgetcast.target.target import Target
 from forgetcast.unlearn.algorithms.certified_removal import CertifiedRemoval
 from forgetcast.unlearn.base import Samples

@@ -14,12 +14,12 @@ from torch.nn.utils import parametrizations, prune
 
 from forgetcast import predict_difficulty
 from forgetcast.corpus.generate import measure
-from forgetcast.costs import measure_costs
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
 from forgetcast.factors.probes.probes import Probes
 from forgetcast.registry import load_factors, load_unlearners
 from forgetcast.report.movers import movers
+from forgetcast.screening.costs import measure_costs
 from forgetcast.target.target import Target
 from forgetcast.unlearn.algorithms.bad_teaching import BadTeaching
 from forgetcast.unlearn.base import Samples

@@ -23,10 +23,10 @@ from torch.utils.data import Dataset
 
 from forgetcast import Target, Trajectory, predict_difficulty
 from forgetcast.corpus.generate import measure
-from forgetcast.costs import measure_costs
 from forgetcast.errors import ModelError
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.report.movers import movers
+from forgetcast.screening.costs import measure_costs
 
 N, CLASSES = 40, 4
 Y = torch.arange(N) % CLASSES

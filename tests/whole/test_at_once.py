@@ -17,7 +17,7 @@ from forgetcast.evaluation.table import training_table
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.predictor.predictor import DifficultyPredictor
-from forgetcast.record import append, verify
+from forgetcast.screening.record import append, verify
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 

@@ -29,10 +29,10 @@ from forgetcast.evaluation.table import training_table
 from forgetcast.evaluation.training import train_predictor
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import write_factors
-from forgetcast.policy import Policy
 from forgetcast.predictor.predictor import DifficultyPredictor
-from forgetcast.record import append, verify
 from forgetcast.report.page_parts import write_whole
+from forgetcast.screening.policy import Policy
+from forgetcast.screening.record import append, verify
 from places import HELPERS
 from small_targets import clouds
 from synthetic import FEATURES, corpus

@@ -25,10 +25,10 @@ from forgetcast.errors import FileFormatError, RecordError
 from forgetcast.evaluation.table import training_table
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import read_factors, write_factors
-from forgetcast.policy import Policy
 from forgetcast.predictor.predictor import DifficultyPredictor
-from forgetcast.record import append, verify
 from forgetcast.report.page_parts import write_whole
+from forgetcast.screening.policy import Policy
+from forgetcast.screening.record import append, verify
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 

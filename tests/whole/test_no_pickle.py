@@ -19,7 +19,7 @@ import forgetcast
 from forgetcast.corpus.corpus import parquet_table
 from forgetcast.errors import FileFormatError, ForgetcastError
 from forgetcast.loading import load_dataset
-from forgetcast.requests import checked_requests
+from forgetcast.screening.requests import checked_requests
 from forgetcast.target.weights import read_weights
 from hostile_mutations import Canary
 

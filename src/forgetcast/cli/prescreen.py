@@ -24,7 +24,7 @@ from forgetcast.errors import InputError
 from forgetcast.wording import duration
 
 if TYPE_CHECKING:
-    from forgetcast.screening import Triage
+    from forgetcast.screening.triage import Triage
 
 __all__ = ["prescreen"]
 
@@ -73,7 +73,7 @@ def prescreen(
       forgetcast prescreen --verify-record decisions.jsonl
     """
     if verify_record is not None:
-        from forgetcast.record import verify
+        from forgetcast.screening.record import verify
 
         found = verify(verify_record, expected=expected)
         click.echo(f"{verify_record}: {found.entries} entries, none edited; last hash {found.last}")
@@ -86,7 +86,7 @@ def prescreen(
     read = {f"--{name}": inputs[name] for name in ("requests", "ids", "policy")}
     check_distinct({"--out": out, "--html": html, "--record": record}, read)
     if record is not None:
-        from forgetcast.record import append
+        from forgetcast.screening.record import append
 
         append(record, [])  # one that was edited is refused before the work
     queue, _ = screened(**inputs, timed=not no_times)
@@ -105,7 +105,7 @@ def prescreen(
 
     write_each(write_page, write_out)
     if record is not None:  # after the files: where one cannot be written, the same command again records once
-        from forgetcast.decisions import decisions
+        from forgetcast.screening.decisions import decisions
 
         last = append(record, decisions(queue))
         click.echo(f"recorded {queue.batch['requests']} decisions in {record}; last hash {last}", err=True)

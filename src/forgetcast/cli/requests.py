@@ -13,7 +13,7 @@ from forgetcast.errors import FileFormatError, InputError, PathError
 from forgetcast.wording import duration
 
 if TYPE_CHECKING:
-    from forgetcast.screening import Triage
+    from forgetcast.screening.triage import Triage
 
 __all__ = ["COLOURS", "request_options", "screened", "shown_id", "summary"]
 
@@ -62,8 +62,8 @@ def screened(
         InputError: no requests, or none that can be served.
         ForgetcastError: anything else that is wrong with a file or a value.
     """
-    from forgetcast.policy import Policy
-    from forgetcast.screening import triage
+    from forgetcast.screening.policy import Policy
+    from forgetcast.screening.triage import triage
 
     if requests is None:
         raise InputError("expected --requests FILE with the samples to be deleted")

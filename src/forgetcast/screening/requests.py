@@ -24,8 +24,8 @@ from forgetcast.files.exact_values import (
     value_text,
     written_float,
 )
-from forgetcast.queue_columns import COLUMNS
-from forgetcast.request_files import (
+from forgetcast.screening.columns import COLUMNS
+from forgetcast.screening.request_files import (
     free_name,
     named_column,
     naming_columns,

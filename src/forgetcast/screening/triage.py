@@ -16,18 +16,18 @@ from torch import nn
 from tqdm import tqdm
 
 from forgetcast._arguments import checked
-from forgetcast.costs import Costs, measure_costs, timed_retraining
 from forgetcast.errors import UnknownNameError
 from forgetcast.factors import FactorTable
-from forgetcast.interactions import interactions
 from forgetcast.objectives import OBJECTIVES
-from forgetcast.policy import Policy
 from forgetcast.predict import DifficultyReport, predict_difficulty, target_of
 from forgetcast.predictor.predictor import DifficultyPredictor
-from forgetcast.queue_columns import COLUMNS
-from forgetcast.queue_totals import processing_order, queue_totals, requests_text, route_seconds
-from forgetcast.requests import Requests, checked_requests
-from forgetcast.routes import routes, why
+from forgetcast.screening.columns import COLUMNS
+from forgetcast.screening.costs import Costs, measure_costs, timed_retraining
+from forgetcast.screening.interactions import interactions
+from forgetcast.screening.policy import Policy
+from forgetcast.screening.requests import Requests, checked_requests
+from forgetcast.screening.routes import routes, why
+from forgetcast.screening.totals import processing_order, queue_totals, requests_text, route_seconds
 from forgetcast.target.target import Target
 from forgetcast.target.trajectory import Trajectory
 
@@ -76,7 +76,7 @@ class Triage:
         Raises:
             PathError: the file cannot be written.
         """
-        from forgetcast.triage_page import write_triage_html
+        from forgetcast.screening.page import write_triage_html
 
         return write_triage_html(self, path)
 

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import InputError
-from forgetcast.queue_columns import COLUMNS
 from forgetcast.report import plots
 from forgetcast.report.forecast import Forecast
 from forgetcast.report.page_parts import factor_title, factor_titles, factor_values, svg, template, write_whole
 from forgetcast.report.plots import queue as plots_queue
 from forgetcast.report.sections import sections_of
-from forgetcast.routes import ROUTE_MEANINGS
+from forgetcast.screening.columns import COLUMNS
+from forgetcast.screening.routes import ROUTE_MEANINGS
 from forgetcast.wording import duration, flat
 
 __all__ = ["Screened", "render_triage_html", "write_triage_html"]

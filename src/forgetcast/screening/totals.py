@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forgetcast.costs import Costs
 from forgetcast.predict import DifficultyReport
-from forgetcast.routes import ROUTES
+from forgetcast.screening.costs import Costs
+from forgetcast.screening.routes import ROUTES
 
 __all__ = ["processing_order", "queue_totals", "requests_text", "route_seconds"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forgetcast.policy import Policy
+from forgetcast.screening.policy import Policy
 
 __all__ = ["ROUTES", "ROUTE_MEANINGS", "routes", "why"]
 

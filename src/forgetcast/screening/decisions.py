@@ -6,8 +6,8 @@ from typing import Any
 
 from forgetcast._arguments import checked
 from forgetcast.files.canonical_json import json_value
-from forgetcast.queue_columns import COLUMNS
-from forgetcast.screening import Triage
+from forgetcast.screening.columns import COLUMNS
+from forgetcast.screening.triage import Triage
 
 __all__ = ["decisions"]
 

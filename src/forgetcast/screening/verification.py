@@ -13,8 +13,8 @@ from forgetcast.corpus.generate import measure
 from forgetcast.corpus.labels import difficulty
 from forgetcast.errors import InputError
 from forgetcast.predictor.agreement import RankAgreement, spearman_interval
-from forgetcast.routes import ROUTES
-from forgetcast.screening import Triage, run_forecast
+from forgetcast.screening.routes import ROUTES
+from forgetcast.screening.triage import Triage, run_forecast
 from forgetcast.target.target import Target
 
 __all__ = ["Verified", "verify_triage"]
