@@ -49,7 +49,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "per_unlearner",
         "reliability",
     ),
-    "forgetcast.loading": ("load_checkpoints", "load_dataset", "load_model", "load_target"),
+    "forgetcast.adapters.loading": ("load_checkpoints", "load_dataset", "load_model", "load_target"),
     "forgetcast.report.plots": (
         "beeswarm",
         "dependence",

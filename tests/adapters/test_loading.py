@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from forgetcast.adapters.loading import load_dataset, load_model, load_target
 from forgetcast.errors import (
     DatasetError,
     FileFormatError,
@@ -19,7 +20,6 @@ from forgetcast.errors import (
     PathError,
     UnknownNameError,
 )
-from forgetcast.loading import load_dataset, load_model, load_target
 from forgetcast.target.data import Data
 
 MODULE = """

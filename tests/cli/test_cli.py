@@ -115,7 +115,7 @@ def table(result: Result) -> pd.DataFrame:
 def test_predict_gives_what_python_gives(run: Run, folder: Path) -> None:
     """The table on disk is the Python interface's table, in each of the three formats."""
     mine = sys.modules["mine"]
-    from forgetcast.loading import load_model
+    from forgetcast.adapters.loading import load_model
 
     model = load_model("mine:model", folder / "mine.safetensors")
     wanted = predict_difficulty(model, mine.data(), objective="both", indices=[3, 17, 18]).table
@@ -231,7 +231,7 @@ def test_explain_adds_up(run: Run, folder: Path) -> None:
 def test_explain_says_what_would_change_and_move(run: Run, folder: Path) -> None:
     """As the Python interface has it; plain in a pipe, coloured on a terminal."""
     mine = sys.modules["mine"]
-    from forgetcast.loading import load_model
+    from forgetcast.adapters.loading import load_model
 
     report = predict_difficulty(load_model("mine:model", folder / "mine.safetensors"), mine.data(), objective="erase")
     arguments = ["explain", *MODEL, "--objective", "erase", "--index", "3", "-q"]

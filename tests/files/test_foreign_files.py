@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from forgetcast.adapters.loading import load_dataset
 from forgetcast.errors import DatasetError, FileFormatError, ForgetcastError, ModelError, PathError
 from forgetcast.files.foreign import ROOM, file_in, parse_json, read_table, regular_file
-from forgetcast.loading import load_dataset
 from forgetcast.predictor.lightgbm_text import read_booster
 from forgetcast.target.weights import fit_weights, read_weights
 from hostile_mutations import _bomb

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from forgetcast import DifficultyPredictor, Policy, Target
+from forgetcast.adapters.loading import _file, load_checkpoints, load_dataset
 from forgetcast.cli.options import parse_indices
 from forgetcast.cli.output import table_json
 from forgetcast.cli.requests import _lines
@@ -32,7 +33,6 @@ from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.files.canonical_json import canonical_json
-from forgetcast.loading import _file, load_checkpoints, load_dataset
 from forgetcast.predictor.adaptation import FORECAST, Adaptation
 from forgetcast.predictor.calibrated import CALIBRATION, Calibration, _digest
 from forgetcast.predictor.folder import MANIFEST, _fingerprint

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import forgetcast as fc
-from forgetcast import factors, loading, registry
+from forgetcast import factors, registry
 from forgetcast._arguments import checked
+from forgetcast.adapters import loading
 from forgetcast.corpus import refresh
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import ForgetcastError, InputError, UnknownNameError

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forgetcast import Trajectory, predict_difficulty
+from forgetcast.adapters.loading import load_checkpoints
 from forgetcast.corpus.zoo.architectures import build
 from forgetcast.corpus.zoo.recipes import Recipe
 from forgetcast.corpus.zoo.training import train_classifier
 from forgetcast.errors import FileFormatError, InputError, ModelError, NotApplicableError, PathError
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.factors.probes.probes import Probes
-from forgetcast.loading import load_checkpoints
 from forgetcast.registry import load_factors
 from forgetcast.target.target import Target
 from forgetcast.testing import check_factor

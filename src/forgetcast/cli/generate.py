@@ -96,9 +96,9 @@ def generate(
     """
     if not specs and not names and not factors_only:
         raise InputError("nothing to measure: give --target module:factory or --recipe name")
+    from forgetcast.adapters.loading import load_object, load_target
     from forgetcast.corpus.generate import generate_corpus
     from forgetcast.corpus.zoo.recipes import PUBLISHED, published
-    from forgetcast.loading import load_object, load_target
 
     targets: list[Any] = []
     for spec in specs:

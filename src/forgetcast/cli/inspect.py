@@ -110,8 +110,8 @@ def path(
     check_output(plot, (".png", ".svg", ".pdf"))
     check_output(out, (".csv",))
     from forgetcast import registry
+    from forgetcast.adapters.loading import load_target
     from forgetcast.corpus.zoo.recipes import published
-    from forgetcast.loading import load_target
     from forgetcast.report import plots
     from forgetcast.unlearn.trace import trace
 

@@ -154,7 +154,7 @@ def forecast_inputs(
 
     With ``--factors`` the model is a ``Target`` and its factor table is there, read from the folder or worked out.
     """
-    from forgetcast.loading import load_checkpoints, load_dataset, load_model, load_target
+    from forgetcast.adapters.loading import load_checkpoints, load_dataset, load_model, load_target
     from forgetcast.predict import needed_factors, target_of
     from forgetcast.predictor.predictor import DifficultyPredictor
 
