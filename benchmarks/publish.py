@@ -2,8 +2,8 @@
 
     python benchmarks/publish.py            # about 25 minutes on 2 cores; --quick leaves the learning curves out
 
-1. LightGBM parameters are searched on four validation targets (``forgetcast.evaluation.tuning``), the defaults kept unless they
-   are clearly beaten; every trial goes to ``tuning.csv``.
+1. LightGBM parameters are searched on four validation targets (``forgetcast.evaluation.tuning``), the
+   defaults kept unless they are clearly beaten; every trial goes to ``tuning.csv``.
 2. Targets, architectures and datasets are left out whole, and all but the validation targets are scored.
 3. One predictor is fitted to all targets, and saved with the headline figures in its manifest.
 """

@@ -1,4 +1,4 @@
-"""Make the published corpus: every target of ``forgetcast.corpus.zoo.recipes.PUBLISHED`` under eleven unlearners, both objectives.
+"""Make the published corpus: every target of ``corpus.zoo.recipes.PUBLISHED`` under eleven unlearners, both objectives.
 
     python training_data/make.py --jobs 2           # some hours on 2 cores; resumable, a target at a time
 

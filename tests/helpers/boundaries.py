@@ -8,16 +8,14 @@ import grimp
 
 MEASURING = (
     "forgetcast.cli",
-    "forgetcast.corpus.corpus",
-    "forgetcast.evaluation.evaluate",
-    "forgetcast.corpus.generate",
-    "forgetcast.corpus.labels",
-    "forgetcast.corpus.oracle",
+    "forgetcast.corpus",
+    "forgetcast.evaluation",
+    "forgetcast.screening",
     "forgetcast.unlearn",
 )
 """What holds, makes or uses what only a measurement knows: no forecast may load it."""
 
-FORECASTING = ("forgetcast.factors", "forgetcast.predictor.predictor", "forgetcast.target.target")
+FORECASTING = ("forgetcast.factors", "forgetcast.predictor", "forgetcast.target")
 """What a forecast rests on."""
 
 

@@ -167,7 +167,7 @@ def test_wheel_holds_package_predictor_and_template(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "py.typed",
-        "templates/report.html.j2",
+        "report/templates/report.html.j2",
         "published_model/manifest.json",
         "cli/__init__.py",
         "published_corpus/manifest.json",

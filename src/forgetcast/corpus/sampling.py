@@ -40,8 +40,8 @@ def draw_instances(target: Target, m: int, seed: int = 0, *, suspicion: np.ndarr
         m: how many.
         seed: of the draw.
         suspicion: how much a screen suspects each sample of being memorized, (n,), such as the ``memorization`` of
-            :func:`forgetcast.corpus.oracle.subset_screen`; default: the share of neighbours with another label. NaN counts as
-            no suspicion.
+            :func:`forgetcast.corpus.oracle.subset_screen`; default: the share of neighbours with another label.
+            NaN counts as no suspicion.
 
     Returns:
         Columns index, label, weight (inverse sampling probability), sorted by index.

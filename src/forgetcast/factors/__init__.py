@@ -1,6 +1,6 @@
 """Factors: what is measured on a trained model and its data, one number per training sample.
 
-One file per family. Every factor is a pure function of probes (``forgetcast.factors.probes.probes``) and comes in through the entry
+One file per family. Every factor is a pure function of probes (``forgetcast.probes``) and comes in through the entry
 point group ``forgetcast.factors``, the built-in ones included.
 """
 

@@ -77,7 +77,7 @@ def factor(
 ) -> Callable[[Callable[..., Any]], Factor]:
     """Turn a function into a :class:`Factor`.
 
-    Positional arguments name probes (see ``forgetcast.factors.probes.probes.PROBES``), keyword-only arguments are settings and need
+    Positional arguments name probes (see ``forgetcast.probes.PROBES``), keyword-only arguments are settings and need
     a default. The function returns one finite value per sample, shape (n,), or with ``per_target`` one number; where
     it does not apply it raises ``NotApplicableError`` with the reason. The first line of its docstring is its title.
 

@@ -1,6 +1,6 @@
 """Movers: the training samples whose predictions change most when one sample is unlearned on the last linear layer.
 
-Unlearning is rehearsed in closed form, as the rehearsal factors do it (see ``forgetcast.factors.probes.damage``; the formulas are
+Unlearning is rehearsed in closed form, as the rehearsal factors do it (see ``factors.probes.damage``; the formulas are
 ours): the last layer's weights move by t (e_c - e_y) z̃_iᵀ/‖z̃_i‖², from the label y of sample i to its strongest rival
 c, which moves the logits of sample j by t (z̃_i·z̃_j/‖z̃_i‖²)(e_c - e_y). z̃ is the layer's input, with a 1 beside it where
 the layer has a bias. What moves along is what the model cannot tell from the sample. A real unlearner moves more than

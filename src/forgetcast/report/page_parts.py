@@ -45,7 +45,7 @@ def template(name: str, **filters: Callable[..., Any]) -> Template:
         filters: of that page alone, beside those that all have.
     """
     environment = Environment(
-        loader=PackageLoader("forgetcast"),
+        loader=PackageLoader("forgetcast.report"),
         autoescape=True,
         finalize=lambda value: harmless(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
         undefined=StrictUndefined,

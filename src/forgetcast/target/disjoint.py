@@ -33,8 +33,8 @@ def shared_samples(data: Data, heldout: Data) -> str:
     said = f"{len(shared)} of {len(held)} samples of the {heldout.role} are training samples too (the first: {first})"
     if len(shared) / len(held) - repeated > MOST:
         raise DatasetError(
-            f"{said}; more than a twentieth: what the model has seen is not held out. Leave them out: "
-            "numpy.isin(Data(heldout).content_hashes(), Data(dataset).content_hashes()) with forgetcast.target.data.Data is "
+            f"{said}; more than a twentieth: what the model has seen is not held out. Leave them out: with "
+            "forgetcast.target.data.Data, numpy.isin(Data(heldout).content_hashes(), Data(dataset).content_hashes()) is "
             "True where they are"
         )
     return said

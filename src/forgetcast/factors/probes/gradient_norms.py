@@ -1,7 +1,7 @@
 """Norms of single samples' gradients, without ever holding one gradient per sample for the whole model.
 
 One backward pass of the summed loss gives, at the output of every layer, the gradient δ of each sample's own loss;
-with the layer's input that is enough (``forgetcast.factors.probes.layer_gradients``). Backpropagation stops at the outputs: no
+with the layer's input that is enough (see ``layer_gradients``). Backpropagation stops at the outputs: no
 gradient of a weight is ever taken, and none of the input unless it is asked for.
 """
 

@@ -49,7 +49,7 @@ def nearest_neighbours(
     """Search for the neighbours of every row of ``z`` (n, d); a sample is never its own neighbour.
 
     Exact up to :data:`EXACT` samples: n² d multiplications, a chunk of rows in memory. Beyond, samples are compared
-    within the nearest cells only (see ``forgetcast.factors.probes.cells``), on the CPU, in time nearly linear in n. A row of zeros
+    within the nearest cells only (see ``cells``), on the CPU, in time nearly linear in n. A row of zeros
     has similarity 0 to everything.
 
     Args:

@@ -98,7 +98,7 @@ FROM_GRADIENTS = {
     "margin_input_gradient_norm": "margin",
     "stein": "score",
 }
-"""Probes that rest on gradients of single samples, with the quantity of ``forgetcast.factors.probes.gradient_pass`` they need."""
+"""Probes that rest on gradients of single samples, with the quantity of ``gradient_pass`` they need."""
 
 T = TypeVar("T")
 
