@@ -34,7 +34,7 @@ def shared_samples(data: Data, heldout: Data) -> str:
     if len(shared) / len(held) - repeated > MOST:
         raise DatasetError(
             f"{said}; more than a twentieth: what the model has seen is not held out. Leave them out: with "
-            "forgetcast.target.data.Data, numpy.isin(Data(heldout).content_hashes(), Data(dataset).content_hashes()) is "
-            "True where they are"
+            "forgetcast.target.data.Data, numpy.isin(Data(heldout).content_hashes(), Data(dataset).content_hashes()) "
+            "is True where they are"
         )
     return said
