@@ -11,7 +11,7 @@ import pytest
 TESTS = Path(__file__).parent
 LINES = [
     line
-    for line in (TESTS.parent / "docs" / "takes.md").read_text(encoding="utf-8").splitlines()
+    for line in (TESTS.parent / "docs" / "reference" / "takes.md").read_text(encoding="utf-8").splitlines()
     if line.startswith("| ") and not line.startswith(("| what |", "| --- |"))
 ]
 
