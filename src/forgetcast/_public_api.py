@@ -1,8 +1,8 @@
 """The names that the versioning policy speaks of, by the module that they are imported from.
 
-This is the one list: the tests hold every name to it (annotated, documented, importable), ``docs/api.md``,
-``docs/public_api.txt`` and the API reference are made from it. What is not here may change in any release, even
-where it has no underscore.
+This is the one list: the tests hold every name to it (annotated, documented, importable), and
+``docs/reference/api.md``, ``docs/public_api.txt`` and the site are made from it. What is not here may change in any
+release, even where it has no underscore.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from forgetcast.factors.probes.probes import PROBES
+from forgetcast.factors.probes import probes
 
 __all__ = ["PROBES"]
+
+PROBES: dict[str, str] = probes.PROBES
+"""Every probe a factor may name, with its description."""

@@ -51,7 +51,7 @@ __all__ = [
 
 FACTOR_GROUP = "forgetcast.factors"
 UNLEARNER_GROUP = "forgetcast.unlearners"
-SECTION_GROUP = "forgetcast.report.sections"
+SECTION_GROUP = "forgetcast.report_sections"
 GROUPS = {FACTOR_GROUP: "factor", UNLEARNER_GROUP: "unlearner", SECTION_GROUP: "report section"}
 """What is looked up, with the word for one."""
 

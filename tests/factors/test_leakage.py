@@ -53,7 +53,9 @@ print([name for name in opened if name.endswith((".parquet", ".csv", ".json", ".
 
 def test_factors_import_nothing_that_measures() -> None:
     """Neither factors nor anything they import, at any depth, reach unlearners, the oracle, labels or a corpus."""
-    sources = import_graph().find_upstream_modules("forgetcast.factors", as_package=True)
+    graph = import_graph()
+    sources = graph.find_upstream_modules("forgetcast.factors", as_package=True)
+    sources |= graph.find_descendants("forgetcast.factors")
     assert {Probes.__module__, Target.__module__, stein_rows.__module__} <= sources
     assert not among(sources, REFUSED)
 

@@ -355,3 +355,8 @@ def test_traces_go_on_without_a_plugin_that_fails(plugins: Plugins) -> None:
     assert set(points["unlearner"]) == {"gradient_ascent"}
     with pytest.warns(PluginWarning), pytest.raises(PluginError, match="no path is left"):
         trace(example_target(), 3, both[:1], most_steps=2)
+
+
+def test_entry_point_groups_keep_their_names() -> None:
+    """They are part of the plugin contract: packages that are out there name them."""
+    assert set(registry.GROUPS) == {"forgetcast.factors", "forgetcast.unlearners", "forgetcast.report_sections"}

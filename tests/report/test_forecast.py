@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
-import grimp
 import pytest
 
+from boundaries import among, import_graph
 from forgetcast.predict import DifficultyReport
 from forgetcast.report.forecast import Forecast
 from forgetcast.report.page import render_html
@@ -39,10 +39,12 @@ def test_pages_show_a_forecast_without_the_way_up() -> None:
 
 def test_what_pages_show_imports_no_page() -> None:
     """At any depth, imports for types included."""
-    graph = grimp.build_graph("forgetcast", cache_dir=None)
-    pages = {f"forgetcast.{name}" for name in ("_page", "report", "report_sections", "plots", "triage_page")}
+    graph = import_graph()
+    report, screening = "forgetcast.report", "forgetcast.screening"
+    pages = {f"{report}.{name}" for name in ("page_parts", "page", "sections", "plots")} | {f"{screening}.page"}
     assert pages <= graph.modules
-    for module in ("forecast", "explain", "movers", "counterfactual", "sections"):
-        assert not graph.find_upstream_modules(f"forgetcast.{module}") & {*pages, "forgetcast.predict"}
-    assert not {name for name in graph.find_upstream_modules("forgetcast.registry") if "factors" in name}
+    for name in ("forecast", "explain", "movers", "counterfactual"):
+        assert not graph.find_upstream_modules(f"{report}.{name}") & {*pages, "forgetcast.predict"}
+    assert not graph.find_upstream_modules("forgetcast.sections") & {*pages, "forgetcast.predict"}
+    assert not among(graph.find_upstream_modules("forgetcast.registry"), ("forgetcast.factors",))
     assert "forgetcast.evaluation.evaluate" not in graph.find_upstream_modules("forgetcast.evaluation.page")
