@@ -1,5 +1,5 @@
 # make demo: set up and run the quick self-check.   make test: set up and run every check.
-# make docs: set up and build the API reference in build/api.
+# make docs: set up, run the notebooks and build the site in build/site.
 # All do everything on a fresh machine with Python >= 3.10; the environment lives in .venv and is made once.
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,10 +22,13 @@ test: debian $(VENV)/.ready-for-tests
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pytest src tests -n auto --dist loadfile --durations=10
 
-docs: DEBIAN_PACKAGES := libgomp1
+# Notebooks are run again only when they or the package have changed since build/notebooks was written.
+docs: export FORGETCAST_NOTEBOOKS ?= cache
+docs: export OMP_NUM_THREADS := 1
+docs: DEBIAN_PACKAGES := dataset-fashion-mnist libgomp1
 docs: debian $(VENV)/.ready
 	$(PIP) -e '.[docs]'
-	$(VENV)/bin/python docs/write_api.py --reference build/api
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html -c docs . build/site
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "forgetcast needs Python 3.10 or newer"'

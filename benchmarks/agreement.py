@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 
 from forgetcast import generate_corpus
-from forgetcast.evaluation_page import table
-from forgetcast.inspection import agreement_table, reliability_table, targets_table, unlearners_table
-from forgetcast.labels import CONSENSUS
-from forgetcast.recipes import published
+from forgetcast.corpus.inspection import agreement_table, reliability_table, targets_table, unlearners_table
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.zoo.recipes import published
+from forgetcast.evaluation.page import table
 
 TARGETS = ("digits-mlp", "satellite-mlp", "fashion-cnn")
 

@@ -27,16 +27,17 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 
 from forgetcast import Corpus, DifficultyPredictor
-from forgetcast.adaptation import Prior, adapt
-from forgetcast.agreement import rank_correlation
 from forgetcast.calibration import choose
-from forgetcast.corpus import feature_columns, training_table
-from forgetcast.heads import fit_head, fit_without, from_log_scale, labels_of, log_scale, training_weights
-from forgetcast.intervals import balanced_residuals, conformal_interval
-from forgetcast.labels import weighted_percentile
-from forgetcast.oracle import deal_groups, leave_groups_out
-from forgetcast.recipes import PUBLISHED
-from forgetcast.retrained import RETRAINED, met_before, retraining_values
+from forgetcast.corpus.oracle import deal_groups, leave_groups_out
+from forgetcast.corpus.zoo.recipes import PUBLISHED
+from forgetcast.evaluation.table import feature_columns, training_table
+from forgetcast.predictor.adaptation import Prior, adapt
+from forgetcast.predictor.agreement import rank_correlation
+from forgetcast.predictor.columns import from_log_scale, labels_of, log_scale, training_weights
+from forgetcast.predictor.heads import fit_head, fit_without
+from forgetcast.predictor.intervals import balanced_residuals, conformal_interval
+from forgetcast.predictor.retrained import RETRAINED, met_before, retraining_values
+from forgetcast.ranks import weighted_percentile
 
 ROOT = Path(__file__).resolve().parents[1]
 ANSWERS = ROOT / "benchmarks" / "calibration_answers.parquet"

@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 
 from forgetcast import Corpus
-from forgetcast.corpus import feature_columns, training_table
-from forgetcast.heads import fit_head, fit_without, head_weights, labels_of
-from forgetcast.scores import within_target_rho
+from forgetcast.evaluation.scores import within_target_rho
+from forgetcast.evaluation.table import feature_columns, training_table
+from forgetcast.predictor.columns import head_weights, labels_of
+from forgetcast.predictor.heads import fit_head, fit_without
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = (25, 50, 100, 250)

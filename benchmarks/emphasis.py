@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from publish import VALIDATION
 
-from forgetcast import Corpus, heads
-from forgetcast.corpus import feature_columns, training_table
-from forgetcast.evaluation_page import table as markdown
-from forgetcast.scores import within_target_rho
+from forgetcast import Corpus
+from forgetcast.evaluation.page import table as markdown
+from forgetcast.evaluation.scores import within_target_rho
+from forgetcast.evaluation.table import feature_columns, training_table
+from forgetcast.predictor import columns, heads
 
 HERE = Path(__file__).parent
 
@@ -33,11 +34,11 @@ def main() -> None:
     target = rows["target"].to_numpy(dtype=object)
     trivial = rows["trivial_retrain"].to_numpy(dtype=bool)
     measured = rows["percentile_retrain"].to_numpy(dtype=float)
-    placed = heads.labels_of(rows, "retrain", "percentile")
+    placed = columns.labels_of(rows, "retrain", "percentile")
     kinds = {"validation": VALIDATION, "others": [name for name in dict.fromkeys(target) if name not in VALIDATION]}
     records = []
     for factor in arguments.factors:
-        heads.EMPHASIS["retrain", "percentile"] = factor
+        columns.EMPHASIS["retrain", "percentile"] = factor
         forecast = heads.fit_without(rows, features, "retrain", target, heads=("percentile",))["percentile"].to_numpy()
         error = np.abs(placed - forecast.clip(0, 1))
         for kind, names in kinds.items():

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forgetcast import Corpus, plots
-from forgetcast._logits import true_probability
-from forgetcast.agreement import spearman_interval
-from forgetcast.evaluation_page import table
+from forgetcast import Corpus
+from forgetcast.corpus.labels import consensus
+from forgetcast.corpus.zoo.recipes import published
+from forgetcast.evaluation.page import table
 from forgetcast.factors import factor_table
-from forgetcast.labels import consensus
-from forgetcast.recipes import published
+from forgetcast.predictor.agreement import spearman_interval
+from forgetcast.report import plots
+from forgetcast.target.logits import true_probability
 
 HERE = Path(__file__).parent
 TARGETS = ("digits-mlp-noise", "satellite-mlp", "fashion-cnn")

@@ -32,13 +32,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast import Target, architectures, datasets
-from forgetcast._passes import Passes
-from forgetcast._probe import probe
+from forgetcast import Target
+from forgetcast.corpus.zoo import architectures, datasets
+from forgetcast.corpus.zoo.training import train_classifier
 from forgetcast.factors import factor_table
-from forgetcast.probes import Probes
+from forgetcast.factors.probes.passes import Passes
+from forgetcast.factors.probes.probe import probe
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.registry import load_factors
-from forgetcast.training import train_classifier
 
 SIZES = (10_000, 60_000)
 FAMILIES = ("no surrogates", "all", "20 samples")

@@ -29,12 +29,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from forgetcast import Corpus, DifficultyPredictor, plots
-from forgetcast.corpus import feature_columns, training_table
-from forgetcast.evaluation_page import table as markdown
-from forgetcast.explain import factor_of
-from forgetcast.heads import OBJECTIVES, Head, fit_head, head_weights, labels_of
+from forgetcast import Corpus, DifficultyPredictor
+from forgetcast.evaluation.page import table as markdown
+from forgetcast.evaluation.table import feature_columns, training_table
+from forgetcast.objectives import OBJECTIVES
+from forgetcast.predictor.columns import head_weights, labels_of
+from forgetcast.predictor.heads import Head, fit_head
 from forgetcast.registry import load_factors
+from forgetcast.report import plots
+from forgetcast.report.explain import factor_of
 
 HERE = Path(__file__).parent
 DONORS = 20

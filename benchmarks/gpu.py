@@ -39,14 +39,15 @@ import torch
 from limits import make_target
 from torch.nn import functional as F
 
-from forgetcast import Target, architectures, datasets, predict_difficulty
+from forgetcast import Target, predict_difficulty
+from forgetcast.corpus.generate import outcome_block
+from forgetcast.corpus.labels import difficulty
+from forgetcast.corpus.sampling import draw_instances
+from forgetcast.corpus.zoo import architectures, datasets
+from forgetcast.corpus.zoo.recipes import published
+from forgetcast.corpus.zoo.training import train_classifier
 from forgetcast.factors import factor_table
-from forgetcast.generate import outcome_block
-from forgetcast.labels import difficulty
-from forgetcast.recipes import published
 from forgetcast.registry import load_unlearners
-from forgetcast.sampling import draw_instances
-from forgetcast.training import train_classifier
 
 RESULTS = Path(__file__).with_name("gpu.csv")
 NETWORKS = ("cnn", "mlp", "attention", "resnet", "mobilenet")

@@ -39,13 +39,13 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from forgetcast import datasets
-from forgetcast._logits import cross_entropy
-from forgetcast._passes import DAMPING
-from forgetcast._torchvision import torchvision
-from forgetcast.probes import Probes
-from forgetcast.recipes import published
-from forgetcast.target import Target
+from forgetcast.corpus.zoo import datasets
+from forgetcast.corpus.zoo.recipes import published
+from forgetcast.corpus.zoo.torchvision_import import torchvision
+from forgetcast.factors.probes.passes import DAMPING
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.target.logits import cross_entropy
+from forgetcast.target.target import Target
 
 TARGETS = ("fashion-cnn", "fashion-mlp", "fashion-attention")
 BATCH = 256

@@ -32,18 +32,18 @@ import torch
 from safetensors.torch import save_file
 
 from forgetcast import DifficultyPredictor
-from forgetcast.adapted_predictor import AdaptedPredictor
-from forgetcast.corpus import Corpus
-from forgetcast.datasets import load
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.zoo.datasets import load
 from forgetcast.errors import RecordError
-from forgetcast.factor_store import read_factors
-from forgetcast.record import verify
+from forgetcast.factors.store import read_factors
+from forgetcast.screening.record import verify
 
 SAMPLES = 250
 TRAIN = """
 import sys
 from forgetcast import DifficultyPredictor
-from forgetcast.corpus import Corpus, feature_columns, training_table
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.evaluation.table import feature_columns, training_table
 corpus = Corpus.read("few")
 params = {"num_boost_round": 15}
 made = DifficultyPredictor.fit(training_table(corpus), feature_columns(corpus), params=params, seed=int(sys.argv[2]))
@@ -174,7 +174,7 @@ def examined(out: Path, wholes: list[dict[str, bytes]], counts: Counts) -> None:
                 counts.torn.append(name)
     readers = (
         ("predictor", DifficultyPredictor.load),
-        ("calibrated", AdaptedPredictor.load),
+        ("calibrated", DifficultyPredictor.load),
         ("factors", read_factors),
     )
     for name, read in readers:

@@ -29,13 +29,13 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from forgetcast import registry
-from forgetcast._logits import margin as margins
-from forgetcast.generate import BLOCK, _Prepared, outcome_block
-from forgetcast.labels import difficulty
+from forgetcast.corpus.generate import BLOCK, _Prepared, outcome_block
+from forgetcast.corpus.labels import difficulty
+from forgetcast.corpus.sampling import draw_instances
+from forgetcast.corpus.zoo.recipes import published
 from forgetcast.parallel import run_tasks
-from forgetcast.recipes import published
-from forgetcast.sampling import draw_instances
-from forgetcast.target import Target
+from forgetcast.target.logits import margin as margins
+from forgetcast.target.target import Target
 from forgetcast.unlearn import Protocol, run_unlearner
 from forgetcast.unlearn.outcome import total_variation
 

@@ -80,8 +80,9 @@ def make_target(model: str, n: int, width: int, classes: int) -> Any:
     import torch
     from torch import nn
 
-    from forgetcast import Target, architectures, datasets
-    from forgetcast.training import train_classifier
+    from forgetcast import Target
+    from forgetcast.corpus.zoo import architectures, datasets
+    from forgetcast.corpus.zoo.training import train_classifier
 
     if model == "mlp":
         generator = torch.Generator().manual_seed(0)
@@ -96,7 +97,7 @@ def make_target(model: str, n: int, width: int, classes: int) -> Any:
         made = architectures.build("cnn", x.shape[1:], 10)
         train_classifier(made, x[:n], y[:n], epochs=1)
     else:
-        from forgetcast._torchvision import torchvision
+        from forgetcast.corpus.zoo.torchvision_import import torchvision
 
         torch.manual_seed(0)
         made = torchvision().models.resnet18(weights=None, num_classes=10)
@@ -155,9 +156,9 @@ def start(warm: Any, workers: int) -> None:
 
 def at_once() -> dict[str, Any]:
     """Seconds of the same arithmetic in one process, and in each of two at once."""
-    from forgetcast.generate import outcome_block
+    from forgetcast.corpus.generate import outcome_block
+    from forgetcast.corpus.zoo.recipes import published
     from forgetcast.parallel import run_tasks
-    from forgetcast.recipes import published
 
     target = published("digits-mlp").build()
 
@@ -174,10 +175,10 @@ def at_once() -> dict[str, Any]:
 
 def generation(workers: int) -> dict[str, Any]:
     """Seconds of measuring 320 samples, with so many workers."""
-    from forgetcast.generate import _outcome_tasks, measure
-    from forgetcast.labels import CONSENSUS
+    from forgetcast.corpus.generate import _outcome_tasks, measure
+    from forgetcast.corpus.labels import CONSENSUS
+    from forgetcast.corpus.zoo.recipes import published
     from forgetcast.parallel import run_tasks
-    from forgetcast.recipes import published
 
     target = published("digits-mlp").build()
     settings: dict[str, Any] = {"objectives": ["erase"], "progress": False}
@@ -224,9 +225,10 @@ def reads() -> dict[str, Any]:
     import torch
     from torch import nn
 
-    from forgetcast import Target, data, predict_difficulty
+    from forgetcast import Target, predict_difficulty
+    from forgetcast.corpus.generate import measure
     from forgetcast.factors import factor_table
-    from forgetcast.generate import measure
+    from forgetcast.target import data
 
     data.CACHE_BYTES = 0
     n, generator = 8000, torch.Generator().manual_seed(0)

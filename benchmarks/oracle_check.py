@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forgetcast.labels import spearman_brown
-from forgetcast.oracle import TOGETHER, deal_groups, leave_groups_out, subset_answers, subset_screen, summarise
+from forgetcast.corpus.labels import spearman_brown
+from forgetcast.corpus.oracle import TOGETHER, deal_groups, leave_groups_out, subset_answers, subset_screen, summarise
+from forgetcast.corpus.sampling import draw_instances
+from forgetcast.corpus.zoo.recipes import published
 from forgetcast.parallel import run_tasks
-from forgetcast.recipes import published
-from forgetcast.sampling import draw_instances
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 TARGETS = ("digits-mlp-noise", "satellite-mlp")
 SEEDS = 6

@@ -4,7 +4,7 @@
 
 One thread, for the generator runs as many processes as there are cores. Both ways train the same models; the largest
 difference between their predictions on the training data is reported. Networks with convolutions, batch normalisation
-or dropout are trained one after another (see ``forgetcast.training.trains_stacked``) and are not listed.
+or dropout are trained one after another (see ``forgetcast.corpus.zoo.training.trains_stacked``) and are not listed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from forgetcast.recipes import PUBLISHED
-from forgetcast.training import train_classifier, train_stacked, trains_stacked
+from forgetcast.corpus.zoo.recipes import PUBLISHED
+from forgetcast.corpus.zoo.training import train_classifier, train_stacked, trains_stacked
 
 MANY = (5, 20)
 

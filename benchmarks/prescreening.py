@@ -22,14 +22,14 @@ import numpy as np
 import pandas as pd
 
 from forgetcast import Corpus, DifficultyPredictor, Policy
-from forgetcast.choice import chosen_unlearners
-from forgetcast.corpus import feature_columns, training_table
-from forgetcast.evaluation_page import table as markdown
-from forgetcast.heads import fit_without, from_log_scale
-from forgetcast.holdout import fold_rows
-from forgetcast.intervals import balanced_residuals, conformal_interval
-from forgetcast.routes import ROUTES, routes
-from forgetcast.unlearner_heads import fit_unlearner_head, under_each, unlearner_errors, unlearners_of, with_unlearner
+from forgetcast.evaluation.choice import chosen_unlearners
+from forgetcast.evaluation.page import table as markdown
+from forgetcast.evaluation.table import feature_columns, training_table
+from forgetcast.predictor.columns import from_log_scale, under_each, unlearners_of
+from forgetcast.predictor.heads import fit_without
+from forgetcast.predictor.intervals import balanced_residuals, conformal_interval, fold_rows
+from forgetcast.predictor.unlearner_heads import fit_unlearner_head, unlearner_errors, with_unlearner
+from forgetcast.screening.routes import ROUTES, routes
 
 HERE = Path(__file__).parent
 MEASURES = {

@@ -2,8 +2,8 @@
 
     python benchmarks/publish.py            # about 25 minutes on 2 cores; --quick leaves the learning curves out
 
-1. LightGBM parameters are searched on four validation targets (``forgetcast.tuning``), the defaults kept unless they
-   are clearly beaten; every trial goes to ``tuning.csv``.
+1. LightGBM parameters are searched on four validation targets (``forgetcast.evaluation.tuning``), the
+   defaults kept unless they are clearly beaten; every trial goes to ``tuning.csv``.
 2. Targets, architectures and datasets are left out whole, and all but the validation targets are scored.
 3. One predictor is fitted to all targets, and saved with the headline figures in its manifest.
 """
@@ -14,9 +14,9 @@ import argparse
 from pathlib import Path
 
 from forgetcast import Corpus, DifficultyPredictor
-from forgetcast.corpus import feature_columns, training_table
-from forgetcast.evaluate import evaluate
-from forgetcast.tuning import choose_params
+from forgetcast.evaluation.evaluate import evaluate
+from forgetcast.evaluation.table import feature_columns, training_table
+from forgetcast.evaluation.tuning import choose_params
 
 ROOT = Path(__file__).resolve().parents[1]
 VALIDATION = ("digits-cnn", "digits-wide-mlp", "fashion-deep-mlp", "satellite-mlp")

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from forgetcast import datasets
-from forgetcast.architectures import build
+from forgetcast.corpus.zoo import datasets
+from forgetcast.corpus.zoo.architectures import build
 
 HERE = Path(__file__).parent
 REQUESTS, EPOCHS, REPEATS = 500, 3, 3
@@ -32,7 +32,7 @@ BROKEN = (
     "0x10,x", "3;4,x", "' OR 1=1,x", "5 5,x", "12", "{first},again", "{second},again", "٣,x", "null,x",
 )  # fmt: skip
 FACTORY = """
-from forgetcast.architectures import build
+from forgetcast.corpus.zoo.architectures import build
 def cnn():
     return build("cnn", (1, 28, 28), 10)
 """

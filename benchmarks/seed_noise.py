@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast import datasets, predict_difficulty
+from forgetcast import predict_difficulty
+from forgetcast.corpus.zoo import datasets
 
 COLUMNS = ("percentile", "p_trivial")
 

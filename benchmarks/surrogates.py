@@ -18,11 +18,11 @@ from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits
 
 from forgetcast import Corpus
+from forgetcast.corpus.zoo.recipes import PUBLISHED, Recipe
 from forgetcast.errors import NotApplicableError
-from forgetcast.evaluation_page import table as markdown
+from forgetcast.evaluation.page import table as markdown
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.parallel import run_tasks
-from forgetcast.probes import Probes
-from forgetcast.recipes import PUBLISHED, Recipe
 
 HERE = Path(__file__).parent
 VALIDATION = (

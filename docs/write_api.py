@@ -1,13 +1,12 @@
-"""Make what is written about the public API from the code: the two lists beside this file, and the reference.
+"""Make what is written about the public API from the code.
 
-``python docs/write_api.py`` writes ``docs/api.md`` (every public name with what it is for) and ``docs/public_api.txt``
-(every public name with its arguments, which tests compare with the code, so that nothing disappears unnoticed).
-``python docs/write_api.py --reference build/api`` writes the API reference as HTML, with pdoc.
+``python docs/write_api.py`` writes ``docs/reference/api.md`` (every public name with what it is for) and
+``docs/public_api.txt`` (every public name with its arguments). Tests compare both with the code, so that nothing
+disappears unnoticed.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 from collections.abc import Iterator
@@ -19,11 +18,18 @@ from typing import Any
 from forgetcast._public_api import PUBLIC
 
 DOCS = Path(__file__).parent
+REFERENCE = DOCS / "reference"
 HEADER = """# The public API
 
 Made from the docstrings by `python docs/write_api.py`; do not edit. [Versioning](versioning.md) says what is promised
-of these names. `make docs` builds the reference, with arguments, shapes, units and errors, in `build/api`.
+of these names. The site that `make docs` builds has the arguments, shapes, units and errors of each.
 """
+
+
+def page_of(module: str) -> str:
+    """The page in ``docs/reference/python`` that shows a public module."""
+    (page,) = (path.name for path in (REFERENCE / "python").glob("*.md") if f"}} {module}\n" in path.read_text("utf-8"))
+    return page
 
 
 def public_objects() -> Iterator[tuple[str, str, Any]]:
@@ -112,11 +118,13 @@ def constant_doc(module: str, name: str) -> str:
 
 
 def api_page() -> str:
-    """``docs/api.md``: a table of public names for each module."""
+    """``docs/reference/api.md``: a table of public names for each module."""
     parts = [HEADER]
     for module, names in PUBLIC.items():
         found = import_module(module)
-        parts.append(f"## {module}\n\n{first_sentence(found.__doc__ or '')}\n\n| name | what it is |\n| --- | --- |")
+        details = f"[Details](python/{page_of(module)}#{module.replace('.', '')})"
+        parts.append(f"## {module}\n\n{first_sentence(found.__doc__ or '')} {details}\n")
+        parts.append("| name | what it is |\n| --- | --- |")
         for name in names:
             value = getattr(found, name)
             called = inspect.isclass(value) or is_function(value)
@@ -126,32 +134,6 @@ def api_page() -> str:
     return "\n".join(parts)
 
 
-def write_reference(folder: Path) -> None:
-    """The reference as HTML: a page for each public module, with its public names alone.
-
-    Args:
-        folder: where to; made if it is not there.
-    """
-    import warnings
-
-    import pdoc
-    import pdoc.render
-
-    list(public_objects())  # what is loaded on first use is there before pdoc looks
-    for module, names in PUBLIC.items():
-        import_module(module).__all__ = list(names)  # type: ignore[attr-defined]
-    # An annotation that pdoc cannot look up is shown as it is written. Libraries set filters when they are imported.
-    warnings.filterwarnings("ignore", message="Error parsing type annotation")
-    pdoc.render.configure(docformat="google", show_source=False, search=False)
-    pdoc.pdoc(*PUBLIC, output_directory=folder)
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", type=Path, metavar="FOLDER", help="write the reference there and no list")
-    folder = parser.parse_args().reference
-    if folder is None:
-        (DOCS / "public_api.txt").write_text("\n".join(stored_lines()) + "\n", encoding="utf-8")
-        (DOCS / "api.md").write_text(api_page(), encoding="utf-8")
-    else:
-        write_reference(folder)
+    (DOCS / "public_api.txt").write_text("\n".join(stored_lines()) + "\n", encoding="utf-8")
+    (REFERENCE / "api.md").write_text(api_page(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Make the published corpus: every target of ``forgetcast.recipes.PUBLISHED`` under eleven unlearners, both objectives.
+"""Make the published corpus: every target of ``corpus.zoo.recipes.PUBLISHED`` under eleven unlearners, both objectives.
 
     python training_data/make.py --jobs 2           # some hours on 2 cores; resumable, a target at a time
 
@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from forgetcast import Corpus, generate_corpus
-from forgetcast.recipes import PUBLISHED
-from forgetcast.refresh import refresh_factors
+from forgetcast.corpus.refresh import refresh_factors
+from forgetcast.corpus.zoo.recipes import PUBLISHED
 
 HERE = Path(__file__).parent
 UNLEARNERS = (

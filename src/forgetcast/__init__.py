@@ -7,17 +7,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forgetcast.corpus import Corpus
+    from forgetcast.corpus.corpus import Corpus
+    from forgetcast.corpus.generate import generate_corpus, measure
     from forgetcast.errors import ForgetcastError
-    from forgetcast.generate import generate_corpus, measure
-    from forgetcast.policy import Policy
+    from forgetcast.evaluation.training import train_predictor
     from forgetcast.predict import DifficultyReport, predict_difficulty
-    from forgetcast.predictor import DifficultyPredictor
-    from forgetcast.predictor_training import train_predictor
-    from forgetcast.screening import Triage, triage
-    from forgetcast.target import Target
-    from forgetcast.trajectory import Trajectory
-    from forgetcast.verification import verify_triage
+    from forgetcast.predictor.predictor import DifficultyPredictor
+    from forgetcast.screening.policy import Policy
+    from forgetcast.screening.triage import Triage, triage
+    from forgetcast.screening.verification import verify_triage
+    from forgetcast.target.target import Target
+    from forgetcast.target.trajectory import Trajectory
 
 __all__ = [
     "Corpus",
@@ -42,20 +42,20 @@ except PackageNotFoundError:  # a source tree on sys.path, never installed
     __version__ = "0+unknown"
 
 _HOMES = {
-    "Corpus": "corpus",
-    "DifficultyPredictor": "predictor",
+    "Corpus": "corpus.corpus",
+    "DifficultyPredictor": "predictor.predictor",
     "DifficultyReport": "predict",
     "ForgetcastError": "errors",
-    "Policy": "policy",
-    "Target": "target",
-    "Trajectory": "trajectory",
-    "Triage": "screening",
-    "generate_corpus": "generate",
-    "measure": "generate",
+    "Policy": "screening.policy",
+    "Target": "target.target",
+    "Trajectory": "target.trajectory",
+    "Triage": "screening.triage",
+    "generate_corpus": "corpus.generate",
+    "measure": "corpus.generate",
     "predict_difficulty": "predict",
-    "train_predictor": "predictor_training",
-    "triage": "screening",
-    "verify_triage": "verification",
+    "train_predictor": "evaluation.training",
+    "triage": "screening.triage",
+    "verify_triage": "screening.verification",
 }
 
 

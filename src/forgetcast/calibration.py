@@ -15,19 +15,19 @@ import pandas as pd
 from joblib import effective_n_jobs
 from tqdm import tqdm
 
-from forgetcast._duration import duration
-from forgetcast._logits import true_probability
-from forgetcast.adaptation import adapt
-from forgetcast.adapted_predictor import AdaptedPredictor
+from forgetcast.corpus.generate import measure, retrained_answers, runs_per_sample
+from forgetcast.corpus.labels import CONSENSUS, consensus
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.factors import FactorTable, quantile_column
-from forgetcast.generate import measure, retrained_answers, runs_per_sample
-from forgetcast.heads import labels_of, log_scale
-from forgetcast.labels import CONSENSUS, consensus
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.retrained import GAP, met_before
-from forgetcast.target import Target
-from forgetcast.tiers import TRIVIAL_FROM
+from forgetcast.predictor.adaptation import adapt
+from forgetcast.predictor.calibrated import Calibration
+from forgetcast.predictor.columns import as_features, labels_of, log_scale
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.predictor.retrained import GAP, RETRAINED_COLUMNS, met_before, with_retrained
+from forgetcast.predictor.tiers import TRIVIAL_FROM
+from forgetcast.target.logits import true_probability
+from forgetcast.target.target import Target
+from forgetcast.wording import duration
 
 __all__ = ["FEWEST", "calibrate", "check", "choose"]
 
@@ -78,7 +78,7 @@ def calibrate(
     seed: int = 0,
     n_jobs: int | None = None,
     progress: bool = False,
-) -> AdaptedPredictor:
+) -> DifficultyPredictor:
     """Unlearn some samples of the target and adapt the predictor to what was measured.
 
     Args:
@@ -95,12 +95,14 @@ def calibrate(
         InputError, NotApplicableError: see :func:`check`.
     """
     check(target, objectives, samples)
-    base = predictor.base if isinstance(predictor, AdaptedPredictor) else predictor
+    base = predictor.uncalibrated
     oracle = _retrained(target, seed, n_jobs, progress) if "retrain" in objectives else None
     answers = None if oracle is None else _answers(target, oracle)
     measured_on = {"name": target.name, "model": target.model_hash, "data": target.data_hash, "n": len(target)}
-    unadapted = AdaptedPredictor(base, {}, measured_on, pd.DataFrame(), answers)
-    columns = unadapted.complete(factors).population[list(unadapted.features)]
+    names = [*base.features]
+    if answers is not None:
+        factors, names = with_retrained(factors, answers), [*names, *RETRAINED_COLUMNS]
+    columns = factors.population[names]
     first = "retrain" if "retrain" in objectives else objectives[0]
     forecast = base.predict(columns[list(base.features)], first)
     order, trivial = forecast["percentile"].to_numpy(), np.zeros(len(columns), dtype=bool)
@@ -116,7 +118,7 @@ def calibrate(
     for objective in objectives:
         label = consensus(outcomes, instances, objective).merge(instances[["index", "memorization"]], on="index")
         label = label.set_index("index").loc[rows.index].reset_index()
-        shipped = unadapted.shipped_percentile(rows, objective)
+        shipped = base.heads(objective)["percentile"].raw(as_features(rows, base.features))
         features = rows if objective == "retrain" else rows[list(base.features)]
         named = label.rename(columns={name: f"{name}_{objective}" for name in ("percentile", "trivial", "difficulty")})
         adapted, crossfitted = adapt(
@@ -130,7 +132,7 @@ def calibrate(
         label["percentile_before"], label["percentile_crossfitted"] = np.clip([shipped, crossfitted], 0, 1)
         parts.append(label)
     measurements = pd.concat(parts, ignore_index=True).drop(columns=["target", "memorization"])
-    return AdaptedPredictor(base, adaptations, measured_on, measurements, answers)
+    return base.with_calibration(Calibration(adaptations, measured_on, measurements, answers))
 
 
 def choose(order: np.ndarray, trivial: np.ndarray, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

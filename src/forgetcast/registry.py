@@ -2,6 +2,11 @@
 
 A plugin that cannot be used is named once on stderr, listed by :func:`plugins` and left out; all others go on. A
 built-in that cannot be used is an error.
+
+The contract with plugins, which CONTRIBUTING.md holds, has a version. A plugin may declare the one it was written for,
+in its package or in the module that an entry point names, with one line::
+
+    FORGETCAST_CONTRACT = "1.0"
 """
 
 from __future__ import annotations
@@ -13,24 +18,30 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from forgetcast._arguments import checked
-from forgetcast.contract import CONTRACT_VERSION, declared_contracts, newer_minor
 from forgetcast.errors import ForgetcastError, PluginError, PluginWarning, UnknownNameError, first_line
 
 __all__ = [
+    "CONTRACT_VERSION",
+    "DECLARATION",
     "FACTOR_GROUP",
     "GROUPS",
     "SECTION_GROUP",
     "UNLEARNER_GROUP",
     "Plugin",
+    "check_contract",
+    "declared_contracts",
     "found",
     "load_factors",
     "load_report_sections",
     "load_unlearners",
+    "newer_minor",
     "not_found",
     "plugins",
     "raised",
@@ -45,6 +56,22 @@ GROUPS = {FACTOR_GROUP: "factor", UNLEARNER_GROUP: "unlearner", SECTION_GROUP: "
 """What is looked up, with the word for one."""
 
 OWN = "forgetcast"
+
+CONTRACT_VERSION = "1.0"
+"""Major and minor number: a new major one asks plugins to change, a new minor one only offers more."""
+DECLARATION = "FORGETCAST_CONTRACT"
+"""Name that a plugin's package or module declares its contract under."""
+
+
+@runtime_checkable
+class _Factor(Protocol):
+    """What an entry point for factors names: what ``forgetcast.factors.factor`` makes."""
+
+    name: str
+    probes: tuple[str, ...]
+
+    def compute(self, probes: Any) -> Any:
+        """The factor's value for every sample."""
 
 
 @dataclass(frozen=True)
@@ -269,11 +296,9 @@ def _named(point: EntryPoint, loaded: Any) -> Iterator[tuple[str, Any]]:
         PluginError: it is not what its group is for.
     """
     if point.group == FACTOR_GROUP:
-        from forgetcast.factors import Factor
-
-        several = isinstance(loaded, Iterable) and not isinstance(loaded, Factor)
+        several = isinstance(loaded, Iterable) and not isinstance(loaded, _Factor)
         for item in loaded if several else [loaded]:
-            if not isinstance(item, Factor):
+            if not isinstance(item, _Factor):
                 raise PluginError(
                     f"expected a function decorated with @factor, or an iterable of them; got {type(item).__name__}"
                 )
@@ -312,3 +337,56 @@ def _without_contested(
         )
         return replace(plugin, reason=reason), []
     return plugin, objects
+
+
+# -- the contract ------------------------------------------------------------------------------------------
+
+
+def declared_contracts(module: str) -> Iterator[str]:
+    """The contracts that a module was written for: those of the packages around it, then its own, which counts.
+
+    Packages are imported from the outside inwards and refused at once, so that one written for another contract says
+    so before its modules fail over what they do not find.
+
+    Raises:
+        PluginError: one is another major version, or no version at all.
+    """
+    for name in accumulate(module.split("."), "{}.{}".format):
+        declared = getattr(import_module(name), DECLARATION, None)
+        if declared is not None:
+            check_contract(declared)
+            yield declared
+
+
+def check_contract(declared: Any) -> None:
+    """Refuse a plugin of another contract.
+
+    Raises:
+        PluginError: another major version, or no version at all.
+
+    >>> check_contract("1.7")
+    >>> check_contract("2.0")
+    Traceback (most recent call last):
+    forgetcast.errors.PluginError: written for plugin contract 2.0, and this forgetcast offers 1.0: upgrade forgetcast
+    """
+    if not isinstance(declared, str) or not re.fullmatch(r"\d+\.\d+", declared):
+        raise PluginError(f'{DECLARATION}: expected a version such as "{CONTRACT_VERSION}"; got {declared!r}')
+    theirs, ours = _numbers(declared)[0], _numbers(CONTRACT_VERSION)[0]
+    if theirs != ours:
+        mend = "upgrade forgetcast" if theirs > ours else "upgrade the plugin"
+        raise PluginError(
+            f"written for plugin contract {declared}, and this forgetcast offers {CONTRACT_VERSION}: {mend}"
+        )
+
+
+def newer_minor(declared: str | None) -> bool:
+    """Whether a plugin that may be used was written for more than is offered here.
+
+    >>> newer_minor("1.1"), newer_minor("1.0"), newer_minor(None)
+    (True, False, False)
+    """
+    return declared is not None and _numbers(declared) > _numbers(CONTRACT_VERSION)
+
+
+def _numbers(contract: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in contract.split("."))

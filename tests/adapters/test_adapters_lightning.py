@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from forgetcast import predict_difficulty
 from forgetcast.adapters import from_lightning
-from forgetcast.data import Data
+from forgetcast.corpus.generate import measure
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
-from forgetcast.generate import measure
+from forgetcast.target.data import Data
 
 lightning: Any = import_module("pytorch_lightning")
 

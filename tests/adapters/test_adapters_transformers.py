@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 
 from forgetcast import predict_difficulty
 from forgetcast.adapters import from_transformers
+from forgetcast.corpus.generate import measure
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
-from forgetcast.generate import measure
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 transformers = import_module("transformers")
 

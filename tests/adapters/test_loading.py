@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from forgetcast.data import Data
+from forgetcast.adapters.loading import load_dataset, load_model, load_target
 from forgetcast.errors import (
     DatasetError,
     FileFormatError,
@@ -20,12 +20,12 @@ from forgetcast.errors import (
     PathError,
     UnknownNameError,
 )
-from forgetcast.loading import load_dataset, load_model, load_target
+from forgetcast.target.data import Data
 
 MODULE = """
 import torch
 from torch import nn
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 def model():
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))

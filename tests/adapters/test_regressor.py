@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from forgetcast.adapters import DifficultyRegressor
 from forgetcast.errors import InputError, NotApplicableError
-from forgetcast.heads import fit_head
+from forgetcast.predictor.heads import fit_head
 from synthetic import FEATURES, training_table
 
 

@@ -24,10 +24,10 @@ import forgetcast
 from forgetcast import predict_difficulty
 from forgetcast.cli import main
 from forgetcast.cli.options import parse_indices
-from forgetcast.labels import CONSENSUS
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.training import train_classifier
-from forgetcast.whole_files import whole_file
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.zoo.training import train_classifier
+from forgetcast.files.atomic import whole_file
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import training_table
 
 MODULE = """
@@ -35,9 +35,9 @@ import numpy as np
 import torch
 from torch import nn
 from forgetcast import Target
-from forgetcast.datasets import load
-from forgetcast.labels import CONSENSUS
-from forgetcast.training import Trainer
+from forgetcast.corpus.zoo.datasets import load
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.zoo.training import Trainer
 
 def model(seed=0):
     torch.manual_seed(seed)
@@ -60,7 +60,7 @@ def third():
     return target("third", 3)
 
 def resnet18():
-    from forgetcast._torchvision import torchvision
+    from forgetcast.corpus.zoo.torchvision_import import torchvision
     torch.manual_seed(0)
     made = torchvision().models.resnet18(weights=None, num_classes=10)
     made.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
@@ -115,7 +115,7 @@ def table(result: Result) -> pd.DataFrame:
 def test_predict_gives_what_python_gives(run: Run, folder: Path) -> None:
     """The table on disk is the Python interface's table, in each of the three formats."""
     mine = sys.modules["mine"]
-    from forgetcast.loading import load_model
+    from forgetcast.adapters.loading import load_model
 
     model = load_model("mine:model", folder / "mine.safetensors")
     wanted = predict_difficulty(model, mine.data(), objective="both", indices=[3, 17, 18]).table
@@ -231,7 +231,7 @@ def test_explain_adds_up(run: Run, folder: Path) -> None:
 def test_explain_says_what_would_change_and_move(run: Run, folder: Path) -> None:
     """As the Python interface has it; plain in a pipe, coloured on a terminal."""
     mine = sys.modules["mine"]
-    from forgetcast.loading import load_model
+    from forgetcast.adapters.loading import load_model
 
     report = predict_difficulty(load_model("mine:model", folder / "mine.safetensors"), mine.data(), objective="erase")
     arguments = ["explain", *MODEL, "--objective", "erase", "--index", "3", "-q"]

@@ -21,10 +21,10 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from forgetcast.cli import main
-from forgetcast.policy import Policy
-from forgetcast.queue_columns import COLUMNS
-from forgetcast.record import verify
-from forgetcast.routes import ROUTES
+from forgetcast.screening.columns import COLUMNS
+from forgetcast.screening.policy import Policy
+from forgetcast.screening.record import verify
+from forgetcast.screening.routes import ROUTES
 from places import HELPERS
 from small_targets import clouds
 

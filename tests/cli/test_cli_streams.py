@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from forgetcast.cli import main
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import PathError
-from forgetcast.labels import CONSENSUS
-from forgetcast.record import verify
-from forgetcast.screening import Triage
+from forgetcast.screening.record import verify
+from forgetcast.screening.triage import Triage
 from places import HELPERS
 from small_targets import clouds
 from synthetic import corpus

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.demo import build_target, choose, make_model, run
-from forgetcast.recipes import PUBLISHED
+from forgetcast.cli.self_check import build_target, choose, make_model, run
+from forgetcast.corpus.zoo.recipes import PUBLISHED
 
 
 def test_target_is_none_of_the_corpus() -> None:

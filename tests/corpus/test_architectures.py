@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from forgetcast.architectures import ARCHITECTURES, AttentionNet, ResidualNet, build
+from forgetcast.corpus.zoo.architectures import ARCHITECTURES, AttentionNet, ResidualNet, build
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 
 IMAGES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 FLAT = ["deep_mlp", "logistic", "mlp", "random_features", "wide_mlp"]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from forgetcast._random import seeded
-from forgetcast.augmentation import NOISE, augmented
-from forgetcast.recipes import Recipe
-from forgetcast.training import Trainer
+from forgetcast.corpus.zoo.augmentation import NOISE, augmented
+from forgetcast.corpus.zoo.recipes import Recipe
+from forgetcast.corpus.zoo.training import Trainer
+from forgetcast.target.seeding import seeded
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.corpus import FORMAT, Corpus, feature_columns, training_table, write_parquet
+from forgetcast.corpus.corpus import FORMAT, Corpus, write_parquet
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
+from forgetcast.evaluation.table import feature_columns, training_table
 from synthetic import FEATURES, UNLEARNERS, corpus
 
 TABLES = ("outcomes", "instances", "factors")

@@ -17,15 +17,16 @@ import pytest
 from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 
-from forgetcast import generate, refresh
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus, training_table
-from forgetcast.corpus_growth import merged
+from forgetcast.corpus import generate, refresh
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.growth import merged
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.refresh import refresh_factors
 from forgetcast.errors import FileFormatError, ForgetcastError, ForgetcastWarning, InputError, SchemaError
+from forgetcast.evaluation.table import training_table
 from forgetcast.factors import factor
-from forgetcast.generate import generate_corpus
-from forgetcast.labels import CONSENSUS
-from forgetcast.refresh import refresh_factors
 from forgetcast.registry import load_factors
 from forgetcast.unlearn import Protocol
 from small_targets import clouds
@@ -269,7 +270,7 @@ def test_factors_that_some_targets_lack_are_named_until_they_are_worked_out(
     """A column that is empty for the targets measured before is no factor that does not apply to them."""
     generate_corpus([clouds("one")], tmp_path, **QUICK)
     known = {**load_factors(), "twice_the_margin": twice_the_margin}
-    monkeypatch.setattr("forgetcast.factors._table.load_factors", lambda: known)
+    monkeypatch.setattr("forgetcast.factors.table.load_factors", lambda: known)
     with pytest.warns(ForgetcastWarning, match="'forgetcast generate --factors-only' has worked them out"):
         generate_corpus([clouds("two")], tmp_path, **QUICK)
     told = Corpus.read(tmp_path).manifest["left_out"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from forgetcast import datasets
+from forgetcast.corpus.zoo import datasets
 from forgetcast.errors import FileFormatError, NotApplicableError, PathError, UnknownNameError
 
 FACTS = {

@@ -17,8 +17,12 @@ import pytest
 import torch
 from torch import nn
 
-from forgetcast import generate
-from forgetcast.corpus import Corpus, parquet_bytes
+from forgetcast.corpus import generate
+from forgetcast.corpus.corpus import Corpus, parquet_bytes
+from forgetcast.corpus.generate import SEEDS, generate_corpus, measure
+from forgetcast.corpus.labels import CONSENSUS, consensus
+from forgetcast.corpus.oracle import subset_screen
+from forgetcast.corpus.zoo.recipes import Recipe
 from forgetcast.errors import (
     ForgetcastError,
     IndexRangeError,
@@ -27,14 +31,10 @@ from forgetcast.errors import (
     PathError,
     UnknownNameError,
 )
-from forgetcast.generate import SEEDS, generate_corpus, measure
-from forgetcast.labels import CONSENSUS, consensus
-from forgetcast.oracle import subset_screen
-from forgetcast.recipes import Recipe
+from forgetcast.files.atomic import draft_beside
 from forgetcast.registry import load_unlearners
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.engine import OUTCOME_COLUMNS, Protocol
-from forgetcast.whole_files import draft_beside
 from small_targets import CloudTrainer, clouds
 
 QUICK: dict[str, Any] = {

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus
-from forgetcast.inspection import reliability_table, unlearners_table
-from forgetcast.labels import CONSENSUS
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.inspection import reliability_table, unlearners_table
+from forgetcast.corpus.labels import CONSENSUS
 from synthetic import corpus
 
 

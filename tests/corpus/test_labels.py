@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.labels import (
+from forgetcast.corpus.labels import (
     CONSENSUS,
     agreement,
     consensus,
@@ -20,8 +19,9 @@ from forgetcast.labels import (
     harmonic_score,
     reliability,
     spearman_brown,
-    weighted_percentile,
 )
+from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.ranks import weighted_percentile
 from forgetcast.registry import load_unlearners
 
 SHARES = st.floats(0, 1).map(lambda share: share if share > 1e-9 else 0.0)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from forgetcast.corpus.oracle import deal_groups, leave_groups_out, subset_screen, summarise
 from forgetcast.errors import InputError, NotApplicableError
-from forgetcast.oracle import deal_groups, leave_groups_out, subset_screen, summarise
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from small_targets import MISLABELLED, shared_mlp
 
 

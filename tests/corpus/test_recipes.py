@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from forgetcast import datasets
-from forgetcast.architectures import ARCHITECTURES
+from forgetcast.corpus.zoo import datasets
+from forgetcast.corpus.zoo.architectures import ARCHITECTURES
+from forgetcast.corpus.zoo.recipes import PUBLISHED, Recipe, published
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.recipes import PUBLISHED, Recipe, published
 
 CHEAP = Recipe("cheap", "digits", "mlp", 300, 3, 5e-3, weight_decay=1e-2, dropout=0.1, label_noise=0.1, seed=3)
 

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.refresh import refresh_factors
+from forgetcast.corpus.zoo.recipes import Recipe
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.factors import factor, factor_table
-from forgetcast.generate import generate_corpus
-from forgetcast.recipes import Recipe
-from forgetcast.refresh import refresh_factors
 from forgetcast.registry import load_factors
 from small_targets import clouds
 
@@ -46,7 +46,7 @@ def test_a_new_factor_joins_and_outcomes_stay(corpus: Path, monkeypatch: pytest.
     """The columns are those registered now, the values the factor's own; everything measured is as it was."""
     before = Corpus.read(corpus)
     known = {**load_factors(), "twice_the_margin": twice_the_margin}
-    monkeypatch.setattr("forgetcast.factors._table.load_factors", lambda: known)
+    monkeypatch.setattr("forgetcast.factors.table.load_factors", lambda: known)
     fresh = refresh_factors(corpus, [clouds()], progress=False)
     pd.testing.assert_frame_equal(Corpus.read(corpus).factors, fresh.factors)
     pd.testing.assert_frame_equal(fresh.outcomes, before.outcomes)

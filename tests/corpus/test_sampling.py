@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from forgetcast.corpus.sampling import SUSPECT_SHARE, draw_instances, neighbour_support
 from forgetcast.errors import InputError
-from forgetcast.sampling import SUSPECT_SHARE, draw_instances, neighbour_support
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from small_targets import MISLABELLED, shared_mlp
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from forgetcast import datasets
-from forgetcast._torchvision import torchvision
+from forgetcast.corpus.zoo import datasets
+from forgetcast.corpus.zoo.torchvision_import import torchvision
 from forgetcast.errors import NotApplicableError
 from places import HELPERS
 
@@ -36,9 +36,9 @@ from forgetcast.factors import factor_table
 target = forgetcast.Target(nn.Sequential(nn.Linear(4, 3)), (torch.randn(40, 4), torch.arange(40) % 3))
 target.features(), target.model_hash
 factor_table(target, names=["margin"])
-import forgetcast.datasets, forgetcast.recipes, forgetcast.report
+import forgetcast.corpus.zoo.datasets, forgetcast.corpus.zoo.recipes, forgetcast.report.page
 before = "torchvision" in sys.modules
-from forgetcast._torchvision import torchvision
+from forgetcast.corpus.zoo.torchvision_import import torchvision
 torchvision()
 print(before, "torchvision" in sys.modules)
 """
@@ -110,7 +110,7 @@ try:
     import torchvision
 except RuntimeError as error:
     print(error)
-from forgetcast._torchvision import torchvision
+from forgetcast.corpus.zoo.torchvision_import import torchvision
 module = torchvision()
 print(module.__file__ == {str(tmp_path / "torchvision" / "__init__.py")!r}, torchvision() is module)
 """

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from forgetcast import datasets
-from forgetcast.architectures import build
-from forgetcast.training import STACK, Trainer, train_classifier, train_stacked, trains_stacked
+from forgetcast.corpus.zoo import datasets
+from forgetcast.corpus.zoo.architectures import build
+from forgetcast.corpus.zoo.training import STACK, Trainer, train_classifier, train_stacked, trains_stacked
 
 
 def clouds(n: int = 90) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from forgetcast.comparison import Comparison, compare
-from forgetcast.holdout import leave_one_group_out
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.evaluation.comparison import Comparison, compare
+from forgetcast.evaluation.holdout import leave_one_group_out
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, training_table
 
 QUICK = {"num_boost_round": 40, "learning_rate": 0.12}

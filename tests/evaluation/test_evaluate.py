@@ -11,15 +11,14 @@ import pytest
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from forgetcast.baselines import ridge, single_columns, single_factors
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
 from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError
-from forgetcast.evaluate import Evaluation, evaluate
-from forgetcast.evaluation_page import page
-from forgetcast.holdout import leave_one_group_out
-from forgetcast.learning import few_samples_curve, targets_curve
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.scores import (
+from forgetcast.evaluation.baselines import ridge, single_columns, single_factors
+from forgetcast.evaluation.evaluate import Evaluation, evaluate
+from forgetcast.evaluation.holdout import leave_one_group_out
+from forgetcast.evaluation.learning_curve import few_samples_curve, targets_curve
+from forgetcast.evaluation.page import page
+from forgetcast.evaluation.scores import (
     auc,
     bootstrap_rho,
     concordance,
@@ -28,6 +27,7 @@ from forgetcast.scores import (
     top_recall,
     within_target_rho,
 )
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 
 QUICK = {"num_boost_round": 50, "learning_rate": 0.12}
@@ -361,7 +361,7 @@ def test_every_question_has_its_table(evaluation: Evaluation) -> None:
 
 def test_ceilings_are_roots_of_reliability(evaluation: Evaluation, measured: Corpus) -> None:
     """The per-target ceiling is the lowest root over kinds of label noise, without the oracle's."""
-    from forgetcast.labels import reliability
+    from forgetcast.corpus.labels import reliability
 
     frame = reliability(measured.outcomes, measured.instances, "erase", UNLEARNERS)
     lowest = frame[frame["kind"] != "oracle"].groupby("target")["reliability"].min() ** 0.5
@@ -442,7 +442,7 @@ def test_writing_gives_tables_a_page_and_pictures(evaluation: Evaluation, tmp_pa
 
 def test_the_page_tells_bounds_from_forecasts(evaluation: Evaluation) -> None:
     """Rivals that use measurements are marked, and every table has as many cells as headings."""
-    text = page(evaluation)
+    text = page(vars(evaluation), evaluation.settings)
     assert "memorization (not known beforehand)" in text
     assert "best factor in hindsight (not known beforehand)" in text
     assert "forecast (not known" not in text

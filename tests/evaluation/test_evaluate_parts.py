@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.choice import unlearner_choice
-from forgetcast.corpus import Corpus
-from forgetcast.evaluate import Evaluation, evaluate
-from forgetcast.evaluation_page import page
-from forgetcast.holdout import FOLDS, _exclusions, leave_one_group_out
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.evaluation.choice import unlearner_choice
+from forgetcast.evaluation.evaluate import Evaluation, evaluate
+from forgetcast.evaluation.holdout import _exclusions, leave_one_group_out
+from forgetcast.evaluation.page import page
+from forgetcast.predictor.intervals import FOLDS
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 
 QUICK = {"num_boost_round": 40}
@@ -83,7 +84,7 @@ def test_without_unlearners_there_is_no_choice() -> None:
 
 def test_the_page_has_the_new_sections(evaluation: Evaluation) -> None:
     """Parts, and the choice of an unlearner with the name of the best single one."""
-    text = page(evaluation)
+    text = page(vars(evaluation), evaluation.settings)
     for heading in ("## Parts of the outcome", "## Naming an unlearner"):
         assert heading in text
     assert f"({evaluation.choice['best'].iloc[0]})" in text

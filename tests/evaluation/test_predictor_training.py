@@ -14,11 +14,12 @@ from click.testing import CliRunner, Result
 
 import forgetcast
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus, training_table
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, UnknownNameError
-from forgetcast.labels import CONSENSUS
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.predictor_training import ADDED_ROUNDS, train_predictor
+from forgetcast.evaluation.table import training_table
+from forgetcast.evaluation.training import ADDED_ROUNDS, train_predictor
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, corpus
 
 QUICK: dict[str, Any] = {"num_boost_round": 30, "learning_rate": 0.12}

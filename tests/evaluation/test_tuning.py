@@ -12,9 +12,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.heads import fit_head, labels_of, training_weights
-from forgetcast.holdout import leave_one_group_out
-from forgetcast.tuning import SEARCHED, choose_params, validation_targets
+from forgetcast.evaluation.holdout import leave_one_group_out
+from forgetcast.evaluation.tuning import SEARCHED, choose_params, validation_targets
+from forgetcast.predictor.columns import labels_of, training_weights
+from forgetcast.predictor.heads import fit_head
 from synthetic import FEATURES, training_table
 
 QUICK = {"num_boost_round": 20, "learning_rate": 0.12}
@@ -97,7 +98,7 @@ def test_the_same_seed_gives_the_same_trials_and_optuna_stays_as_it_was(
 
 def test_optuna_is_imported_by_a_search_only() -> None:
     """Training without a search does without its second of imports."""
-    program = "import sys, forgetcast.predictor_training; print('optuna' in sys.modules)"
+    program = "import sys, forgetcast.evaluation.training; print('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
 
 

@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from forgetcast import Target
-from forgetcast._cross_fitted import PENALTY, Features, fold_numbers, logistic_confidence, repeats
-from forgetcast._random import seeded
 from forgetcast.errors import NotApplicableError
-from forgetcast.probes import Probes
+from forgetcast.factors.probes.cross_fitted import PENALTY, Features, fold_numbers, logistic_confidence, repeats
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.target.seeding import seeded
 
 
 def clouds(n: int, *, noise: float = 1.0, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -62,8 +62,8 @@ def test_the_kernel_is_the_tangent_kernel_of_wide_networks() -> None:
 
 def test_regressions_equal_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """One repeat on all landmarks is five penalised logistic regressions, each fitted without its fold."""
-    monkeypatch.setattr("forgetcast._cross_fitted.FITS", 1)
-    monkeypatch.setattr("forgetcast._cross_fitted.STEPS", 3000)
+    monkeypatch.setattr("forgetcast.factors.probes.cross_fitted.FITS", 1)
+    monkeypatch.setattr("forgetcast.factors.probes.cross_fitted.STEPS", 3000)
     z, y = clouds(60)
     generator = torch.Generator().manual_seed(3)
     fold = fold_numbers(60, 5, generator)
@@ -100,8 +100,8 @@ def test_regressions_know_clear_classes_and_doubt_wrong_labels() -> None:
 
 def test_many_samples_are_asked_about_when_some_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples beyond those that are fitted get answers as good as theirs."""
-    monkeypatch.setattr("forgetcast._cross_fitted.FITTED", 300)
-    monkeypatch.setattr("forgetcast._cross_fitted.BLOCK", 128)
+    monkeypatch.setattr("forgetcast.factors.probes.cross_fitted.FITTED", 300)
+    monkeypatch.setattr("forgetcast.factors.probes.cross_fitted.BLOCK", 128)
     z, y = clouds(1000, noise=0.5)
     assert float(logistic_confidence(z, y, 3).mean()) > 0.85
 
@@ -115,7 +115,7 @@ def test_repeats_bring_the_noise_down(monkeypatch: pytest.MonkeyPatch) -> None:
         return float(torch.stack([logistic_confidence(z, y, 3, seed=seed) for seed in range(6)]).std(0).mean())
 
     many = noise()
-    monkeypatch.setattr("forgetcast._cross_fitted.FITS", 1)
+    monkeypatch.setattr("forgetcast.factors.probes.cross_fitted.FITS", 1)
     assert 4 < noise() / many < 9
 
 

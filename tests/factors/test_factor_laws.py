@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from forgetcast.errors import ModelError, NotApplicableError
 from forgetcast.factors import Factor, factor
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.testing import check_factor
 
 FACTORS = load_factors()

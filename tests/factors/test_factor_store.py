@@ -12,9 +12,9 @@ import torch
 
 from forgetcast import Target
 from forgetcast.errors import FileFormatError, ForgetcastError, PathError
-from forgetcast.factor_store import MANIFEST, VALUES, factors_of, read_factors, write_factors
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.trajectory import Trajectory
+from forgetcast.factors.store import MANIFEST, VALUES, factors_of, read_factors, write_factors
+from forgetcast.target.trajectory import Trajectory
 from small_targets import clouds
 
 NAMES = ["margin", "loss", "surrogate_confidence", "training_confidence"]
@@ -182,7 +182,7 @@ def test_a_failure_while_writing_leaves_the_old_table(
         def fail(*_: object, failure: BaseException = failure, **__: object) -> None:
             raise failure
 
-        monkeypatch.setattr("forgetcast.factor_store.pq.write_table", fail)
+        monkeypatch.setattr("forgetcast.factors.store.pq.write_table", fail)
         with pytest.raises(seen):
             write_factors(table, folder, {"model": "another"})
         monkeypatch.undo()

@@ -13,17 +13,17 @@ from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast._neighbour_vote import neighbour_vote
-from forgetcast._recorder import HeldOut
-from forgetcast._rehearsal import Pool, damage, erase_move
 from forgetcast.errors import NotApplicableError, PluginError, UnknownNameError
 from forgetcast.factors import Factor, factor, factor_table, quantile_column
 from forgetcast.factors.confidence import mia_likelihood_ratio, mia_resistance
 from forgetcast.factors.entanglement import class_entanglement, entanglement, other_class_entanglement
-from forgetcast.probes import Probes
+from forgetcast.factors.probes.damage import Pool, damage, erase_move
+from forgetcast.factors.probes.neighbour_vote import neighbour_vote
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.factors.probes.recorder import HeldOut
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.target import Target
+from forgetcast.target.trajectory import Trajectory
 
 FAMILIES = (
     "confidence",
@@ -330,7 +330,7 @@ def test_a_sample_that_cannot_be_computed_costs_no_other_its_value(monkeypatch: 
         return margin * torch.nan
 
     found = {"endless": make(endless), "nothing": make(nothing)}
-    monkeypatch.setattr("forgetcast.factors._table.load_factors", lambda: found)
+    monkeypatch.setattr("forgetcast.factors.table.load_factors", lambda: found)
     table = factor_table(small_target())
     worst = int(whole.argmax())
     others = np.delete(np.arange(40), worst)
@@ -345,7 +345,7 @@ def test_a_sample_that_cannot_be_computed_costs_no_other_its_value(monkeypatch: 
 
 def test_parameters_left_out_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The note of a probe reaches the table under the factors that used it."""
-    monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", 3)  # four numbers are too many
+    monkeypatch.setattr("forgetcast.factors.probes.plain_gradients.CHUNK", 3)  # four numbers are too many
 
     class Positions(nn.Module):
         def __init__(self) -> None:
@@ -729,7 +729,7 @@ def test_damage_does_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) ->
     """A few rows at a time or all at once."""
     target = small_target()
     whole = Probes(target).ascent_rehearsal
-    monkeypatch.setattr("forgetcast._rehearsal.CHUNK", 300)
+    monkeypatch.setattr("forgetcast.factors.probes.damage.CHUNK", 300)
     parts = Probes(target).ascent_rehearsal
     assert torch.allclose(whole.reference, parts.reference)
     assert torch.allclose(whole.neighbours, parts.neighbours)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from forgetcast._logits import cross_entropy
-from forgetcast._passes import DAMPING
 from forgetcast.errors import NotApplicableError
-from forgetcast.probes import Probes
-from forgetcast.target import Target
+from forgetcast.factors.probes.passes import DAMPING
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.target.logits import cross_entropy
+from forgetcast.target.target import Target
 from gradient_cases import relative_error, seeded
 from hazard_models import CLASSES, HAZARDS, inputs
 
@@ -164,7 +164,7 @@ def test_hidden_layers_that_see_other_rows_are_no_representation(case: str) -> N
 @pytest.mark.parametrize("room", [36, 1 << 24])
 def test_a_note_says_what_no_way_measures(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a layer does not explain its weight, which is too large for a gradient per sample, it is left out."""
-    monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", room)
+    monkeypatch.setattr("forgetcast.factors.probes.plain_gradients.CHUNK", room)
     model, x, y, g = fitted("weight used again")
     probes = Probes(Target(model, (x, y)))
     norms = probes.gradient_norm

@@ -16,16 +16,16 @@ import pytest
 from torch import Tensor, nn
 
 from boundaries import among, import_graph, measuring
-from forgetcast._stein import stein_rows
+from forgetcast.corpus.generate import measure
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
-from forgetcast.probes import PROBES, Probes
+from forgetcast.factors.probes.probes import PROBES, Probes
+from forgetcast.factors.probes.stein_kernel import stein_rows
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from small_targets import clouds
 
-REFUSED = measuring("forgetcast.holdout", "forgetcast.predictor")
+REFUSED = measuring("forgetcast.evaluation.holdout", "forgetcast.predictor.predictor")
 """What factors may not reach: a predictor rests on outcomes too."""
 
 OUTCOMES = ("oracle", "unlearn", "outcome", "corpus", "difficulty", "memori", "forgotten", "retrained", "p_out", "p_in")
@@ -40,7 +40,7 @@ class Refuse:
             raise AssertionError(f"factors import {{name}}")
 
 sys.meta_path.insert(0, Refuse())
-from forgetcast._conformance import example_target
+from forgetcast.target.example import example_target
 from forgetcast.factors import factor_table
 
 target, opened = example_target(), []
@@ -53,7 +53,9 @@ print([name for name in opened if name.endswith((".parquet", ".csv", ".json", ".
 
 def test_factors_import_nothing_that_measures() -> None:
     """Neither factors nor anything they import, at any depth, reach unlearners, the oracle, labels or a corpus."""
-    sources = import_graph().find_upstream_modules("forgetcast.factors", as_package=True)
+    graph = import_graph()
+    sources = graph.find_upstream_modules("forgetcast.factors", as_package=True)
+    sources |= graph.find_descendants("forgetcast.factors")
     assert {Probes.__module__, Target.__module__, stein_rows.__module__} <= sources
     assert not among(sources, REFUSED)
 

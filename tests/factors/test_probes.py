@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forgetcast.errors import ModelError, NotApplicableError
-from forgetcast.probes import PROBES, Probes
-from forgetcast.target import Target
-from forgetcast.trajectory import Trajectory
+from forgetcast.factors.probes.probes import PROBES, Probes
+from forgetcast.target.target import Target
+from forgetcast.target.trajectory import Trajectory
 from gradient_cases import CASES, Sneaky, Tokens, data, per_sample_squares, relative_error, seeded
 
 
@@ -35,7 +35,7 @@ def test_large_layers_take_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     make, shape = CASES["depthwise and grouped convolutions"]
     model, (x, y) = seeded(make), data(shape)
     whole = Probes(Target(model, (x, y))).gradient_norm
-    monkeypatch.setattr("forgetcast._gradient_norms.CHUNK", 2000)
+    monkeypatch.setattr("forgetcast.factors.probes.gradient_norms.CHUNK", 2000)
     assert torch.allclose(Probes(Target(model, (x, y))).gradient_norm, whole, rtol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_parameters_without_a_rule_are_differentiated_plainly(
         found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
         expected.append(torch.stack([part.square().sum() for part in found if part is not None]).sum().sqrt())
     for chunk in (1 << 24, 500):
-        monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", chunk)
+        monkeypatch.setattr("forgetcast.factors.probes.plain_gradients.CHUNK", chunk)
         probes = Probes(Target(model, (x, y)))
         assert relative_error(probes.gradient_norm, torch.stack(expected)) < 1e-4
         assert not probes.notes
@@ -124,7 +124,7 @@ def test_parameters_too_large_for_a_gradient_per_sample_are_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The packed projection (108 numbers) is named in a note; everything smaller counts."""
-    monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", 100)
+    monkeypatch.setattr("forgetcast.factors.probes.plain_gradients.CHUNK", 100)
     model, (x, y) = seeded(Attention), data((4, 6))
     squares = per_sample_squares(model, x, y)
     del squares["mix.in_proj_weight"]
@@ -262,7 +262,7 @@ def test_a_linear_model_has_no_middle_layer() -> None:
 
 def test_wide_inputs_are_sketched_and_keep_their_inner_products() -> None:
     """512 sketched columns keep cosines to within a few hundredths, with the same seed the same ones."""
-    from forgetcast._recorder import narrow
+    from forgetcast.factors.probes.recorder import narrow
 
     x = torch.randn(40, 5000, generator=torch.Generator().manual_seed(0))
     x[20:] = 0.7 * x[:20] + 0.7 * x[20:]
@@ -277,7 +277,7 @@ def test_wide_inputs_are_sketched_and_keep_their_inner_products() -> None:
 
 def test_the_sketch_does_not_depend_on_how_images_lie_in_memory() -> None:
     """Channels last or not, a batch of images has one sketch: that of its gradients, which may lie the other way."""
-    from forgetcast._recorder import narrow
+    from forgetcast.factors.probes.recorder import narrow
 
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     signs = 2 * torch.randint(0, 2, (768,), generator=torch.Generator().manual_seed(5)) - 1
@@ -319,7 +319,7 @@ def test_neighbours_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) 
     """Three rows at a time or all at once."""
     target = Target(seeded(CASES["perceptron"][0]), data((5,), n=30))
     whole = Probes(target).feature_neighbours.index
-    monkeypatch.setattr("forgetcast._neighbours.CHUNK", 100)
+    monkeypatch.setattr("forgetcast.factors.probes.nearest.CHUNK", 100)
     assert torch.equal(Probes(target).feature_neighbours.index, whole)
 
 

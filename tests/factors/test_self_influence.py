@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast._logits import cross_entropy, loss_slope
-from forgetcast._passes import DAMPING
 from forgetcast.factors import factor_table
-from forgetcast.probes import Probes
-from forgetcast.target import Target
+from forgetcast.factors.probes.passes import DAMPING
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.target.logits import cross_entropy, loss_slope
+from forgetcast.target.target import Target
 from gradient_cases import CASES, Sneaky, Tokens, data, relative_error, seeded
 
 
@@ -112,7 +112,7 @@ def test_chunks_change_nothing(case: str, monkeypatch: pytest.MonkeyPatch) -> No
     make, shape = CASES[case]
     model, (x, y) = seeded(make), data(shape)
     whole = Probes(Target(model, (x, y))).self_influence
-    monkeypatch.setattr("forgetcast._gradient_norms.CHUNK", 1000)
+    monkeypatch.setattr("forgetcast.factors.probes.gradient_norms.CHUNK", 1000)
     assert torch.allclose(Probes(Target(model, (x, y))).self_influence, whole, rtol=1e-4)
 
 
@@ -148,7 +148,7 @@ def test_only_what_is_asked_for_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_is_left_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for the gradient norm: parameters too large for a gradient per sample."""
-    monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", 100)
+    monkeypatch.setattr("forgetcast.factors.probes.plain_gradients.CHUNK", 100)
     model, (x, y) = seeded(Attention), data((4, 6))
     table = factor_table(Target(model, (x, y)), names=["self_influence"])
     assert table.notes["self_influence"].endswith("of the parameters: mix.in_proj_weight")

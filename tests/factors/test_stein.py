@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.func import grad, jacfwd
 from torch.nn import functional as F
 
-from forgetcast._stein import SteinRows, bandwidth, stein_rows
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
-from forgetcast.probes import Probes
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.factors.probes.stein_kernel import SteinRows, bandwidth, stein_rows
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from small_targets import clouds
 
 N, WIDTH, CLASSES = 30, 5, 3
@@ -109,7 +109,7 @@ def test_rows_equal_loops_over_pairs(size: int, monkeypatch: pytest.MonkeyPatch)
     sigma = float(torch.stack(pairs).median())
     expected = slow_rows(z, s, entropy, reference, sigma)
     agree(stein_rows(**points, reference=reference, width=WIDTH), expected)
-    monkeypatch.setattr("forgetcast._stein.CHUNK", 4 * size)
+    monkeypatch.setattr("forgetcast.factors.probes.stein_kernel.CHUNK", 4 * size)
     agree(stein_rows(**points, reference=reference, width=WIDTH), expected)
 
 
@@ -196,7 +196,7 @@ def test_the_score_comes_with_the_gradient_norms(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(target, "forward", counted_forward)
     monkeypatch.setattr("torch.autograd.grad", counted_backward)
-    monkeypatch.setattr("forgetcast._gradient_pass._compare", lambda *_: 1.0)
+    monkeypatch.setattr("forgetcast.factors.probes.gradient_pass._compare", lambda *_: 1.0)
     _ = probes.stein, probes.gradient_norm, probes.margin_input_gradient_norm
     batches = -(-N // 7)
     assert seen == {"forward": batches + 1, "backward": 2 * batches}
@@ -204,7 +204,7 @@ def test_the_score_comes_with_the_gradient_norms(monkeypatch: pytest.MonkeyPatch
 
 def test_a_model_without_measurable_layers_has_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the parameters are too large for a gradient per sample the loss still goes back to the inputs."""
-    monkeypatch.setattr("forgetcast._plain_gradients.CHUNK", 1)
+    monkeypatch.setattr("forgetcast.factors.probes.plain_gradients.CHUNK", 1)
 
     class Bare(nn.Module):
         def __init__(self) -> None:

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetcast.errors import IndexRangeError, InputError, SchemaError
-from forgetcast.exact_values import Blurred, exact_values, names_exactly, sample_numbers
-from forgetcast.requests import checked_requests
+from forgetcast.files.exact_values import Blurred, exact_values, names_exactly, sample_numbers
+from forgetcast.screening.requests import checked_requests
 
 LIMITS = [0, 2**8, 2**11, 2**24, 2**31, 2**53, 2**54, 12345678901234567, 2**63 - 8]
 """Sizes of ids: where bfloat16, float16, float32 and float64 begin to round, and those of large systems."""

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from forgetcast.adapters.loading import load_dataset
 from forgetcast.errors import DatasetError, FileFormatError, ForgetcastError, ModelError, PathError
-from forgetcast.foreign_files import ROOM, file_in, parse_json, read_table, regular_file
-from forgetcast.lightgbm_text import read_booster
-from forgetcast.loading import load_dataset
-from forgetcast.weights import fit_weights, read_weights
+from forgetcast.files.foreign import ROOM, file_in, parse_json, read_table, regular_file
+from forgetcast.predictor.lightgbm_text import read_booster
+from forgetcast.target.weights import fit_weights, read_weights
 from hostile_mutations import _bomb
 from hostile_seeds import LOADERS, _module
 from synthetic import FEATURES
@@ -356,7 +356,7 @@ def test_inputs_follow_from_their_number(tmp_path: Path) -> None:
 
 def test_a_field_of_many_letters_costs_its_own_row(tmp_path: Path) -> None:
     """Python's csv reads no field of more than 131,072 letters; that row is reported, and the others are served."""
-    from forgetcast.requests import checked_requests
+    from forgetcast.screening.requests import checked_requests
 
     (tmp_path / "r.csv").write_text(f'index,why\n1,a\n2,"{"x" * 200_000}"\n3,{"y" * 200_000}\n4,d\n')
     found = checked_requests(tmp_path / "r.csv", 24)

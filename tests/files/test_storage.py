@@ -15,12 +15,13 @@ import pytest
 from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 
-from forgetcast import generate, whole_files
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus
+from forgetcast.corpus import generate
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.generate import generate_corpus
 from forgetcast.errors import FileFormatError, PathError
-from forgetcast.generate import generate_corpus
-from forgetcast.storage import Place, place, read_if_there, sweep, write_atomically
+from forgetcast.files import atomic as whole_files
+from forgetcast.files.stores import Place, place, read_if_there, sweep, write_atomically
 from forgetcast.unlearn import Protocol
 from small_targets import clouds
 from synthetic import corpus

@@ -9,10 +9,8 @@ import grimp
 MEASURING = (
     "forgetcast.cli",
     "forgetcast.corpus",
-    "forgetcast.evaluate",
-    "forgetcast.generate",
-    "forgetcast.labels",
-    "forgetcast.oracle",
+    "forgetcast.evaluation",
+    "forgetcast.screening",
     "forgetcast.unlearn",
 )
 """What holds, makes or uses what only a measurement knows: no forecast may load it."""

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from forgetcast.corpus import Corpus
-from forgetcast.generate import generate_corpus, measure
-from forgetcast.refresh import refresh_factors
-from forgetcast.target import Target
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.generate import generate_corpus, measure
+from forgetcast.corpus.refresh import refresh_factors
+from forgetcast.target.target import Target
 from small_targets import CloudTrainer, clouds
 
 SETTINGS: dict[str, Any] = {"unlearners": ["neggrad_plus"], "seeds": 2, "progress": False}

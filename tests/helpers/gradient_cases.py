@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from forgetcast.architectures import ARCHITECTURES, build
+from forgetcast.corpus.zoo.architectures import ARCHITECTURES, build
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:

@@ -20,24 +20,26 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from forgetcast import DifficultyPredictor, Policy, Target, record
-from forgetcast.adaptation import FORECAST, Adaptation
-from forgetcast.adapted_predictor import CALIBRATION, AdaptedPredictor, _digest
-from forgetcast.canonical_json import canonical_json
+from forgetcast import DifficultyPredictor, Policy, Target
+from forgetcast.adapters.loading import _file, load_checkpoints, load_dataset
 from forgetcast.cli.options import parse_indices
 from forgetcast.cli.output import table_json
 from forgetcast.cli.requests import _lines
-from forgetcast.corpus import Corpus, feature_columns, training_table
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.inspection import targets_table, unlearners_table
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import InputError
-from forgetcast.factor_store import read_factors, write_factors
+from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.factors import factor_table
-from forgetcast.inspection import targets_table, unlearners_table
-from forgetcast.labels import CONSENSUS
-from forgetcast.loading import _file, load_checkpoints, load_dataset
-from forgetcast.predictor_folder import MANIFEST, _fingerprint
-from forgetcast.requests import checked_requests
-from forgetcast.retrained import GAP
-from forgetcast.weights import fit_weights, read_weights
+from forgetcast.factors.store import read_factors, write_factors
+from forgetcast.files.canonical_json import canonical_json
+from forgetcast.predictor.adaptation import FORECAST, Adaptation
+from forgetcast.predictor.calibrated import CALIBRATION, Calibration, _digest
+from forgetcast.predictor.folder import MANIFEST, _fingerprint
+from forgetcast.predictor.retrained import GAP
+from forgetcast.screening import record
+from forgetcast.screening.requests import checked_requests
+from forgetcast.target.weights import fit_weights, read_weights
 from synthetic import FEATURES
 from synthetic import training_table as synthetic_table
 
@@ -143,7 +145,7 @@ def _make_calibrated(folder: Path) -> None:
         measured[name] = rng.uniform(size=10)
     answers = pd.DataFrame(rng.uniform(size=(SAMPLES, 2)), columns=["p_before", "p_out"])
     subject = {"name": "small", "model": "ab" * 32, "data": "cd" * 32, "n": SAMPLES}
-    AdaptedPredictor(base, {"retrain": adaptation}, subject, measured, answers).save(folder / "made")
+    base.with_calibration(Calibration({"retrain": adaptation}, subject, measured, answers)).save(folder / "made")
     for path in (folder / "made").iterdir():
         if path.is_file():
             path.replace(folder / path.name)
@@ -156,14 +158,14 @@ def _make_calibrated(folder: Path) -> None:
 def _read_calibrated(folder: Path) -> None:
     _read_predictor(folder)
     predictor = DifficultyPredictor.load(folder)
-    if isinstance(predictor, AdaptedPredictor):
+    if predictor.calibration is not None:
         rows = pd.DataFrame(np.full((3, len(predictor.features)), 0.4), columns=list(predictor.features))
-        for objective in predictor.measured:
-            predictor.gain(objective)
+        for objective in predictor.calibration.measured:
+            predictor.calibration.gain(objective)
             predictor.contributions(rows, objective)
         x, y = _samples()
         with suppress(InputError):  # it is of another target
-            predictor.check_target(Target(_module(), (torch.tensor(x), torch.tensor(y))))
+            predictor.calibration.check_target(Target(_module(), (torch.tensor(x), torch.tensor(y))))
 
 
 def _repair_calibrated(folder: Path) -> None:

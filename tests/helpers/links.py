@@ -21,18 +21,19 @@ def markdown_anchors(text: str) -> set[str]:
     ['plots-and-why', 'plots-and-why-1', 'speed-of-a-queue']
     """
     found: list[str] = []
-    for heading in re.findall(r"^#{1,6} +(.+?)\s*#*$", _without_blocks(text), flags=re.MULTILINE):
+    for heading in re.findall(r"^#{1,6} +(.+?)\s*#*$", without_blocks(text), flags=re.MULTILINE):
         shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
         found.append(re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-"))
     return {name if not (before := found[:at].count(name)) else f"{name}-{before}" for at, name in enumerate(found)}
 
 
-def _without_blocks(text: str) -> str:
+def without_blocks(text: str) -> str:
+    """A document without its fenced code blocks."""
     return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def _without_code(text: str) -> str:
-    return re.sub(r"`[^`\n]*`", "", _without_blocks(text))
+    return re.sub(r"`[^`\n]*`", "", without_blocks(text))
 
 
 class _Page(HTMLParser):
@@ -76,6 +77,8 @@ def broken_links(path: Path, root: Path) -> list[str]:
         if re.match(r"https://|data:", link):
             continue
         name, _, anchor = link.partition("#")
+        if path.suffix == ".html":
+            name = name.partition("?")[0]
         target = (path.parent / unquote(name)).resolve() if name else path.resolve()
         if not (target.is_relative_to(root.resolve()) and target.exists()) or (
             anchor and unquote(anchor) not in anchors_of(target)

@@ -9,10 +9,10 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from forgetcast.explain import Explainer
 from forgetcast.factors import Factor, FactorTable
 from forgetcast.predict import DifficultyReport, tier_bounds, tiers
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.report.explain import Explainer
 from synthetic import FEATURES, training_table
 
 FAMILIES = {

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forgetcast import datasets
-from forgetcast.target import Target
-from forgetcast.training import Trainer
+from forgetcast.corpus.zoo import datasets
+from forgetcast.corpus.zoo.training import Trainer
+from forgetcast.target.target import Target
 
 MISLABELLED = (5, 40, 77, 111)
 """Training samples of the digits whose label is wrong."""

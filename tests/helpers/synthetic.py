@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
 
 FEATURES = [
     "loss",

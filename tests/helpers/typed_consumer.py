@@ -27,14 +27,14 @@ from forgetcast import (
     verify_triage,
 )
 from forgetcast.adapters import DifficultyRegressor, from_transformers
-from forgetcast.decisions import decisions
 from forgetcast.errors import PathError
-from forgetcast.explain import Explanation, Reason
 from forgetcast.factors import Factor, factor
-from forgetcast.plots import waterfall
-from forgetcast.record import append, verify
 from forgetcast.registry import load_factors, plugins
-from forgetcast.requests import Requests, checked_requests
+from forgetcast.report.explain import Explanation, Reason
+from forgetcast.report.plots import waterfall
+from forgetcast.screening.decisions import decisions
+from forgetcast.screening.record import append, verify
+from forgetcast.screening.requests import Requests, checked_requests
 from forgetcast.sections import Section
 from forgetcast.testing import CONTRACT_VERSION, check_factor
 from forgetcast.unlearn.base import IterativeUnlearner, Unlearner

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.adaptation import Adaptation, Prior, adapt, fit_ridge
 from forgetcast.calibration import choose
 from forgetcast.factors import quantile_column
-from forgetcast.retrained import RETRAINED, met_before, retraining_values
+from forgetcast.predictor.adaptation import Adaptation, Prior, adapt, fit_ridge
+from forgetcast.predictor.retrained import RETRAINED, met_before, retraining_values
 
 PRIOR = np.array([0.3, 0.2, 0.5])
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from forgetcast import agreement
-from forgetcast.agreement import spearman_interval
 from forgetcast.errors import InputError
+from forgetcast.predictor import agreement
+from forgetcast.predictor.agreement import spearman_interval
 
 
 def _pairs(n: int, seed: int = 0, r: float = 0.8) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.familiarity import contexts, extended, familiarity
+from forgetcast.predictor.familiarity import contexts, extended, familiarity
 
 COLUMNS = ["training_samples", "train_accuracy", "loss"]
 

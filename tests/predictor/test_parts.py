@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from forgetcast.corpus import training_table as table_of
+from forgetcast.corpus.labels import outcome_parts
 from forgetcast.errors import FileFormatError, InputError, UnknownNameError
-from forgetcast.heads import from_log_scale, log_scale
-from forgetcast.labels import outcome_parts
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.evaluation.table import training_table as table_of
+from forgetcast.predictor.columns import from_log_scale, log_scale
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 
 SMALL = {"num_boost_round": 60}
@@ -141,7 +141,7 @@ def test_many_samples_are_forecast_a_few_at_a_time(
     """The pieces make no difference, and no samples are no trouble."""
     features = table[FEATURES].tail(20)
     whole = predictor.predict_unlearners(features, "erase")
-    monkeypatch.setattr("forgetcast.predictor.ROWS", 7)
+    monkeypatch.setattr("forgetcast.predictor.predictor.ROWS", 7)
     pd.testing.assert_frame_equal(predictor.predict_unlearners(features, "erase"), whole)
     assert predictor.predict_unlearners(features.head(0), "erase").shape == (0, 2)
 

@@ -15,11 +15,13 @@ import pytest
 import shap
 from scipy.stats import spearmanr
 
-from forgetcast import folders
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, UnknownNameError
-from forgetcast.heads import DEFAULT_PARAMS, Head, fit_without, head_weights, labels_of, training_weights
-from forgetcast.intervals import balanced_residuals, conformal_interval
-from forgetcast.predictor import OBJECTIVES, DifficultyPredictor
+from forgetcast.files import folders
+from forgetcast.objectives import OBJECTIVES
+from forgetcast.predictor.columns import head_weights, labels_of, training_weights
+from forgetcast.predictor.heads import DEFAULT_PARAMS, Head, fit_without
+from forgetcast.predictor.intervals import balanced_residuals, conformal_interval
+from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, training_table
 
 QUICK = {"num_boost_round": 60, "learning_rate": 0.1}
@@ -610,7 +612,7 @@ def test_a_failed_save_leaves_the_old_predictor(
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = DifficultyPredictor.fit(training_table(2, 40), FEATURES, params=QUICK)
     if failing == "replace":  # two steps, of which the second fails, where the system cannot do it in one
-        monkeypatch.setattr("forgetcast.folders._exchanged", lambda one, other: False)
+        monkeypatch.setattr("forgetcast.files.folders._exchanged", lambda one, other: False)
     owner, name = (folders, "_exchanged") if failing == "exchange" else (Path, failing)
     original = getattr(owner, name)
 
@@ -745,7 +747,7 @@ def test_a_damaged_file_is_found_by_its_hash(folder: Path, name: str, damage: st
 
 def reseal(folder: Path) -> None:
     """Make hashes and fingerprint fit the folder's content again, as someone with ill intent would."""
-    from forgetcast.predictor_folder import _fingerprint, _sha256
+    from forgetcast.predictor.folder import _fingerprint, _sha256
 
     def change(manifest: dict) -> None:
         manifest["files"] = {name: _sha256((folder / name).read_bytes()) for name in manifest["files"]}

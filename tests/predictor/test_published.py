@@ -8,12 +8,13 @@ import pytest
 from scipy.special import logit
 
 from forgetcast import Corpus, DifficultyPredictor
-from forgetcast.corpus import feature_columns, training_table
-from forgetcast.generate import outcome_block
-from forgetcast.heads import EXPLAINED, fit_without, from_log_scale
-from forgetcast.labels import CONSENSUS, difficulty
-from forgetcast.recipes import Recipe
-from forgetcast.scores import within_target_rho
+from forgetcast.corpus.generate import outcome_block
+from forgetcast.corpus.labels import CONSENSUS, difficulty
+from forgetcast.corpus.zoo.recipes import Recipe
+from forgetcast.evaluation.scores import within_target_rho
+from forgetcast.evaluation.table import feature_columns, training_table
+from forgetcast.predictor.columns import EXPLAINED, from_log_scale
+from forgetcast.predictor.heads import fit_without
 from places import ROOT
 
 EVALUATION = ROOT / "benchmarks" / "evaluation"

@@ -14,10 +14,15 @@ import pytest
 import torch
 
 import forgetcast as fc
-from forgetcast import corpus, decisions, evaluate, factors, loading, record, refresh, registry, requests
+from forgetcast import factors, registry
 from forgetcast._arguments import checked
+from forgetcast.adapters import loading
+from forgetcast.corpus import refresh
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import ForgetcastError, InputError, UnknownNameError
-from forgetcast.labels import CONSENSUS
+from forgetcast.evaluation import evaluate
+from forgetcast.evaluation import table as evaluation_table
+from forgetcast.screening import decisions, record, requests
 from small_targets import clouds
 from synthetic import FEATURES
 from synthetic import corpus as synthetic_corpus
@@ -43,7 +48,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "refresh_factors": (refresh.refresh_factors, lambda: {"folder": "corpus"}),
     "train_predictor": (fc.train_predictor, lambda: {"corpora": CORPUS}),
     "evaluate": (evaluate.evaluate, lambda: {"corpus": CORPUS}),
-    "training_table": (corpus.training_table, lambda: {"corpus": CORPUS}),
+    "training_table": (evaluation_table.training_table, lambda: {"corpus": CORPUS}),
     "factor_table": (factors.factor_table, lambda: {"target": TARGET}),
     "Corpus.read": (fc.Corpus.read, lambda: {"folder": "corpus"}),
     "Corpus.write": (fc.Corpus.write, lambda: {"self": CORPUS, "folder": "corpus"}),

@@ -1,9 +1,13 @@
-"""Documents hold what they promise: commands are documented, examples run, links lead somewhere."""
+"""Documents hold what they promise: commands exist, examples run, links lead somewhere, sentences are short."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import shlex
+import struct
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -13,13 +17,22 @@ from forgetcast.cli import main
 from forgetcast.registry import load_factors, load_unlearners
 from links import broken_links
 from places import ROOT
+from prose import sentences, words
 
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
-FOLDERS = ("docs", "benchmarks", "examples", "models", "training_data")
+PAGES = ("README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md"))))
+"""What people read to use forgetcast and to work on it."""
+NOTEBOOKS = tuple(str(p.relative_to(ROOT)) for p in sorted((ROOT / "notebooks").glob("*.ipynb")))
+FOLDERS = ("benchmarks", "examples", "models", "training_data")
 LINKED = (
-    *DOCUMENTS,
+    *PAGES,
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
     *(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.md"))),
 )
+SHELL = (*PAGES, "ARCHITECTURE.md", "CHANGELOG.md")
+ENTRY_POINT_GROUPS = ("forgetcast.factors", "forgetcast.unlearners", "forgetcast.report_sections")
+LONGEST = 29
+"""Words of a sentence."""
 
 
 def every_command(group: click.Group = main, before: str = "") -> dict[str, click.Command]:
@@ -45,6 +58,18 @@ def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text(name), flags=re.MULTILINE | re.DOTALL)
 
 
+def shell_lines(name: str) -> list[list[str]]:
+    """The words of every line of shell in a document, those that go on after a backslash as one; comments left out."""
+    indented = re.findall(r"^    ((?:forgetcast|make|pip|pytest|python) .*)$", text(name), flags=re.MULTILINE)
+    fenced = "".join(blocks(name, "sh")).replace("\\\n", " ").splitlines()
+    return [found for line in (*indented, *fenced) if (found := shlex.split(line, comments=True))]
+
+
+def code_spans(name: str) -> list[str]:
+    """What stands between backticks within the lines of a document."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text(name), flags=re.MULTILINE | re.DOTALL))
+
+
 def help_of(name: str) -> str:
     """What ``forgetcast NAME --help`` prints."""
     command = COMMANDS[name]
@@ -53,9 +78,9 @@ def help_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
-def test_every_command_is_in_the_readme(name: str) -> None:
-    """The README's table has a row for each command."""
-    assert f"| `forgetcast {name}` |" in text("README.md")
+def test_every_command_is_in_the_reference(name: str) -> None:
+    """The table of commands has a row for each."""
+    assert f"| `forgetcast {name}` |" in text("docs/reference/commands.md")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -83,38 +108,147 @@ def check_options(words: list[str]) -> None:
     assert {word for word in words if word.startswith("--")} <= known | {"--help"}, words
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", SHELL)
 def test_command_lines_in_documents_parse(name: str) -> None:
-    """Every indented ``forgetcast ...`` line names an existing command with existing options."""
-    for line in text(name).splitlines():
-        if line.startswith("    forgetcast "):
-            check_options(shlex.split(line, comments=True))
+    """Every line of shell names a command, a make target or a script that exists, with options that exist."""
+    targets = re.findall(r"^([a-z]+):", text("Makefile"), flags=re.MULTILINE)
+    for line in shell_lines(name):
+        if line[0] == "forgetcast":
+            check_options(line)
+        elif line[0] == "make":
+            assert set(line[1:]) <= set(targets), line
+        elif line[0] == "python":
+            assert (ROOT / line[1]).is_file(), line
+        else:
+            assert line[0] in ("pip", "pytest"), line
+
+
+@pytest.mark.parametrize("name", SHELL)
+def test_commands_within_sentences_exist(name: str) -> None:
+    """So do the commands and scripts that a sentence or a table names, with their options and paths."""
+    for span in code_spans(name):
+        if re.match(r"forgetcast [a-z]+", span):
+            check_options(shlex.split(span.replace("forgetcast COMMAND", "forgetcast predict")))
+        elif re.match(r"make [a-z]+$", span):
+            assert re.search(rf"^{span.split()[1]}:", text("Makefile"), flags=re.MULTILINE), span
+        elif re.match(r"(python|pytest) \S+\.py", span):
+            scripts = [word.split("::")[0] for word in span.split()[1:] if ".py" in word and not word.startswith("-")]
+            assert all(script == "tests/FILE" or (ROOT / script).is_file() for script in scripts), span
+
+
+def test_command_lines_are_found() -> None:
+    """The checks above have something to run on: lines in fences, indented lines, spans, lines that go on."""
+    lines = shell_lines("docs/how_to/screen_a_queue.md")
+    assert [line[1] for line in lines] == ["prescreen", "verify", "prescreen", "prescreen"]
+    assert "--html" in lines[0]
+    assert "forgetcast train --training-run" in code_spans("docs/how_to/forecast.md")
+    with pytest.raises(AssertionError):
+        check_options(["forgetcast", "predict", "--no-such-option"])
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_python_in_documents_compiles_and_imports(name: str) -> None:
+    """Every block is sound Python, and what it imports is there."""
+    for code in blocks(name, "python"):
+        for node in ast.walk(ast.parse(code, name)):
+            if isinstance(node, ast.Import):
+                assert all(import_module(alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found = import_module(node.module or "")
+                assert [alias.name for alias in node.names if not hasattr(found, alias.name)] == [], node.module
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_dotted_names_in_documents_exist(name: str) -> None:
+    """Every ``forgetcast.x.y`` in a sentence or a table is a module, or something in one."""
+    for span in code_spans(name):
+        dotted = re.fullmatch(r"(forgetcast(?:\.\w+)+)(?:\(.*\))?", span)
+        if dotted and dotted[1] not in ENTRY_POINT_GROUPS:
+            module, _, last = dotted[1].rpartition(".")
+            try:
+                import_module(dotted[1])
+            except ImportError:
+                assert hasattr(import_module(module), last), span
 
 
 def test_readme_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The README's first Python runs as it stands and leaves the report that it says; the others are sound."""
+    """The README's Python has ten lines, runs as it stands and leaves the report that it says."""
     monkeypatch.chdir(tmp_path)
-    code, *others = blocks("README.md", "python")
-    for other in others:
-        compile(other, "README.md", "exec", dont_inherit=True)
+    (code,) = blocks("README.md", "python")
+    assert len([line for line in code.splitlines() if line]) == 10
     exec(compile(code, "README.md", "exec", dont_inherit=True), {})
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert "reasons" in capsys.readouterr().out
 
 
-def test_contributing_examples_register() -> None:
-    """The contract, the factor, the unlearner and the report section shown to contributors are real ones."""
+def test_tutorial_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tutorial's blocks run one after the other as they stand, and leave the report that it says."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in blocks("docs/start/first_forecast.md", "python"):
+        exec(compile(code, "first_forecast.md", "exec", dont_inherit=True), names)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert "reasons" in capsys.readouterr().out
+
+
+def test_readme_is_short() -> None:
+    """At most 900 words, three lines of shell beside the two of make, and a picture of the report below 150 kB."""
+    assert len(text("README.md").split()) <= 900
+    made, used = (block.splitlines() for block in blocks("README.md", "sh"))
+    assert [line.split()[:2] for line in made] == [["make", "demo"], ["make", "test"]]
+    assert len(used) == 3
+    picture = (ROOT / "docs" / "images" / "report.png").read_bytes()
+    assert len(picture) < 150_000
+    assert struct.unpack(">II", picture[16:24]) > (800, 600)
+
+
+def test_readme_says_what_rows_of_one_person_mean() -> None:
+    """The limit of screening stands in the README's section on it, and on the page about queues."""
+    for name, heading in (
+        ("README.md", "## Screening deletion requests\n"),
+        ("docs/how_to/screen_a_queue.md", "## Rows of one person\n"),
+    ):
+        section = text(name).split(heading)[1].split("\n## ")[0]
+        assert "**Every forecast is of one row by itself, and rows of one person vouch for each other.**" in section
+        assert "--person-column" in section
+        assert "cannot be known" in section
+
+
+@pytest.mark.parametrize("name", [*PAGES, *NOTEBOOKS])
+def test_sentences_are_short_and_plain(name: str) -> None:
+    """No sentence of 30 words or more outside tables and code; fix and compute, not mend and work out."""
+    cells = json.loads(text(name))["cells"] if name.endswith(".ipynb") else []
+    written = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"] if cells else [text(name)]
+    found = sentences("\n\n".join(written))
+    assert found
+    assert [sentence for sentence in found if words(sentence) > LONGEST] == []
+    assert [one for one in found if re.search(r"\b(mend(s|ed|ing)?|work(s|ed|ing)? out)\b", one)] == []
+
+
+def test_sentences_are_measured() -> None:
+    """Long sentences are noticed wherever they stand outside tables and code, and counted."""
+    long = " ".join(["word"] * 30)
+    noticed = [f"{long}.", f"- {long}\n- another", f"Short. {long}!", f"Half: {long}.", f"**[{long}](there.md)**"]
+    passed = [f"| {long} |", f"# {long}", f"```text\n{long}\n```", f"`{long}`", f"{long[:-5]}.\n\n{long[:-5]}"]
+    assert all(any(words(one) > LONGEST for one in sentences(given)) for given in noticed)
+    assert not any(words(one) > LONGEST for given in passed for one in sentences(given))
+
+
+def test_extension_examples_register() -> None:
+    """The contract, the factor, the unlearner and the report section shown to authors are real ones."""
     import torch
 
-    from forgetcast.contract import DECLARATION
+    from forgetcast.registry import DECLARATION
     from forgetcast.testing import CONTRACT_VERSION, check_report_section
     from sample_report import sample_report
 
     names: dict[str, object] = {"__name__": "examples"}
-    for example in blocks("CONTRIBUTING.md", "python"):
-        exec(compile(example, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    for example in blocks("docs/how_to/extend.md", "python"):
+        exec(compile(example, "extend.md", "exec", dont_inherit=True), names)
     assert names[DECLARATION] == CONTRACT_VERSION
     check_report_section(names["hardest_classes"], sample_report(12))  # type: ignore[arg-type]
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
@@ -143,12 +277,27 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
 
 
 def test_architecture_names_every_module() -> None:
-    """Every public module has its line in ARCHITECTURE.md, and every module named there exists."""
+    """Every public module has its place in ARCHITECTURE.md, in its package's table; every module named there exists."""
+    named: set[str] = set()
+    package = ""
+    for line in text("ARCHITECTURE.md").split("## Modules")[1].split("\n## ")[0].splitlines():
+        if line.startswith(("| `", "| module", "| package")):
+            first = re.findall(r"`([^`]+)`", line.split("|")[1])
+            if line.startswith(("| module", "| package")) or first[0].endswith("."):
+                package = first[0] if first else ""
+            else:
+                named |= {f"{package}{name.rstrip('/')}" for name in first}
     source = ROOT / "src" / "forgetcast"
-    rows = [line.split("|")[1] for line in text("ARCHITECTURE.md").splitlines() if line.startswith("| `")]
-    named = {name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    modules = {path.stem for path in source.glob("[a-z]*.py")}
-    modules |= {path.name for path in source.glob("[a-z]*") if (path / "__init__.py").is_file()}
+    opened = ("adapters", "cli")  # named as a whole
+    modules = set()
+    for place in ("", *(path.name for path in source.iterdir() if (path / "__init__.py").is_file())):
+        before = f"{place}." if place else ""
+        if place in opened:
+            modules.add(place)
+            continue
+        folder = source / place
+        modules |= {f"{before}{path.stem}" for path in folder.glob("[a-z]*.py")}
+        modules |= {f"{before}{inner.parent.name}" for inner in folder.glob("[a-z]*/__init__.py") if place}
     assert named == modules
 
 

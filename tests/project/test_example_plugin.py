@@ -15,11 +15,11 @@ PLUGIN = ROOT / "examples" / "forgetcast-example-plugin"
 
 PROGRAM = """
 import numpy as np
-from forgetcast._conformance import example_target
+from forgetcast.target.example import example_target
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
+from forgetcast.corpus.generate import measure
 from forgetcast.predict import predict_difficulty
-from forgetcast.report import render_html
+from forgetcast.report.page import render_html
 
 target = example_target()
 table = factor_table(target)

@@ -21,7 +21,7 @@ def test_oldest_python_is_the_one_promised() -> None:
         ("pyproject.toml", f'requires-python = ">={OLDEST}"'),
         ("Makefile", f"forgetcast needs Python {OLDEST} or newer"),
         ("CONTRIBUTING.md", f"Python {OLDEST} or newer"),
-        ("docs/versioning.md", f"`requires-python` is {OLDEST} or newer"),
+        ("docs/reference/versioning.md", f"`requires-python` is {OLDEST} or newer"),
     ):
         assert words in (ROOT / name).read_text(encoding="utf-8"), name
 

@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 
 from forgetcast import registry
-from forgetcast._conformance import example_target
-from forgetcast.costs import measure_costs
 from forgetcast.errors import PluginError, PluginWarning, UnknownNameError
-from forgetcast.factor_store import factors_of
 from forgetcast.factors import Factor, factor_table
-from forgetcast.probes import Probes
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.factors.store import factors_of
 from forgetcast.registry import (
     FACTOR_GROUP,
     SECTION_GROUP,
@@ -27,6 +25,8 @@ from forgetcast.registry import (
     load_unlearners,
     unlearner,
 )
+from forgetcast.screening.costs import measure_costs
+from forgetcast.target.example import example_target
 from forgetcast.unlearn.trace import trace
 from plugin_cases import PLUGIN, Plugins
 
@@ -355,3 +355,8 @@ def test_traces_go_on_without_a_plugin_that_fails(plugins: Plugins) -> None:
     assert set(points["unlearner"]) == {"gradient_ascent"}
     with pytest.warns(PluginWarning), pytest.raises(PluginError, match="no path is left"):
         trace(example_target(), 3, both[:1], most_steps=2)
+
+
+def test_entry_point_groups_keep_their_names() -> None:
+    """They are part of the plugin contract: packages that are out there name them."""
+    assert set(registry.GROUPS) == {"forgetcast.factors", "forgetcast.unlearners", "forgetcast.report_sections"}

@@ -11,7 +11,7 @@ from places import ROOT, TESTS
 
 LINES = [
     line
-    for line in (ROOT / "docs" / "takes.md").read_text(encoding="utf-8").splitlines()
+    for line in (ROOT / "docs" / "reference" / "takes.md").read_text(encoding="utf-8").splitlines()
     if line.startswith("| ") and not line.startswith(("| what |", "| --- |"))
 ]
 

@@ -26,7 +26,7 @@ import sys, pathlib
 import numpy as np, torch
 import forgetcast
 from forgetcast import DifficultyPredictor, predict_difficulty
-from forgetcast.datasets import load
+from forgetcast.corpus.zoo.datasets import load
 
 assert pathlib.Path(forgetcast.__file__).is_relative_to(sys.prefix), forgetcast.__file__
 assert not any("{root}" in part for part in sys.path if "site-packages" not in part), sys.path
@@ -52,7 +52,7 @@ COMMANDS = """
 import sys
 import numpy as np, torch
 from forgetcast.cli import main
-from forgetcast.datasets import load
+from forgetcast.corpus.zoo.datasets import load
 
 open("mymodels.py", "w").write('''
 from torch import nn
@@ -167,7 +167,7 @@ def test_wheel_holds_package_predictor_and_template(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "py.typed",
-        "templates/report.html.j2",
+        "report/templates/report.html.j2",
         "published_model/manifest.json",
         "cli/__init__.py",
         "published_corpus/manifest.json",

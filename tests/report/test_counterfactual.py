@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.counterfactual import what_would_change
 from forgetcast.errors import IndexRangeError, UnknownNameError
-from forgetcast.explain import Explainer
 from forgetcast.predict import DifficultyReport
+from forgetcast.report.counterfactual import what_would_change
+from forgetcast.report.explain import Explainer
 from sample_report import FAMILIES, sample_report
 from synthetic import FEATURES
 
@@ -102,11 +102,9 @@ def test_a_sample_that_is_typical_in_everything_has_nothing_to_change(report: Di
 
 
 def test_a_report_and_its_explainer_say_the_same(report: DifficultyReport) -> None:
-    """The function takes both; samples and objectives that do not exist are refused."""
-    pd.testing.assert_frame_equal(
-        what_would_change(report, 9, "erase"), what_would_change(report.explainer, 9, "erase")
-    )
+    """The method asks the function; samples and objectives that do not exist are refused."""
+    pd.testing.assert_frame_equal(report.what_would_change(9, "erase"), what_would_change(report.explainer, 9, "erase"))
     with pytest.raises(IndexRangeError, match="from 0 to 119"):
-        what_would_change(report, 500, "erase")
+        report.what_would_change(500, "erase")
     with pytest.raises(UnknownNameError, match="objective"):
-        what_would_change(report, 5, "forget")
+        report.what_would_change(5, "forget")

@@ -10,9 +10,9 @@ import pytest
 from scipy.special import logit
 
 from forgetcast.errors import InputError, NotApplicableError, UnknownNameError
-from forgetcast.explain import Explainer, Explanation, factor_of
 from forgetcast.factors import Factor, FactorTable
-from forgetcast.predictor import DifficultyPredictor
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.report.explain import Explainer, Explanation, factor_of
 from synthetic import FEATURES, training_table
 
 
@@ -260,7 +260,7 @@ def test_an_unknown_objective_is_named(explainer: Explainer) -> None:
 
 def test_many_samples_are_explained_in_chunks_that_change_nothing(predictor: DifficultyPredictor) -> None:
     """Chunks give what one piece gives."""
-    import forgetcast.explain as module
+    import forgetcast.report.explain as module
 
     table = factors_of(300)
     whole = Explainer(predictor, table).sentences(range(300), "erase")

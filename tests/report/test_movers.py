@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, UnknownNameError
-from forgetcast.goal import SLACK
-from forgetcast.movers import Movers, movers
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.objectives import SLACK
 from forgetcast.predict import predict_difficulty
-from forgetcast.probes import Probes
-from forgetcast.target import Target
+from forgetcast.report.movers import Movers, movers
+from forgetcast.target.target import Target
 from small_targets import MISLABELLED, clouds, shared_cnn, shared_mlp
 
 

@@ -17,10 +17,10 @@ from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from scipy import stats
 
-from forgetcast import plots
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.explain import Explanation
 from forgetcast.predict import DifficultyReport
+from forgetcast.report import plots
+from forgetcast.report.explain import Explanation
 from sample_report import measurements, sample_report
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forgetcast import _page
-from forgetcast import report as report_module
-from forgetcast.agreement import spearman_interval
+from forgetcast import wording
 from forgetcast.errors import InputError, PathError
-from forgetcast.explain import SHARED_CREDIT
 from forgetcast.predict import DifficultyReport, predict_difficulty
-from forgetcast.report import OBJECTIVE_MEANINGS, render_html, write_html
+from forgetcast.predictor.agreement import spearman_interval
+from forgetcast.report import page as report_module
+from forgetcast.report import page_parts as _page
+from forgetcast.report.explain import SHARED_CREDIT
+from forgetcast.report.page import OBJECTIVE_MEANINGS, render_html, write_html
 from html_page import HOSTILE, Page
 from sample_report import measurements, sample_report
 from small_targets import MISLABELLED, clouds, shared_cnn
@@ -275,7 +276,7 @@ def test_page_is_small_and_quick_to_draw_for_many_samples() -> None:
 
 def test_numbers_read_well() -> None:
     """Two decimals inside [-1, 1], three digits beyond, whole numbers as they are."""
-    assert [_page.number(v) for v in (0.5, -0.25, 12.3456, 7, np.int64(7), math.nan, "cat")] == [
+    assert [wording.number(v) for v in (0.5, -0.25, 12.3456, 7, np.int64(7), math.nan, "cat")] == [
         "0.50",
         "−0.25",
         "12.3",
@@ -289,7 +290,7 @@ def test_numbers_read_well() -> None:
 def test_nested_settings_become_lines_and_long_ones_are_counted() -> None:
     """Provenance is readable whatever it holds."""
     nested = {"a_b": {"c": 1.23456789, "d": []}, "e": list(range(40)), "f": {str(k): k for k in range(40)}, "g": None}
-    assert list(_page.flat(nested)) == [
+    assert list(wording.flat(nested)) == [
         ("a b · c", "1.235"),
         ("a b · d", "none"),
         ("e", "40 values"),

@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from forgetcast.errors import PluginWarning
 from forgetcast.predict import DifficultyReport
 from forgetcast.registry import FACTOR_GROUP, SECTION_GROUP
-from forgetcast.report import render_html
-from forgetcast.sections import TABLE_ROWS, Picture, Section, sections_of
+from forgetcast.report.page import render_html
+from forgetcast.report.sections import TABLE_ROWS, sections_of
+from forgetcast.screening.page import render_triage_html
+from forgetcast.sections import Picture, Section
 from forgetcast.testing import check_report_section
-from forgetcast.triage_page import render_triage_html
 from html_page import HOSTILE, Page
 from plugin_cases import Plugins
 from sample_report import sample_report

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from forgetcast import Target
-from forgetcast.costs import Costs, measure_costs, timed_retraining
-from forgetcast.labels import CONSENSUS
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.screening.costs import Costs, measure_costs, timed_retraining
 from small_targets import clouds, digits, shared_cnn, shared_mlp
 
 
@@ -173,7 +173,7 @@ def test_a_retraining_is_timed_or_extrapolated(
     """On all samples where that takes seconds, else in a line from few; every class is in each, stdout stays clean."""
     clock, asked = [0.0], []
     target = ticking(n, seconds, clock, asked)
-    monkeypatch.setattr("forgetcast.costs.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("forgetcast.screening.costs.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     state = torch.get_rng_state()
     said: list[str] = []
     found = timed_retraining(target, KNOWN, say=said.append)

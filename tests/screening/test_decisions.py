@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.decisions import decisions
 from forgetcast.errors import RecordError
-from forgetcast.policy import Policy
-from forgetcast.queue_columns import COLUMNS
-from forgetcast.record import append, verify
-from forgetcast.screening import Triage, triage
+from forgetcast.screening.columns import COLUMNS
+from forgetcast.screening.decisions import decisions
+from forgetcast.screening.policy import Policy
+from forgetcast.screening.record import append, verify
+from forgetcast.screening.triage import Triage, triage
 from small_targets import clouds
 
 REQUESTS = pd.DataFrame({

@@ -13,11 +13,11 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from forgetcast import interactions as module
-from forgetcast.interactions import interactions
-from forgetcast.target import Target
+from forgetcast.screening import interactions as module
+from forgetcast.screening.interactions import interactions
+from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.certified_removal import CertifiedRemoval
 from forgetcast.unlearn.base import Samples
-from forgetcast.unlearn.certified_removal import CertifiedRemoval
 from small_targets import clouds, digits, shared_cnn, shared_mlp
 
 COLUMNS = {

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from forgetcast.canonical_json import canonical_json
 from forgetcast.errors import FileFormatError, InputError, PathError
-from forgetcast.policy import Policy
+from forgetcast.files.canonical_json import canonical_json
+from forgetcast.screening.policy import Policy
 
 OTHER = Policy(0.8, 0.01, 0.2, ("influence", "scrub"), 0.95, 40, 12.5, 0.1, 2.0, True)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from forgetcast.errors import InputError, PathError, RecordError
-from forgetcast.record import BEGINNING, Verification, append, verify
+from forgetcast.screening.record import BEGINNING, Verification, append, verify
 
 ENTRIES = [{"index": 3, "route": "quick"}, {"index": 5, "harm": 0.25}, {"who": "ü"}, {"index": 9, "list": [1, None]}]
 

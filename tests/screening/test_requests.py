@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forgetcast.errors import FileFormatError, ForgetcastError, InputError, PathError, SchemaError
-from forgetcast.requests import OWN_COLUMNS, Requests, checked_requests, read_requests
+from forgetcast.screening.requests import OWN_COLUMNS, Requests, checked_requests, read_requests
 
 N = 100
 

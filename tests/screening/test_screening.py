@@ -17,17 +17,17 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from forgetcast import DifficultyPredictor, Target, predict_difficulty
-from forgetcast.decisions import decisions
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, SchemaError, UnknownNameError
 from forgetcast.factors import factor_table
-from forgetcast.familiarity import Familiarity
-from forgetcast.policy import Policy
 from forgetcast.predict import needed_factors
-from forgetcast.queue_columns import COLUMNS
-from forgetcast.routes import ROUTES, routes, why
-from forgetcast.screening import Triage, triage
-from forgetcast.triage_page import render_triage_html
-from forgetcast.verification import verify_triage
+from forgetcast.predictor.familiarity import Familiarity
+from forgetcast.screening.columns import COLUMNS
+from forgetcast.screening.decisions import decisions
+from forgetcast.screening.page import render_triage_html
+from forgetcast.screening.policy import Policy
+from forgetcast.screening.routes import ROUTES, routes, why
+from forgetcast.screening.triage import Triage, triage
+from forgetcast.screening.verification import verify_triage
 from small_targets import CloudTrainer, clouds, digits, shared_mlp
 from synthetic import training_table
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forgetcast import triage_page
 from forgetcast.errors import InputError, PathError
-from forgetcast.routes import ROUTE_MEANINGS
-from forgetcast.triage_page import render_triage_html, write_triage_html
+from forgetcast.screening import page as triage_page
+from forgetcast.screening.page import render_triage_html, write_triage_html
+from forgetcast.screening.routes import ROUTE_MEANINGS
 from html_page import HOSTILE, Page
 from sample_report import sample_report
 from sample_triage import SampleTriage, sample_triage

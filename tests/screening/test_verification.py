@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast import DifficultyPredictor, measure, verification
+from forgetcast import DifficultyPredictor, measure
+from forgetcast.corpus.labels import difficulty
 from forgetcast.errors import InputError, NotApplicableError, UnknownNameError
-from forgetcast.labels import difficulty
-from forgetcast.policy import Policy
-from forgetcast.routes import ROUTES
-from forgetcast.screening import Triage, triage
-from forgetcast.verification import Verified, verify_triage
+from forgetcast.screening import verification
+from forgetcast.screening.policy import Policy
+from forgetcast.screening.routes import ROUTES
+from forgetcast.screening.triage import Triage, triage
+from forgetcast.screening.verification import Verified, verify_triage
 from small_targets import clouds, shared_mlp
 from synthetic import training_table
 

@@ -17,10 +17,10 @@ from scipy import sparse
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from forgetcast._dataset_reader import AGAIN
-from forgetcast._inputs import channels_last, leaves, map_leaves
-from forgetcast.data import Data
 from forgetcast.errors import DatasetError, IndexRangeError
+from forgetcast.target.data import Data
+from forgetcast.target.dataset_reader import AGAIN
+from forgetcast.target.inputs import channels_last, leaves, map_leaves
 
 N = 1100  # more than two of the pieces that a dataset is read in
 
@@ -88,7 +88,7 @@ def as_float32(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_gives_the_same_samples(name: str, cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, in batches in order and by index in any order, whether or not the items are kept."""
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", cache)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", cache)
     x, y = samples()
     data = Data(SOURCES[name]())
     assert len(data) == N
@@ -112,7 +112,7 @@ def test_equal_content_has_an_equal_digest(name: str, monkeypatch: pytest.Monkey
     data = Data(SOURCES[name]())
     if data.fetch([0])[0].dtype == torch.float32:
         assert data.digest() == Data(samples()).digest()
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 0)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", 0)
     assert Data(SOURCES[name]()).digest() == data.digest()
 
 
@@ -128,7 +128,7 @@ def test_a_cached_dataset_is_read_once_and_a_large_one_again(monkeypatch: pytest
     list(data.batches())
     data.digest()
     assert once_but_a_few(small.reads)
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 3 * 4 * N - 1)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", 3 * 4 * N - 1)
     large = of_arrays()
     data = Data(large)
     list(data.batches())
@@ -139,7 +139,7 @@ def test_a_cached_dataset_is_read_once_and_a_large_one_again(monkeypatch: pytest
 
 def test_a_dataset_of_exactly_the_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit counts the bytes of the inputs, all of them."""
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 3 * 4 * N)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", 3 * 4 * N)
     source = of_arrays()
     list(Data(source).batches())
     assert once_but_a_few(source.reads)
@@ -148,7 +148,7 @@ def test_a_dataset_of_exactly_the_limit_is_kept(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("cache", [1 << 30, 0])
 def test_dict_and_tuple_inputs_keep_their_structure(cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dicts stay dicts, tuples and lists become tuples, arrays and numbers become tensors, at any depth."""
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", cache)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", cache)
     x, y = samples()
     tokens = torch.arange(2 * N).reshape(N, 2)
     sources = [
@@ -209,7 +209,7 @@ def test_what_a_caller_does_to_a_batch_stays_with_the_caller() -> None:
 
 def test_reading_leaves_the_random_state_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dataset that draws random numbers draws none of the caller's."""
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 0)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", 0)
     before = torch.random.get_rng_state()
     data = Data(Counted(lambda i: (torch.randn(2) * 0 + i, i % 2), 20))
     list(data.batches())
@@ -313,7 +313,7 @@ def test_any_type_of_input_has_a_digest(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_gives_the_same_hash_of_a_sample(name: str, cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for every sample, which goes by its numbers alone and moves with it; asking reads no dataset again."""
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", cache)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", cache)
     x, y = samples()
     expected = Data((x, y)).content_hashes()
     assert (expected.dtype, expected.shape, len(np.unique(expected))) == (np.dtype("uint64"), (N,), N)

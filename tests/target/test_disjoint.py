@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from forgetcast import datasets, predict_difficulty
-from forgetcast.data import Data
+from forgetcast import predict_difficulty
+from forgetcast.corpus.zoo import datasets
+from forgetcast.corpus.zoo.recipes import PUBLISHED
 from forgetcast.errors import DatasetError
-from forgetcast.recipes import PUBLISHED
-from forgetcast.target import Target
+from forgetcast.target.data import Data
+from forgetcast.target.target import Target
 
 
 def rows(start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -49,7 +50,7 @@ FORMS: dict[str, Any] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_shared_samples_are_refused_in_any_form(form: str, cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By their numbers: another type, order, container or label does not hide them; their number is said."""
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", cache)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", cache)
     held = joined(rows(94, 100), rows(200, 294))
     with pytest.raises(DatasetError, match="6 of 100 samples of the held-out dataset are training samples") as caught:
         Target(model(), rows(0, 100), heldout=FORMS[form](held))

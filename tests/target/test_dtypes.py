@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast import Target
-from forgetcast._inputs import Inputs, map_leaves
+from forgetcast.corpus.generate import measure
 from forgetcast.errors import DatasetError, InputError, ModelError
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
 from forgetcast.registry import load_unlearners, unlearner
+from forgetcast.target.inputs import Inputs, map_leaves
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.engine import run_unlearner
 from forgetcast.unlearn.trace import trace

@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from forgetcast import predict_difficulty
-from forgetcast.costs import measure_costs
+from forgetcast.corpus.generate import measure
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
-from forgetcast.movers import movers
-from forgetcast.probes import Probes
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.registry import load_factors, load_unlearners
-from forgetcast.target import Target
-from forgetcast.unlearn.bad_teaching import BadTeaching
+from forgetcast.report.movers import movers
+from forgetcast.screening.costs import measure_costs
+from forgetcast.target.target import Target
+from forgetcast.unlearn.algorithms.bad_teaching import BadTeaching
 from forgetcast.unlearn.base import Samples
 from gradient_cases import seeded
 from hazard_models import CLASSES, HAZARDS, WIDTH, Shapes, inputs

@@ -22,8 +22,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from forgetcast.data import Data
 from forgetcast.errors import DatasetError
+from forgetcast.target.data import Data
 
 N = 30
 DATA = TensorDataset(torch.arange(N)[:, None].float(), torch.arange(N) % 3)

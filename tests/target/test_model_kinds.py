@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from forgetcast._inputs import Inputs, map_leaves
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
+from forgetcast.target.inputs import Inputs, map_leaves
+from forgetcast.target.target import Target
 
 N, CLASSES = 24, 3
 

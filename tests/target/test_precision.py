@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from forgetcast import Target
-from forgetcast._precision import exact_convolutions
 from forgetcast.factors import factor_table
+from forgetcast.target.precision import exact_convolutions
+from forgetcast.unlearn.algorithms.gradient_ascent import GradientAscent
 from forgetcast.unlearn.engine import run_unlearner
-from forgetcast.unlearn.gradient_ascent import GradientAscent
 
 cudnn = torch.backends.cudnn
 

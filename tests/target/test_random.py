@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from forgetcast._random import seeded
+from forgetcast.target.seeding import seeded
 
 
 def test_a_block_draws_what_its_seed_says() -> None:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from forgetcast._frozen_copy import frozen_copy
-from forgetcast._torchvision import torchvision
-from forgetcast.data import Data
+from forgetcast.corpus.zoo.torchvision_import import torchvision
 from forgetcast.errors import DatasetError, IndexRangeError, ModelError, NotApplicableError
 from forgetcast.factors import factor_table
-from forgetcast.target import Target
+from forgetcast.target.data import Data
+from forgetcast.target.frozen_copy import frozen_copy
+from forgetcast.target.target import Target
 
 CLASSES = 5
 

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forgetcast import Trajectory, predict_difficulty
-from forgetcast.architectures import build
+from forgetcast.adapters.loading import load_checkpoints
+from forgetcast.corpus.zoo.architectures import build
+from forgetcast.corpus.zoo.recipes import Recipe
+from forgetcast.corpus.zoo.training import train_classifier
 from forgetcast.errors import FileFormatError, InputError, ModelError, NotApplicableError, PathError
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.loading import load_checkpoints
-from forgetcast.probes import Probes
-from forgetcast.recipes import Recipe
+from forgetcast.factors.probes.probes import Probes
 from forgetcast.registry import load_factors
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.testing import check_factor
-from forgetcast.training import train_classifier
 
 NAMES = [name for name, item in load_factors().items() if item.family == "trajectory"]
 RATES = (0.02, 0.01, 0.01, 0.005, 0.0)

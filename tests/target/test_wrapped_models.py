@@ -22,11 +22,11 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from torch.utils.data import Dataset
 
 from forgetcast import Target, Trajectory, predict_difficulty
-from forgetcast.costs import measure_costs
+from forgetcast.corpus.generate import measure
 from forgetcast.errors import ModelError
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.generate import measure
-from forgetcast.movers import movers
+from forgetcast.report.movers import movers
+from forgetcast.screening.costs import measure_costs
 
 N, CLASSES = 40, 4
 Y = torch.arange(N) % CLASSES

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forgetcast._conformance import module_state, same_state
-from forgetcast._logits import margin as margins
-from forgetcast.data import Data
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, UnknownNameError
 from forgetcast.registry import unlearner as registered
-from forgetcast.target import Target
+from forgetcast.target.data import Data
+from forgetcast.target.example import module_state, same_state
+from forgetcast.target.logits import margin as margins
+from forgetcast.target.target import Target
 from forgetcast.unlearn import Protocol, run_unlearner
+from forgetcast.unlearn.algorithms.gradient_ascent import GradientAscent
 from forgetcast.unlearn.base import Samples, Unlearner
-from forgetcast.unlearn.gradient_ascent import GradientAscent
 from forgetcast.unlearn.protocol import OUTCOME_COLUMNS
 from forgetcast.unlearn.stack import Params, combine, distance, map_models, mix, norm, repeat, rows, size
 from forgetcast.unlearn.workbench import Workbench

@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner
 from joblib.externals.loky import get_reusable_executor
 
-from forgetcast import generate
-from forgetcast._conformance import example_target
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus
+from forgetcast.corpus import generate
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.generate import generate_corpus, measure
+from forgetcast.corpus.refresh import refresh_factors
 from forgetcast.errors import PluginError, PluginWarning, UnlearnerFailedError
-from forgetcast.generate import generate_corpus, measure
-from forgetcast.refresh import refresh_factors
 from forgetcast.registry import FACTOR_GROUP, UNLEARNER_GROUP, found
+from forgetcast.target.example import example_target
 from forgetcast.unlearn import Protocol
 from plugin_cases import PLUGIN, Plugins
 

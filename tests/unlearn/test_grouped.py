@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from forgetcast.architectures import build
-from forgetcast.target import Target
+from forgetcast.corpus.zoo.architectures import build
+from forgetcast.target.target import Target
 from forgetcast.unlearn.grouped import Grouped
 from forgetcast.unlearn.inference import Inference
 from forgetcast.unlearn.stack import Stack

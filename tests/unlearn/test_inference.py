@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from forgetcast.architectures import build
+from forgetcast.corpus.zoo.architectures import build
 from forgetcast.registry import unlearner as registered
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn import Protocol
+from forgetcast.unlearn.algorithms.divergence import divergence
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.control import ControlPath
-from forgetcast.unlearn.divergence import divergence
 from forgetcast.unlearn.inference import Inference, own_logits
 from forgetcast.unlearn.stack import Params, gradients, repeat
 from forgetcast.unlearn.workbench import Workbench

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from forgetcast.errors import NotApplicableError
 from forgetcast.registry import load_unlearners
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.testing import check_unlearner
+from forgetcast.unlearn.algorithms.fisher import sample_gradients
+from forgetcast.unlearn.algorithms.gradient_ascent import GradientAscent
 from forgetcast.unlearn.base import GridUnlearner, IterativeUnlearner, Samples, Unlearner, Walk, path_of_walk
-from forgetcast.unlearn.fisher import sample_gradients
-from forgetcast.unlearn.gradient_ascent import GradientAscent
 from forgetcast.unlearn.stack import Params, Stack, rows
 from small_targets import shared_cnn, shared_mlp
 
@@ -372,7 +372,7 @@ def test_numbers_may_overflow_once_the_sample_is_forgotten() -> None:
 
 def test_an_endless_path_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A goal that is never reached must not keep the engine for ever."""
-    monkeypatch.setattr("forgetcast._check_unlearner.MOST_POINTS", 50)
+    monkeypatch.setattr("forgetcast.unlearn.laws.MOST_POINTS", 50)
     with pytest.raises(AssertionError, match="its path ends: it has more than 50 points"):
         check_unlearner(Plain(steps=10**9), fresh())
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from forgetcast.corpus import Corpus, training_table
-from forgetcast.factor_store import read_factors, write_factors
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.evaluation.table import training_table
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.generate import generate_corpus
-from forgetcast.labels import CONSENSUS
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.record import append, verify
+from forgetcast.factors.store import read_factors, write_factors
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.screening.record import append, verify
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 

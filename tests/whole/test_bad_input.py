@@ -18,7 +18,8 @@ from torch import nn
 
 from forgetcast import DifficultyPredictor, Target, generate_corpus, measure, predict_difficulty
 from forgetcast.cli import main
-from forgetcast.corpus import Corpus
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.zoo.recipes import published
 from forgetcast.errors import (
     DatasetError,
     FileFormatError,
@@ -30,7 +31,6 @@ from forgetcast.errors import (
     UnknownNameError,
 )
 from forgetcast.factors import factor_table
-from forgetcast.recipes import published
 
 MODULE = """
 import torch

@@ -17,8 +17,8 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 
 from browser import PROGRAMS, Browser, chromium
-from forgetcast.report import render_html
-from forgetcast.triage_page import render_triage_html
+from forgetcast.report.page import render_html
+from forgetcast.screening.page import render_triage_html
 from html_page import HOSTILE
 from sample_report import sample_report
 from sample_triage import SamplePolicy, SampleTriage, sample_triage

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.adapted_predictor import AdaptedPredictor
 from forgetcast.errors import (
     FileFormatError,
     InputError,
@@ -20,8 +19,8 @@ from forgetcast.errors import (
 )
 from forgetcast.factors import factor_table
 from forgetcast.predict import DifficultyReport, predict_difficulty
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.target import Target
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.target.target import Target
 from small_targets import clouds
 
 FEATURES = ["loss", "loss_quantile", "margin", "margin_quantile", "entropy", "entropy_quantile", "classes"]
@@ -107,11 +106,11 @@ def test_heads_that_calibrating_replaced_are_not_taken_apart(target: Target, rep
             report.explain(0, objective, head="difficulty")
     with pytest.raises(NotApplicableError, match="half from what retrained models say"):
         report.explain(0, "retrain", head="trivial")
-    assert isinstance(report.predictor, AdaptedPredictor)
-    erase = predict_difficulty(target, objective="erase", predictor=report.predictor.base, calibrate=10)
+    assert report.predictor.calibration is not None
+    erase = predict_difficulty(target, objective="erase", predictor=report.predictor.uncalibrated, calibrate=10)
     plain = predict_difficulty(target, predictor=erase.predictor)
     for head in ("difficulty", "trivial"):  # retrain was not measured: the old predictor's own
-        base = predict_difficulty(target, predictor=report.predictor.base).explain(3, head=head)
+        base = predict_difficulty(target, predictor=report.predictor.uncalibrated).explain(3, head=head)
         pd.testing.assert_series_equal(plain.explain(3, head=head).contributions, base.contributions)
 
 
@@ -150,7 +149,7 @@ def test_the_same_call_gives_the_same_predictor(
 def test_a_saved_predictor_gives_the_same_bytes(folder: Path, report: DifficultyReport, target: Target) -> None:
     """Loaded by the general loader and by the prediction, with its measurements."""
     loaded = DifficultyPredictor.load(folder)
-    assert isinstance(loaded, AdaptedPredictor)
+    assert loaded.calibration is not None
     assert loaded.fingerprint == report.predictor.fingerprint
     again = predict_difficulty(target, objective="both", predictor=folder)
     pd.testing.assert_frame_equal(again.table, report.table, check_exact=True)
@@ -177,10 +176,10 @@ def test_an_objective_that_was_not_measured_is_forecast_as_before(
     alone = clouds(train=False)
     report = predict_difficulty(alone, objective="erase", predictor=predictor, calibrate=10)
     made = report.predictor
-    assert isinstance(made, AdaptedPredictor)
-    assert made.measured == ("erase",)
+    assert made.calibration is not None
+    assert made.calibration.measured == ("erase",)
     with pytest.raises(UnknownNameError, match="retrain"):
-        made.gain("retrain")
+        made.calibration.gain("retrain")
     plain = predict_difficulty(target, predictor=predictor).table
     pd.testing.assert_frame_equal(predict_difficulty(alone, predictor=made).table, plain, check_exact=True)
 

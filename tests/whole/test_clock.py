@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forgetcast import record
-from forgetcast.costs import measure_costs
-from forgetcast.record import append, verify
+from forgetcast.screening import record
+from forgetcast.screening.costs import measure_costs
+from forgetcast.screening.record import append, verify
 from small_targets import clouds
 
 

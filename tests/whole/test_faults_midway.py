@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from forgetcast.corpus.generate import generate_corpus
 from forgetcast.errors import DatasetError, ModelError
-from forgetcast.generate import generate_corpus
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from small_targets import clouds
 
 SETTINGS: dict[str, Any] = {
@@ -89,8 +89,8 @@ def contents(folder: Path) -> Contents:
 @pytest.fixture(autouse=True)
 def nothing_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with data beyond a gigabyte: every pass reads it again. Nor is anything left of the test before."""
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 0)
-    monkeypatch.setattr("forgetcast.generate._Prepared.latest", ())
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", 0)
+    monkeypatch.setattr("forgetcast.corpus.generate._Prepared.latest", ())
 
 
 @pytest.fixture

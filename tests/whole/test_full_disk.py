@@ -18,20 +18,21 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from forgetcast import generate
-from forgetcast._page import write_whole
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
-from forgetcast.corpus import training_table, write_parquet
+from forgetcast.corpus import generate
+from forgetcast.corpus.corpus import write_parquet
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import PathError
-from forgetcast.factor_store import write_factors
+from forgetcast.evaluation.table import training_table
+from forgetcast.evaluation.training import train_predictor
 from forgetcast.factors import factor_table
-from forgetcast.generate import generate_corpus
-from forgetcast.labels import CONSENSUS
-from forgetcast.policy import Policy
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.predictor_training import train_predictor
-from forgetcast.record import append, verify
+from forgetcast.factors.store import write_factors
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.report.page_parts import write_whole
+from forgetcast.screening.policy import Policy
+from forgetcast.screening.record import append, verify
 from places import HELPERS
 from small_targets import clouds
 from synthetic import FEATURES, corpus

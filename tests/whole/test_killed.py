@@ -16,18 +16,19 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from forgetcast._page import write_whole
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
-from forgetcast.corpus import Corpus, training_table
+from forgetcast.corpus.corpus import Corpus
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.corpus.shards import Rows, make_shard, read_shard
 from forgetcast.errors import FileFormatError, RecordError
-from forgetcast.factor_store import read_factors, write_factors
+from forgetcast.evaluation.table import training_table
 from forgetcast.factors import factor_table
-from forgetcast.labels import CONSENSUS
-from forgetcast.policy import Policy
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.record import append, verify
-from forgetcast.shards import Rows, make_shard, read_shard
+from forgetcast.factors.store import read_factors, write_factors
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.report.page_parts import write_whole
+from forgetcast.screening.policy import Policy
+from forgetcast.screening.record import append, verify
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 
@@ -253,7 +254,7 @@ def test_a_copy_of_lines_that_are_not_the_last_changes_nothing(tmp_path: Path) -
 
 def test_an_old_folder_goes_back_where_two_cannot_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the exchange a kill between two moves leaves nothing in place; the next writer puts the old one back."""
-    monkeypatch.setattr("forgetcast.folders._exchanged", lambda one, other: False)
+    monkeypatch.setattr("forgetcast.files.folders._exchanged", lambda one, other: False)
     table = factor_table(clouds(), names=["margin"])
     folder = tmp_path / "factors"
     step, away = 0, 0

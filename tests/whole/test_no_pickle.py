@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import forgetcast
-from forgetcast.corpus import parquet_table
+from forgetcast.adapters.loading import load_dataset
+from forgetcast.corpus.corpus import parquet_table
 from forgetcast.errors import FileFormatError, ForgetcastError
-from forgetcast.loading import load_dataset
-from forgetcast.requests import checked_requests
-from forgetcast.weights import read_weights
+from forgetcast.screening.requests import checked_requests
+from forgetcast.target.weights import read_weights
 from hostile_mutations import Canary
 
 SOURCE = Path(forgetcast.__file__).parent

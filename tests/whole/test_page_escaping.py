@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from forgetcast.report import write_html
-from forgetcast.triage_page import write_triage_html
+from forgetcast.report.page import write_html
+from forgetcast.screening.page import write_triage_html
 from html_page import Page
 from sample_report import sample_report
 from sample_triage import sample_triage

@@ -13,10 +13,10 @@ import pytest
 import torch
 from joblib.parallel import BACKENDS, ThreadingBackend
 
-from forgetcast.architectures import build
+from forgetcast.corpus.zoo.architectures import build
+from forgetcast.corpus.zoo.training import train_classifier
 from forgetcast.errors import DatasetError
 from forgetcast.parallel import run_tasks
-from forgetcast.training import train_classifier
 
 # Functions are made inside the tests: then they travel to worker processes by value.
 

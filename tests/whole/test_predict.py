@@ -15,11 +15,11 @@ from torch import nn
 
 from boundaries import FORECASTING, among, measuring
 from forgetcast.errors import IndexRangeError, InputError, NotApplicableError, PathError, SchemaError, UnknownNameError
-from forgetcast.explain import Explanation, ExplanationSet
 from forgetcast.factors import factor_table
 from forgetcast.predict import DifficultyReport, predict_difficulty
-from forgetcast.predictor import DifficultyPredictor
-from forgetcast.target import Target
+from forgetcast.predictor.predictor import DifficultyPredictor
+from forgetcast.report.explain import Explanation, ExplanationSet
+from forgetcast.target.target import Target
 from synthetic import training_table
 
 N = 40

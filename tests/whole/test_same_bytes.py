@@ -22,8 +22,8 @@ explain --target small_targets:clouds --index 9 --html sample.html -q
 """
 SCRIPT = """
 from forgetcast.cli import main
-from forgetcast.labels import CONSENSUS
-from forgetcast.predictor_training import train_predictor
+from forgetcast.corpus.labels import CONSENSUS
+from forgetcast.evaluation.training import train_predictor
 from synthetic import corpus
 settings = {{"params": {{"num_boost_round": 20}}, "against": {{}}, "n_jobs": {jobs}, "progress": False}}
 train_predictor(corpus(5, 40, seed=1, unlearners=CONSENSUS), "predictor", **settings)

@@ -16,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forgetcast import _cells, _neighbours
-from forgetcast._cells import search_cells
-from forgetcast._last_layer import augmented
-from forgetcast._neighbours import nearest_neighbours
-from forgetcast._rehearsal import Pool, accuracy_change, ascent_move, damage, erase_move, neighbour_damage
-from forgetcast.data import Data
 from forgetcast.factors import FactorTable, factor, factor_table, quantile_column
-from forgetcast.probes import Probes
-from forgetcast.target import Target
+from forgetcast.factors.probes import cells as _cells
+from forgetcast.factors.probes import nearest as _neighbours
+from forgetcast.factors.probes.cells import search_cells
+from forgetcast.factors.probes.damage import Pool, accuracy_change, ascent_move, damage, erase_move, neighbour_damage
+from forgetcast.factors.probes.nearest import nearest_neighbours
+from forgetcast.factors.probes.probes import Probes
+from forgetcast.target.data import Data
+from forgetcast.target.last_layer import augmented
+from forgetcast.target.target import Target
 
 FROM_FORWARD = ("confidence", "boundary", "context", "entanglement")
 """Families whose factors need the forward pass alone, but for boundary_distance."""
@@ -234,7 +235,7 @@ def test_large_data_is_rehearsed_on_part_of_the_reference(monkeypatch: pytest.Mo
     """Every s-th sample of the reference, so that the work stays what it is; at least about fifty."""
     probes = Probes(target(1200))
     assert len(probes._pool(probes._erase_move).z) == 1200
-    monkeypatch.setattr("forgetcast._rehearsal.REHEARSAL_WORK", 1200 * 400)
+    monkeypatch.setattr("forgetcast.factors.probes.damage.REHEARSAL_WORK", 1200 * 400)
     assert len(probes._pool(probes._erase_move).z) == 400
     spread = ascent_move(probes.logits, probes.labels)
     assert len(probes._pool(spread).z) == 100
@@ -247,10 +248,10 @@ def test_large_data_is_rehearsed_on_part_of_the_reference(monkeypatch: pytest.Mo
 @pytest.fixture
 def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quantiles among 60 samples and collateral on 40, so that 300 are many."""
-    monkeypatch.setattr("forgetcast.factors._table.REFERENCE", 60)
-    monkeypatch.setattr("forgetcast._reference.REFERENCE", 40)
-    monkeypatch.setattr("forgetcast._reference.REFERENCE_PAIRS", 0)
-    monkeypatch.setattr("forgetcast._passes.FISHER", 50)
+    monkeypatch.setattr("forgetcast.factors.table.REFERENCE", 60)
+    monkeypatch.setattr("forgetcast.factors.probes.reference.REFERENCE", 40)
+    monkeypatch.setattr("forgetcast.factors.probes.reference.REFERENCE_PAIRS", 0)
+    monkeypatch.setattr("forgetcast.factors.probes.passes.FISHER", 50)
 
 
 def asked(n: int = 300) -> tuple[FactorTable, FactorTable, list[int]]:
@@ -320,7 +321,7 @@ def test_a_factor_that_needs_all_samples_says_so() -> None:
         return gradient_norm / gradient_norm.mean()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forgetcast.factors._table.load_factors", lambda: {"compared": compared})
+        patch.setattr("forgetcast.factors.table.load_factors", lambda: {"compared": compared})
         table = factor_table(target(300), indices=[1])
     assert "not finite" in table.not_applicable["compared"]
 
@@ -377,7 +378,7 @@ class Stream(torch.utils.data.Dataset[tuple[Tensor, int]]):
 @pytest.fixture
 def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing read is kept, as for data beyond 1 GiB."""
-    monkeypatch.setattr("forgetcast.data.CACHE_BYTES", 0)
+    monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", 0)
 
 
 def classifier(width: int) -> nn.Module:
@@ -390,7 +391,7 @@ def classifier(width: int) -> nn.Module:
 @pytest.mark.usefixtures("uncached")
 def test_the_whole_table_reads_the_data_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every item once, in order; before that the sample for the Fisher matrix, and the first items for the layout."""
-    monkeypatch.setattr("forgetcast._passes.FISHER", 90)
+    monkeypatch.setattr("forgetcast.factors.probes.passes.FISHER", 90)
     data = Stream(700, 5)
     streamed = Target(classifier(5), data, batch_size=64)
     data.read.clear()
@@ -455,7 +456,8 @@ def test_data_larger_than_memory_is_scored() -> None:
         import resource
         import torch
         from torch import nn
-        from forgetcast import Target, data
+        from forgetcast import Target
+        from forgetcast.target import data
         from forgetcast.factors import factor_table
 
         data.CACHE_BYTES = 1 << 26

@@ -17,12 +17,12 @@ from torch.utils import checkpoint
 from torch.utils.data import Dataset
 
 from forgetcast import Target
-from forgetcast._layers import reproducible
-from forgetcast._random import seeded
-from forgetcast._settings import TURN, own_settings
+from forgetcast.corpus.generate import measure
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
 from forgetcast.parallel import one_thread, run_tasks
+from forgetcast.target.layers import reproducible
+from forgetcast.target.seeding import seeded
+from forgetcast.target.settings import TURN, own_settings
 
 N, CLASSES = 30, 3
 Y = torch.arange(N) % CLASSES

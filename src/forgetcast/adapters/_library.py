@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from forgetcast._torchvision import does_not_import
+from forgetcast.corpus.zoo.torchvision_import import does_not_import
 from forgetcast.errors import NotApplicableError
 
 __all__ = ["library"]

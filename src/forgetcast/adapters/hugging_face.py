@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from forgetcast._dataset_reader import LABEL_NAMES
-from forgetcast._random import as_before
-from forgetcast._samples import is_missing
-from forgetcast._torchvision import does_not_import
 from forgetcast.adapters._library import library
+from forgetcast.corpus.zoo.torchvision_import import does_not_import
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
-from forgetcast.target import Target, TrainFunction
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.dataset_reader import LABEL_NAMES
+from forgetcast.target.samples import is_missing
+from forgetcast.target.seeding import as_before
+from forgetcast.target.target import Target, TrainFunction
+from forgetcast.target.trajectory import Trajectory
 
 __all__ = ["from_transformers"]
 

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from forgetcast._random import as_before
 from forgetcast.adapters._library import library
-from forgetcast.data import Data
 from forgetcast.errors import DatasetError, ForgetcastError, InputError, ModelError, first_line
-from forgetcast.target import Target
-from forgetcast.trajectory import Trajectory
+from forgetcast.target.data import Data
+from forgetcast.target.seeding import as_before
+from forgetcast.target.target import Target
+from forgetcast.target.trajectory import Trajectory
 
 __all__ = ["from_lightning"]
 

@@ -11,8 +11,8 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from forgetcast.errors import InputError, NotApplicableError
-from forgetcast.heads import fit_head
-from forgetcast.intervals import balanced_residuals
+from forgetcast.predictor.heads import fit_head
+from forgetcast.predictor.intervals import balanced_residuals
 
 __all__ = ["DifficultyRegressor"]
 
@@ -28,7 +28,8 @@ class DifficultyRegressor(RegressorMixin, BaseEstimator):
         random_state: seed of row and column sampling.
 
     Attributes:
-        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+        n_features_in_: number of factor columns, as everywhere in scikit-learn.
+        feature_names_in_: their names, where ``X`` has some.
         head_: the fitted ``heads.Head``.
         residuals_: absolute errors on groups that a fit had not seen, as many from each; None without groups.
 

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Subset
 
-from forgetcast._random import as_before, seeded
 from forgetcast.adapters._library import library
-from forgetcast.data import Data
 from forgetcast.errors import DatasetError, ModelError
-from forgetcast.target import Target
+from forgetcast.target.data import Data
+from forgetcast.target.seeding import as_before, seeded
+from forgetcast.target.target import Target
 
 __all__ = ["from_skorch"]
 

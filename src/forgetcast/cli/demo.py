@@ -28,6 +28,6 @@ def demo(out: Path, samples: int, jobs: int | None, quiet: bool) -> None:
       forgetcast demo
       forgetcast demo --out /tmp/report --samples 20
     """
-    from forgetcast.demo import run
+    from forgetcast.cli.self_check import run
 
     run(out, samples=samples, jobs=jobs, progress=not quiet, say=click.echo)

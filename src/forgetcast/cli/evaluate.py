@@ -44,8 +44,8 @@ def evaluate(
       forgetcast evaluate --corpus my-corpus --out evaluation
       forgetcast evaluate --corpus published --out evaluation --by architecture --quick
     """
-    from forgetcast.corpus import Corpus
-    from forgetcast.evaluate import evaluate as run
+    from forgetcast.corpus.corpus import Corpus
+    from forgetcast.evaluation.evaluate import evaluate as run
 
     corpus = Corpus.join(read_corpora(corpora))
     evaluation = run(corpus, groups=by, extras=not quick, seed=seed, n_jobs=jobs, progress=not quiet)

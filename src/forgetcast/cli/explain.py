@@ -11,13 +11,13 @@ import click
 from forgetcast.cli.options import FILE, forecast, forecast_options
 from forgetcast.cli.output import check_output
 from forgetcast.errors import NotApplicableError
-from forgetcast.whole_files import whole_file
+from forgetcast.files.atomic import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from forgetcast.explain import Explanation
     from forgetcast.predict import DifficultyReport
+    from forgetcast.report.explain import Explanation
 
 __all__ = ["explain"]
 
@@ -50,7 +50,7 @@ def explain(indices: tuple[int, ...], form: str, plot: Path | None, html: Path |
           --objective both --plot waterfall.png --html samples.html
       forgetcast explain --target mytargets:mlp --objective erase --index 17 --format json
     """
-    from forgetcast.report import write_html
+    from forgetcast.report.page import write_html
 
     check_output(plot, (".png", ".svg", ".pdf"))
     check_output(html, (".html", ".htm"))
@@ -74,8 +74,8 @@ def readable(report: DifficultyReport, explanation: Explanation) -> str:
 
     Styled for a terminal; ``click.echo`` takes the styles away where the output is no terminal.
     """
-    from forgetcast.counterfactual import sentences
-    from forgetcast.explain import SHARED_CREDIT
+    from forgetcast.report.counterfactual import sentences
+    from forgetcast.report.explain import SHARED_CREDIT
 
     index, objective = explanation.index, explanation.objective
     changes = report.what_would_change(index, objective)
@@ -109,7 +109,7 @@ def _tier(report: DifficultyReport, explanation: Explanation) -> str:
 
 def _movers(report: DifficultyReport, explanation: Explanation) -> tuple[list[dict[str, Any]], str]:
     """The samples that would move along, and where there are none why."""
-    from forgetcast.movers import NOTHING_MOVES
+    from forgetcast.report.movers import NOTHING_MOVES
 
     try:
         found = report.movers(explanation.index, explanation.objective, count=MOVERS)
@@ -164,7 +164,7 @@ def draw(explanations: Sequence[Explanation], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from forgetcast.plots import waterfall
+    from forgetcast.report.plots import waterfall
 
     figure = Figure(figsize=(9, 5 * len(explanations)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -96,9 +96,9 @@ def generate(
     """
     if not specs and not names and not factors_only:
         raise InputError("nothing to measure: give --target module:factory or --recipe name")
-    from forgetcast.generate import generate_corpus
-    from forgetcast.loading import load_object, load_target
-    from forgetcast.recipes import PUBLISHED, published
+    from forgetcast.adapters.loading import load_object, load_target
+    from forgetcast.corpus.generate import generate_corpus
+    from forgetcast.corpus.zoo.recipes import PUBLISHED, published
 
     targets: list[Any] = []
     for spec in specs:
@@ -107,7 +107,7 @@ def generate(
     for name in names:
         targets += PUBLISHED if name == "published" else [published(name)]
     if factors_only:
-        from forgetcast.refresh import refresh_factors
+        from forgetcast.corpus.refresh import refresh_factors
 
         corpus = refresh_factors(out, targets, seed=seed, n_jobs=jobs, progress=not quiet)
         click.echo(f"{out}: {corpus.factors.shape[1] - 2} factor columns of {len(corpus.factors)} samples")

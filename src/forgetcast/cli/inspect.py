@@ -10,7 +10,7 @@ import click
 from forgetcast.cli.options import FILE
 from forgetcast.cli.output import check_output
 from forgetcast.errors import InputError, NotApplicableError, PluginError, shortened
-from forgetcast.whole_files import whole_file
+from forgetcast.files.atomic import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,9 +42,9 @@ def corpus(folder: str, agreement: bool) -> None:
       forgetcast inspect corpus my-corpus
       forgetcast inspect corpus published --agreement
     """
-    from forgetcast import inspection, labels
     from forgetcast.cli.options import PUBLISHED
-    from forgetcast.corpus import Corpus
+    from forgetcast.corpus import inspection, labels
+    from forgetcast.corpus.corpus import Corpus
 
     found = Corpus.published() if folder == PUBLISHED else Corpus.read(folder)
     present = sorted(found.outcomes["unlearner"].unique())
@@ -109,9 +109,10 @@ def path(
         raise InputError("expected either --recipe or --target; got " + ("neither" if name is None else "both"))
     check_output(plot, (".png", ".svg", ".pdf"))
     check_output(out, (".csv",))
-    from forgetcast import plots, registry
-    from forgetcast.loading import load_target
-    from forgetcast.recipes import published
+    from forgetcast import registry
+    from forgetcast.adapters.loading import load_target
+    from forgetcast.corpus.zoo.recipes import published
+    from forgetcast.report import plots
     from forgetcast.unlearn.trace import trace
 
     target = published(name).build() if name is not None else load_target(str(spec))

@@ -12,9 +12,9 @@ import click
 from forgetcast.errors import FileFormatError, IndexRangeError, InputError
 
 if TYPE_CHECKING:
-    from forgetcast.corpus import Corpus
+    from forgetcast.corpus.corpus import Corpus
     from forgetcast.predict import DifficultyReport
-    from forgetcast.predictor import DifficultyPredictor
+    from forgetcast.predictor.predictor import DifficultyPredictor
 
 __all__ = [
     "FILE",
@@ -54,7 +54,7 @@ corpus_option = click.option(
 
 def read_corpora(names: Sequence[str]) -> list[Corpus]:
     """The corpora in these folders, and the published one for its word (a folder of that name is ``./published``)."""
-    from forgetcast.corpus import Corpus
+    from forgetcast.corpus.corpus import Corpus
 
     found = [Corpus.published() if name == PUBLISHED else Corpus.read(name) for name in names]
     for name, corpus in zip(names, found, strict=True):
@@ -65,7 +65,7 @@ def read_corpora(names: Sequence[str]) -> list[Corpus]:
 
 def read_predictor(name: str) -> DifficultyPredictor:
     """The predictor in this folder, or the published one for its word."""
-    from forgetcast.predictor import DifficultyPredictor
+    from forgetcast.predictor.predictor import DifficultyPredictor
 
     return DifficultyPredictor.published() if name == PUBLISHED else DifficultyPredictor.load(name)
 
@@ -154,9 +154,9 @@ def forecast_inputs(
 
     With ``--factors`` the model is a ``Target`` and its factor table is there, read from the folder or worked out.
     """
-    from forgetcast.loading import load_checkpoints, load_dataset, load_model, load_target
+    from forgetcast.adapters.loading import load_checkpoints, load_dataset, load_model, load_target
     from forgetcast.predict import needed_factors, target_of
-    from forgetcast.predictor import DifficultyPredictor
+    from forgetcast.predictor.predictor import DifficultyPredictor
 
     pieces = {"--model": model, "--weights": weights, "--dataset": dataset, "--heldout": heldout}
     given = [name for name, value in {**pieces, "--checkpoints": checkpoints}.items() if value is not None]
@@ -177,7 +177,7 @@ def forecast_inputs(
         "batch_size": batch_size,
     }
     if factors is not None:
-        from forgetcast.factor_store import factors_of
+        from forgetcast.factors.store import factors_of
 
         whole = target_of(**inputs, collate_fn=None)
         table = factors_of(
@@ -210,7 +210,7 @@ def parse_indices(text: str) -> list[int]:
     >>> parse_indices("3,17,100-102")
     [3, 17, 100, 101, 102]
     """
-    from forgetcast.foreign_files import read_bytes
+    from forgetcast.files.foreign import read_bytes
 
     source = repr(text)
     if _names_file(text):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcast.errors import InputError, PathError
-from forgetcast.whole_files import whole_file
+from forgetcast.files.atomic import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ def write_each(*writes: Callable[[], None]) -> None:
 
 def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
     """``{"provenance": {...}, "samples": [...]}`` one object per row; NaN becomes null."""
-    from forgetcast.canonical_json import json_value
+    from forgetcast.files.canonical_json import json_value
 
     samples = json_value(frame.to_dict("records"))
     return json.dumps({"provenance": dict(provenance), "samples": samples}, indent=2, default=str)
@@ -86,7 +86,7 @@ def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:
 
 def first_reason(reasons: str) -> str:
     """The strongest of the sentences that a row's reasons were joined from."""
-    from forgetcast.explain import split_reasons
+    from forgetcast.report.explain import split_reasons
 
     return next(iter(split_reasons(reasons)), "")
 

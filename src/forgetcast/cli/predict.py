@@ -63,7 +63,7 @@ def predict(
       forgetcast predict --target mytargets:mlp --calibrate 40 --jobs 2 --html report.html
     """
     if save_predictor is not None:
-        from forgetcast.adapted_predictor import check_folder
+        from forgetcast.predictor.calibrated import check_folder
 
         if not inputs["calibrate"]:
             raise InputError("--save-predictor keeps a calibrated predictor: give --calibrate too")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forgetcast._duration import duration
 from forgetcast.cli.interrupted import kept
 from forgetcast.cli.options import FILE, queue_options
 from forgetcast.cli.output import (
@@ -22,9 +21,10 @@ from forgetcast.cli.output import (
 )
 from forgetcast.cli.requests import COLOURS, request_options, screened, shown_id, summary
 from forgetcast.errors import InputError
+from forgetcast.wording import duration
 
 if TYPE_CHECKING:
-    from forgetcast.screening import Triage
+    from forgetcast.screening.triage import Triage
 
 __all__ = ["prescreen"]
 
@@ -73,7 +73,7 @@ def prescreen(
       forgetcast prescreen --verify-record decisions.jsonl
     """
     if verify_record is not None:
-        from forgetcast.record import verify
+        from forgetcast.screening.record import verify
 
         found = verify(verify_record, expected=expected)
         click.echo(f"{verify_record}: {found.entries} entries, none edited; last hash {found.last}")
@@ -86,7 +86,7 @@ def prescreen(
     read = {f"--{name}": inputs[name] for name in ("requests", "ids", "policy")}
     check_distinct({"--out": out, "--html": html, "--record": record}, read)
     if record is not None:
-        from forgetcast.record import append
+        from forgetcast.screening.record import append
 
         append(record, [])  # one that was edited is refused before the work
     queue, _ = screened(**inputs, timed=not no_times)
@@ -105,7 +105,7 @@ def prescreen(
 
     write_each(write_page, write_out)
     if record is not None:  # after the files: where one cannot be written, the same command again records once
-        from forgetcast.decisions import decisions
+        from forgetcast.screening.decisions import decisions
 
         last = append(record, decisions(queue))
         click.echo(f"recorded {queue.batch['requests']} decisions in {record}; last hash {last}", err=True)
@@ -114,7 +114,7 @@ def prescreen(
         if form == "table":
             click.echo("\n".join([*(readable(queue) if out is None else []), *summary(queue)]))
         elif out is None and form == "json":
-            from forgetcast.canonical_json import json_value
+            from forgetcast.files.canonical_json import json_value
 
             lists = {name: json_value(getattr(queue, name).to_dict("records")) for name in ("problems", "interactions")}
             policy = queue.policy.to_dict()

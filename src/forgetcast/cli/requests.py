@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from forgetcast._duration import duration
 from forgetcast.cli.options import FILE, forecast_inputs
 from forgetcast.errors import FileFormatError, InputError, PathError
+from forgetcast.wording import duration
 
 if TYPE_CHECKING:
-    from forgetcast.screening import Triage
+    from forgetcast.screening.triage import Triage
 
 __all__ = ["COLOURS", "request_options", "screened", "shown_id", "summary"]
 
@@ -62,8 +62,8 @@ def screened(
         InputError: no requests, or none that can be served.
         ForgetcastError: anything else that is wrong with a file or a value.
     """
-    from forgetcast.policy import Policy
-    from forgetcast.screening import triage
+    from forgetcast.screening.policy import Policy
+    from forgetcast.screening.triage import triage
 
     if requests is None:
         raise InputError("expected --requests FILE with the samples to be deleted")
@@ -122,7 +122,7 @@ def shown_id(name: str, most: int = 40) -> str:
 
 def _lines(path: Path) -> Sequence[str]:
     """Lines of a text file, without the empty ones at its end."""
-    from forgetcast.foreign_files import read_bytes
+    from forgetcast.files.foreign import read_bytes
 
     try:
         return read_bytes(path, "--ids").decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n").split("\n")

@@ -10,7 +10,7 @@ import click
 from forgetcast.cli.options import FOLDER, corpus_option, quiet_option, read_corpora, read_predictor
 
 if TYPE_CHECKING:
-    from forgetcast.predictor_training import TrainedPredictor
+    from forgetcast.evaluation.training import TrainedPredictor
 
 __all__ = ["train"]
 
@@ -93,7 +93,7 @@ def train(
       forgetcast train --corpus new-corpus --continue-from my-predictor --out my-predictor
       forgetcast train --corpus my-corpus --out my-predictor --replace never
     """
-    from forgetcast.predictor_training import train_predictor
+    from forgetcast.evaluation.training import train_predictor
 
     trained = train_predictor(
         read_corpora(corpora),

@@ -51,7 +51,7 @@ def verify(
       forgetcast verify --requests requests.csv --target mytargets:mlp --oracle-groups 10 --oracle-seeds 2 --jobs 2
     """
     from forgetcast.predict import target_of
-    from forgetcast.verification import verify_triage
+    from forgetcast.screening.verification import verify_triage
 
     check_output(out, TABLE_SUFFIXES)
     check_distinct({"--out": out}, {f"--{name}": inputs[name] for name in ("requests", "ids", "policy")})

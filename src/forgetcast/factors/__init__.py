@@ -4,7 +4,7 @@ One file per family. Every factor is a pure function of probes (``forgetcast.pro
 point group ``forgetcast.factors``, the built-in ones included.
 """
 
-from forgetcast.factors._factor import Factor, factor
-from forgetcast.factors._table import FactorTable, factor_table, quantile_column
+from forgetcast.factors.factor import Factor, factor
+from forgetcast.factors.table import FactorTable, factor_table, quantile_column
 
 __all__ = ["Factor", "FactorTable", "factor", "factor_table", "quantile_column"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcast._head import Head
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
+from forgetcast.target.head import Head
 
 __all__ = ["FACTORS"]
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forgetcast._recorder import HeldOut
 from forgetcast.errors import NotApplicableError
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.recorder import HeldOut
 
 __all__ = ["FACTORS"]
 

@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from forgetcast._recorder import HeldOut
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.recorder import HeldOut
 
 __all__ = ["FACTORS"]
 

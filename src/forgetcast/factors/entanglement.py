@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from forgetcast.errors import NotApplicableError
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
 
 __all__ = ["FACTORS"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from forgetcast._centroids import Centroids
-from forgetcast._neighbours import Neighbours
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.centroids import Centroids
+from forgetcast.factors.probes.nearest import Neighbours
 
 __all__ = ["FACTORS"]
 

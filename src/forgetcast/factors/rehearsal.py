@@ -1,7 +1,7 @@
 """Unlearning rehearsed on the last linear layer alone. All formulas here are ours.
 
 The probes ``erase_rehearsal``, ``ascent_rehearsal`` and ``retrain_rehearsal`` hold the closed forms; see
-``forgetcast._rehearsal`` for their derivation.
+``forgetcast.factors.probes.damage`` for their derivation.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcast._last_layer import KernelRows
-from forgetcast._rehearsal import Rehearsal
 from forgetcast.errors import NotApplicableError
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.damage import Rehearsal
+from forgetcast.target.last_layer import KernelRows
 
 __all__ = ["FACTORS"]
 

@@ -1,15 +1,15 @@
 """How a sample couples with the rest of the training data under the model's Stein kernel.
 
 The kernel κ compares two samples by their inputs and labels and by how the model's log p_y answers to them; its formula
-and its bandwidth are in ``forgetcast._stein``.
+and its bandwidth are in ``forgetcast.factors.probes.stein_kernel``.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from forgetcast._stein import SteinRows
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.stein_kernel import SteinRows
 
 __all__ = ["FACTORS"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
 
 __all__ = ["FACTORS"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcast._learning_curves import LearningCurves
 from forgetcast.errors import NotApplicableError
-from forgetcast.factors._factor import factor
+from forgetcast.factors.factor import factor
+from forgetcast.factors.probes.learning_curves import LearningCurves
 
 __all__ = ["FACTORS"]
 

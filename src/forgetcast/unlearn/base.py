@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast._inputs import Inputs, map_leaves
 from forgetcast.errors import InputError
-from forgetcast.target import Target
+from forgetcast.target.inputs import Inputs, map_leaves
+from forgetcast.target.target import Target
 from forgetcast.unlearn.grouped import Grouped
 from forgetcast.unlearn.stack import Params, Stack, combine, gradients, norm, repeat, rows, size, stackable
 

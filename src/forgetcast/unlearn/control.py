@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from forgetcast.target import Target
+from forgetcast.target.target import Target
 from forgetcast.unlearn.stack import Params, Stack
 from forgetcast.unlearn.workbench import Workbench
 

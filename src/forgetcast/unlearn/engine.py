@@ -16,20 +16,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from forgetcast._logits import single
-from forgetcast._settings import own_settings
 from forgetcast.errors import InputError, ModelError, UnknownNameError, shortened
-from forgetcast.target import Target
+from forgetcast.objectives import OBJECTIVES
+from forgetcast.target.logits import single
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.control import ControlPath
 from forgetcast.unlearn.crossing import first_met
 from forgetcast.unlearn.inference import own_logits
 from forgetcast.unlearn.outcome import Crossed, Measure, goal_values
-from forgetcast.unlearn.protocol import OBJECTIVES, OUTCOME_COLUMNS, Protocol
+from forgetcast.unlearn.protocol import OUTCOME_COLUMNS, Protocol
 from forgetcast.unlearn.stack import Stack, mix, rows
 from forgetcast.unlearn.workbench import Workbench
 
-__all__ = ["OBJECTIVES", "OUTCOME_COLUMNS", "Protocol", "run_unlearner"]
+__all__ = ["OUTCOME_COLUMNS", "Protocol", "run_unlearner"]
 
 STACKS = 12
 """Stacks of parameters that are held at once at most: present and last point, gradient, and for either objective the

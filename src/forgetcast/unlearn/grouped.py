@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from forgetcast._inputs import Inputs
-from forgetcast.target import Target
+from forgetcast.target.inputs import Inputs
+from forgetcast.target.target import Target
 from forgetcast.unlearn.stack import Stack, differentiated, map_models, size, stackable
 
 __all__ = ["Grouped"]

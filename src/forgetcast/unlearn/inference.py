@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from forgetcast._inputs import Inputs, leaves, map_leaves
-from forgetcast._layers import layout
-from forgetcast._logits import single
-from forgetcast.target import Target
+from forgetcast.target.inputs import Inputs, leaves, map_leaves
+from forgetcast.target.layers import layout
+from forgetcast.target.logits import single
+from forgetcast.target.target import Target
 from forgetcast.unlearn.grouped import Grouped
 from forgetcast.unlearn.stack import Params, Stack, map_models, size, stackable
 

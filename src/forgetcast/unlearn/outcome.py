@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast._logits import margin, single, true_probability
-from forgetcast.target import Target
+from forgetcast.target.logits import margin, single, true_probability
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.control import ControlPath
 from forgetcast.unlearn.inference import own_logits

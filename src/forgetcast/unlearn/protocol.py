@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forgetcast.goal import SLACK
+from forgetcast.objectives import SLACK
 
-__all__ = ["OBJECTIVES", "OUTCOME_COLUMNS", "Protocol"]
-
-OBJECTIVES = ("retrain", "erase")
+__all__ = ["OUTCOME_COLUMNS", "Protocol"]
 
 OUTCOME_COLUMNS = (
     "target",

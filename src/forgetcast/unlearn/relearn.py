@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast._inputs import Inputs, map_leaves
-from forgetcast._logits import single, true_probability
-from forgetcast.target import Target
+from forgetcast.target.inputs import Inputs, map_leaves
+from forgetcast.target.logits import single, true_probability
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.stack import Params, Stack, gradients, rows, stackable
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from forgetcast._logits import margin, single, true_probability
-from forgetcast._settings import own_settings
 from forgetcast.errors import PluginError, PluginWarning
 from forgetcast.registry import UNLEARNER_GROUP, raised, third_party
-from forgetcast.target import Target
+from forgetcast.target.logits import margin, single, true_probability
+from forgetcast.target.settings import own_settings
+from forgetcast.target.target import Target
 from forgetcast.unlearn.base import Samples, Unlearner
 from forgetcast.unlearn.outcome import total_variation
 from forgetcast.unlearn.protocol import Protocol

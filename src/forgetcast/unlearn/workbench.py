@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forgetcast._filled import filled
-from forgetcast._inputs import Inputs, leaves, map_leaves
-from forgetcast._logits import single
-from forgetcast._random import sample_positions
 from forgetcast.errors import NotApplicableError
-from forgetcast.target import Target
+from forgetcast.target.filled import filled
+from forgetcast.target.inputs import Inputs, leaves, map_leaves
+from forgetcast.target.logits import single
+from forgetcast.target.seeding import sample_positions
+from forgetcast.target.target import Target
 from forgetcast.unlearn.inference import Inference
 from forgetcast.unlearn.protocol import Protocol
 from forgetcast.unlearn.stack import Params, Stack, map_models, stackable

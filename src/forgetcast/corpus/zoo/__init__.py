@@ -1,0 +1,1 @@
+"""Published targets: datasets, architectures and training recipes that the published corpus is made of."""

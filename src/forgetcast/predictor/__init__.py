@@ -1,0 +1,1 @@
+"""The predictor: from a factor table to difficulty, with intervals, familiarity and calibration."""

@@ -1,0 +1,1 @@
+"""Unlearning algorithms, one per paper, and what several of them share."""
