@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from forgetcast.errors import NotApplicableError, PluginError
-from forgetcast.factors import Factor
+from forgetcast.factors.factor import Factor
 from forgetcast.factors.probes.probes import Probes
 from forgetcast.target.data import Data, map_leaves
 from forgetcast.target.example import example_target, module_state, same_state
