@@ -38,12 +38,13 @@ from forgetcast.predictor.heads import Head, fit_head
 from forgetcast.registry import load_factors
 from forgetcast.report import plots
 from forgetcast.report.explain import factor_of
+from forgetcast.report.plots.drawing import NEUTRAL
 
 HERE = Path(__file__).parent
 DONORS = 20
 DRAWS = 10_000
 KINDS = {"top": "top family", "other": "other families, mean", "matched": "as many columns of others"}
-COLOURS = {"top": plots.HARDER, "other": plots.EASIER, "matched": plots.NEUTRAL}
+COLOURS = {"top": plots.HARDER, "other": plots.EASIER, "matched": NEUTRAL}
 PAIRS = [("top", "other"), ("top", "matched"), ("second", "below")]
 NAMES = {**KINDS, "second": "second family", "below": "families after the second, mean"}
 
@@ -166,7 +167,7 @@ def picture(frame: pd.DataFrame) -> Figure:
         ax.set_ylim(-0.6, len(rows) - 0.4)
         ax.set_title(objective, loc="left")
         ax.set_xlabel("mean size of the change of the predicted percentile")
-        ax.grid(color=plots.NEUTRAL, alpha=0.25, linewidth=0.6)
+        ax.grid(color=NEUTRAL, alpha=0.25, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle("One family of a sample's factors replaced by another sample's, unseen targets", x=0.01, ha="left")

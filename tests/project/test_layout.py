@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from importlinter.application.use_cases import read_user_options
 from importlinter.configuration import configure
@@ -9,6 +11,7 @@ from importlinter.configuration import configure
 from boundaries import MEASURING, among, import_graph, measuring
 from places import ROOT
 
+SOURCE = ROOT / "src" / "forgetcast"
 configure()
 CONTRACTS = read_user_options(config_filename=str(ROOT / "pyproject.toml")).contracts_options
 FORBIDDEN = [contract for contract in CONTRACTS if contract["type"] == "forbidden"]
@@ -39,3 +42,95 @@ def test_a_guard_whose_module_has_moved_fails(monkeypatch: pytest.MonkeyPatch) -
         "forgetcast.cli",
         "forgetcast.cli.train",
     ]
+
+
+TOP = {
+    "__init__": "the names that people import, each on first use",
+    "__main__": "python -m forgetcast",
+    "_arguments": "checks that every public function shares",
+    "_public_api": "the one list of what is public",
+    "calibration": "the one way from a forecast over to measuring",
+    "errors": "one exception tree",
+    "objectives": "what to forget, and its parts",
+    "parallel": "joblib, as its users know it",
+    "predict": "the front door",
+    "probes": "a path of the plugin contract",
+    "ranks": "shared by labels and predictor, which know nothing of each other",
+    "registry": "entry points",
+    "sections": "a path of the plugin contract",
+    "testing": "a path of the plugin contract",
+    "wording": "shared by pages and commands",
+}
+"""Modules at the top, each with its reason to be there."""
+
+LONG: dict[str, str] = {}
+"""Files above 450 lines, each with its reason."""
+
+
+def test_only_listed_modules_are_at_the_top() -> None:
+    """Everything else has a folder."""
+    assert {path.stem for path in SOURCE.glob("*.py")} == set(TOP)
+
+
+def test_long_files_have_a_reason() -> None:
+    """A file of more than 450 lines stands in the list, and the list holds no other."""
+    lengths = {path.relative_to(SOURCE).as_posix(): len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 450 and not LONG.get(name)} == {}
+    assert [name for name in LONG if lengths.get(name, 0) <= 450] == []
+
+
+def components(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of two or more modules that each lead to all others of the group, one of every circle at least."""
+    reach: dict[str, set[str]] = {}
+    for name in imports:
+        seen: set[str] = set()
+        open_ends = [name]
+        while open_ends:
+            for other in imports[open_ends.pop()] - seen:
+                seen.add(other)
+                open_ends.append(other)
+        reach[name] = seen
+    groups = {tuple(sorted(other for other in reach[name] if name in reach[other])) for name in imports}
+    return sorted(list(group) for group in groups if group)
+
+
+def test_nothing_imports_itself_by_a_detour() -> None:
+    """No circle among modules, imports for type checkers included, nor among packages and modules at the top."""
+    graph = import_graph()
+    by_module = {name: set(graph.find_modules_directly_imported_by(name)) & graph.modules for name in graph.modules}
+    assert components(by_module) == []
+    by_package: dict[str, set[str]] = {}
+    for name, found in by_module.items():
+        own = name.split(".")[1:2]
+        others = {other.split(".")[1] for other in found if other.count(".")} - set(own)
+        by_package.setdefault(own[0] if own else "forgetcast", set()).update(others)
+    by_package.pop("forgetcast")  # names of people's imports, each on first use; nothing inside imports it
+    assert components({name: found & set(by_package) for name, found in by_package.items()}) == []
+
+
+def test_circles_are_found() -> None:
+    """Of two modules, of three, and one beside a straight line."""
+    assert components({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == [["a", "b"]]
+    assert components({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}) == [["a", "b", "c"]]
+    assert components({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_module_imports_its_own_package() -> None:
+    """A package's names are for others; inside, modules import each other."""
+    graph = import_graph()
+    found = [
+        (name, own)
+        for name in graph.modules
+        for own in [name.rpartition(".")[0]]
+        if own.count(".") and graph.direct_import_exists(importer=name, imported=own)
+    ]
+    assert found == []
+
+
+def test_levels_are_ten_at_most() -> None:
+    """The layers contract has ten lines, and everything that lies at the top stands in one."""
+    [layers] = [contract for contract in CONTRACTS if contract["type"] == "layers"]
+    named = [name for line in layers["layers"] for name in re.findall(r"\w+", line)]
+    there = {path.stem for path in SOURCE.glob("*.py")} | {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert len(layers["layers"]) <= 10
+    assert set(named) == there - {"__init__", "__main__", "_public_api"}

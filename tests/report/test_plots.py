@@ -21,6 +21,7 @@ from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.predict import DifficultyReport
 from forgetcast.report import plots
 from forgetcast.report.explain import Explanation
+from forgetcast.report.plots import explanations
 from sample_report import measurements, sample_report
 
 
@@ -143,7 +144,7 @@ def test_colours_are_visible_on_light_and_dark(colour: str, page: str) -> None:
 @pytest.mark.parametrize("vision", COLOUR_VISION)
 def test_colours_stay_apart_for_colour_blind_readers(vision: str) -> None:
     """Harder and easier, each pair of tiers, and both ends of the scale differ clearly, as each reader sees them."""
-    ends = [to_hex(plots.LOW_TO_HIGH(end)) for end in (0.0, 1.0)]
+    ends = [to_hex(explanations.LOW_TO_HIGH(end)) for end in (0.0, 1.0)]
     pairs = [(plots.HARDER, plots.EASIER), *combinations(plots.TIER_COLOURS.values(), 2), (ends[0], ends[1])]
     assert min(_distance(*pair, np.asarray(COLOUR_VISION[vision])) for pair in pairs) > 20
 

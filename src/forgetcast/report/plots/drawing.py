@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import matplotlib as mpl
@@ -10,9 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from forgetcast.errors import InputError
+from forgetcast.wording import harmless
 
 NEUTRAL = "#868E96"
 """For what is neither hard nor easy: grids, bounds, whatever has no value."""
+HARDER = "#D55E00"
+"""What makes a sample harder: the vermillion of Okabe & Ito's palette."""
+EASIER = "#2B85C6"
+"""What makes a sample easier: a blue between the two of that palette, readable on dark too."""
+TIER_COLOURS = {"trivial": NEUTRAL, "easy": EASIER, "medium": "#B8860B", "hard": "#C0392B"}
+TITLE_WIDTH = 50
+TITLE_LINES = 3
 
 
 def require(frame: pd.DataFrame, columns: list[str]) -> None:
@@ -46,3 +55,26 @@ def nothing(ax: Axes, why: str) -> Axes:
     ax.set_axis_off()
     ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes)
     return ax
+
+
+def samples(n: int) -> str:
+    return f"{n:,} sample" + ("" if n == 1 else "s")
+
+
+def of_objective(frame: pd.DataFrame, objective: str) -> pd.DataFrame:
+    return frame[frame["objective"] == objective] if "objective" in frame else frame
+
+
+def readable(name: str) -> str:
+    return safe(name.replace("_", " "))
+
+
+def safe(text: str) -> str:
+    """Dollar signs are dollar signs, not the start of a formula."""
+    return harmless(text).replace("$", r"\$")
+
+
+def wrap(text: str, end: str = "") -> str:
+    """Three lines at most: a text that is too long ends in an ellipsis; ``end`` is always kept."""
+    text = textwrap.shorten(text, TITLE_LINES * TITLE_WIDTH - 15 - len(end), placeholder=" …")
+    return "\n".join(textwrap.wrap(text + end, TITLE_WIDTH))

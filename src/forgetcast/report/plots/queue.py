@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from forgetcast.report.plots import EASIER, TIER_COLOURS
-from forgetcast.report.plots.drawing import NEUTRAL, axes_or_new, ink, nothing, plain, require
+from forgetcast.report.plots.drawing import EASIER, NEUTRAL, TIER_COLOURS, axes_or_new, ink, nothing, plain, require
 
 __all__ = ["ROUTE_COLOURS", "queue_costs", "queue_map"]
 
