@@ -13,21 +13,8 @@ import torch
 from torch import Tensor
 
 from forgetcast.errors import NotApplicableError
+from forgetcast.factors.probes import damage
 from forgetcast.factors.probes.centroids import Centroids, class_centroids
-from forgetcast.factors.probes.damage import (
-    Move,
-    Pool,
-    Rehearsal,
-    accuracy_change,
-    ascent_move,
-    erase_move,
-    neighbour_damage,
-    neighbour_reach,
-    rehearse,
-    rehearsed_on,
-    retrain_move,
-    runner_up,
-)
 from forgetcast.factors.probes.gradient_pass import Score
 from forgetcast.factors.probes.learning_curves import LearningCurves, checkpoint_curves, recorded_curves
 from forgetcast.factors.probes.nearest import Neighbours, nearest_neighbours
@@ -96,7 +83,7 @@ class Probes(Passes):
     @probe
     def runner_up(self) -> Tensor:
         """The most likely class other than the label, int64, shape (n,)."""
-        return runner_up(self.logits, self.labels)
+        return damage.runner_up(self.logits, self.labels)
 
     @probe
     def margin(self) -> Tensor:
@@ -340,7 +327,7 @@ class Probes(Passes):
         return HeldOut(run.logits, data.labels, run.features)
 
     @probe
-    def erase_rehearsal(self) -> Rehearsal:
+    def erase_rehearsal(self) -> damage.Rehearsal:
         """Until the margin is 0, by moving weight from the label to the runner-up (fields of shape (n,))."""
         return self._rehearse(self._erase_move)
 
@@ -349,22 +336,22 @@ class Probes(Passes):
         """Change of accuracy on the reference sample when the margin goes to 0 as in erase_rehearsal, shape (n,)."""
         numbers = self._chosen(torch.arange(len(self.target)))
         pool = self._pool(self._erase_move)
-        return self._placed(accuracy_change(self._erase_move, self.augmented_features[numbers], pool, numbers))
+        return self._placed(damage.accuracy_change(self._erase_move, self.augmented_features[numbers], pool, numbers))
 
     @probe
-    def _erase_move(self) -> Move:
-        return erase_move(self._chosen(self.logits), self._chosen(self.labels))
+    def _erase_move(self) -> damage.Move:
+        return damage.erase_move(self._chosen(self.logits), self._chosen(self.labels))
 
     @probe
-    def ascent_rehearsal(self) -> Rehearsal:
+    def ascent_rehearsal(self) -> damage.Rehearsal:
         """Until the margin is 0, along the gradient of the sample's own loss (fields of shape (n,))."""
-        return self._rehearse(ascent_move(self._chosen(self.logits), self._chosen(self.labels)))
+        return self._rehearse(damage.ascent_move(self._chosen(self.logits), self._chosen(self.labels)))
 
     @probe
-    def retrain_rehearsal(self) -> Rehearsal:
+    def retrain_rehearsal(self) -> damage.Rehearsal:
         """Until p_y is the surrogate confidence + 0.05, from the label to the runner-up (fields of shape (n,))."""
         goal = (self._chosen(self.surrogate_confidence) + SLACK).clamp(max=1)
-        return self._rehearse(retrain_move(self._chosen(self.logits), self._chosen(self.labels), goal))
+        return self._rehearse(damage.retrain_move(self._chosen(self.logits), self._chosen(self.labels), goal))
 
     @probe
     def gradient_kernel(self) -> KernelRows:
@@ -413,37 +400,37 @@ class Probes(Passes):
         order, labels = self._by_content
         return logistic_surrogate(z, labels, order, classes=self.target.num_classes, seed=self.seed)
 
-    def _pool(self, move: Move, heldout: HeldOut | None = None) -> Pool:
+    def _pool(self, move: damage.Move, heldout: HeldOut | None = None) -> damage.Pool:
         """What the damage of a move is measured on: the reference sample, or held-out data; every s-th where many."""
         outside = self.target.heldout
         pick = self.reference if heldout is None or outside is None else self._drawn(outside, self._references)
-        pick = rehearsed_on(pick, move, len(self.target), self.target.num_classes)
+        pick = damage.rehearsed_on(pick, move, len(self.target), self.target.num_classes)
         if heldout is None:
-            return Pool(self.augmented_features[pick], self.logits[pick], self.labels[pick], pick)
+            return damage.Pool(self.augmented_features[pick], self.logits[pick], self.labels[pick], pick)
         assert heldout.features is not None
         z = augmented(heldout.features[pick], self._trainable_head.bias is not None)
-        return Pool(z, heldout.logits[pick].double(), heldout.labels[pick])
+        return damage.Pool(z, heldout.logits[pick].double(), heldout.labels[pick])
 
     @probe
     def _neighbour_reach(self) -> Tensor:
         """z̃_i·z̃_j/‖z̃_i‖² of the rows asked for and their 20 nearest neighbours, float32, shape (m, <= 20)."""
         z = self.augmented_features.float()
-        return neighbour_reach(z, self._chosen(z), self._chosen(self.feature_neighbours.index[:, :20]))
+        return damage.neighbour_reach(z, self._chosen(z), self._chosen(self.feature_neighbours.index[:, :20]))
 
-    def _rehearse(self, move: Move) -> Rehearsal:
+    def _rehearse(self, move: damage.Move) -> damage.Rehearsal:
         head, numbers = self._trainable_head, self._chosen(torch.arange(len(self.target)))
         near = self.feature_neighbours.index[numbers, :20]
         outside = None
         if self.target.heldout is not None and self.heldout.features is not None:
             outside = self._pool(move, self.heldout)
-        found = rehearse(
+        found = damage.rehearse(
             move,
             self.augmented_features[numbers],
             head,
             numbers=numbers,
             pool=self._pool(move),
             heldout=outside,
-            neighbours=neighbour_damage(move, self._neighbour_reach, self.logits, near),
+            neighbours=damage.neighbour_damage(move, self._neighbour_reach, self.logits, near),
         )
         return replace(found, **{k: self._placed(part) for k, part in vars(found).items() if part is not None})
 
