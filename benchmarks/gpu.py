@@ -41,11 +41,11 @@ from torch.nn import functional as F
 
 from forgetcast import Target, architectures, datasets, predict_difficulty
 from forgetcast.factors import factor_table
-from forgetcast.generate import outcome_block
 from forgetcast.labels import difficulty
 from forgetcast.recipes import published
 from forgetcast.registry import load_unlearners
 from forgetcast.sampling import draw_instances
+from forgetcast.tasks import outcome_block
 from forgetcast.training import train_classifier
 
 RESULTS = Path(__file__).with_name("gpu.csv")

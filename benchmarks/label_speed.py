@@ -30,12 +30,12 @@ from torch.nn import functional as F
 
 from forgetcast import registry
 from forgetcast._logits import margin as margins
-from forgetcast.generate import BLOCK, _Prepared, outcome_block
 from forgetcast.labels import difficulty
 from forgetcast.parallel import run_tasks
 from forgetcast.recipes import published
 from forgetcast.sampling import draw_instances
 from forgetcast.target import Target
+from forgetcast.tasks import BLOCK, Prepared, outcome_block
 from forgetcast.unlearn import Protocol, run_unlearner
 from forgetcast.unlearn.outcome import total_variation
 
@@ -66,7 +66,7 @@ def plain_channels_last(target: Target, name: str, indices: np.ndarray, p_out: n
 def looped(target: Target, given: torch.nn.Module, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
     """The plain loop on copies of the model ``given``."""
     protocol, method = Protocol(), registry.unlearner(name)
-    bench = _Prepared.bench(target)
+    bench = Prepared.bench(target)
     scale = float(torch.cat([value.flatten() for value in target.params.values()]).norm())
     records = []
     for index, p in zip(indices.tolist(), p_out.tolist(), strict=True):
@@ -144,7 +144,7 @@ def _mix(network: torch.nn.Module, start: dict, end: dict, fraction: float) -> N
 def one_at_a_time(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
     """The engine's own protocol, one sample per call; what is shared by all samples is prepared once."""
     method = registry.unlearner(name)
-    bench, state = _Prepared.bench(target), _Prepared.state(target, method)
+    bench, state = Prepared.bench(target), Prepared.state(target, method)
     parts = [
         run_unlearner(target, method, [i], [p], workbench=bench, state=state)
         for i, p in zip(indices.tolist(), p_out.tolist(), strict=True)

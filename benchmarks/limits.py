@@ -155,9 +155,9 @@ def start(warm: Any, workers: int) -> None:
 
 def at_once() -> dict[str, Any]:
     """Seconds of the same arithmetic in one process, and in each of two at once."""
-    from forgetcast.generate import outcome_block
     from forgetcast.parallel import run_tasks
     from forgetcast.recipes import published
+    from forgetcast.tasks import outcome_block
 
     target = published("digits-mlp").build()
 
@@ -174,10 +174,11 @@ def at_once() -> dict[str, Any]:
 
 def generation(workers: int) -> dict[str, Any]:
     """Seconds of measuring 320 samples, with so many workers."""
-    from forgetcast.generate import _outcome_tasks, measure
     from forgetcast.labels import CONSENSUS
+    from forgetcast.measuring import measure
     from forgetcast.parallel import run_tasks
     from forgetcast.recipes import published
+    from forgetcast.tasks import MeasurementSettings, outcome_tasks
 
     target = published("digits-mlp").build()
     settings: dict[str, Any] = {"objectives": ["erase"], "progress": False}
@@ -188,8 +189,9 @@ def generation(workers: int) -> dict[str, Any]:
 
     start(warm, workers)
     instances = pd.DataFrame({"index": np.arange(320), "p_out": np.nan})
-    tasks = [task[1:] for task in _outcome_tasks(target, instances, CONSENSUS, 2, ["erase"], 0)]
-    work = [(function, *arguments) for function, arguments in tasks]
+    plan = MeasurementSettings(CONSENSUS, ["erase"], 2, 20, 4, 0, 0)
+    tasks = outcome_tasks(target, instances, plan)
+    work = [(task.function, *task.arguments) for task in tasks]
     began = time.perf_counter()
     clocks = np.array(run_tasks(clocked, work, n_jobs=workers, progress=False))
     seconds = time.perf_counter() - began
@@ -226,7 +228,7 @@ def reads() -> dict[str, Any]:
 
     from forgetcast import Target, data, predict_difficulty
     from forgetcast.factors import factor_table
-    from forgetcast.generate import measure
+    from forgetcast.measuring import measure
 
     data.CACHE_BYTES = 0
     n, generator = 8000, torch.Generator().manual_seed(0)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from forgetcast.corpus import Corpus
     from forgetcast.errors import ForgetcastError
-    from forgetcast.generate import generate_corpus, measure
+    from forgetcast.generate import generate_corpus
+    from forgetcast.measuring import measure
     from forgetcast.policy import Policy
     from forgetcast.predict import DifficultyReport, predict_difficulty
     from forgetcast.predictor import DifficultyPredictor
@@ -51,7 +52,7 @@ _HOMES = {
     "Trajectory": "trajectory",
     "Triage": "screening",
     "generate_corpus": "generate",
-    "measure": "generate",
+    "measure": "measuring",
     "predict_difficulty": "predict",
     "train_predictor": "predictor_training",
     "triage": "screening",

@@ -21,12 +21,13 @@ from forgetcast.adaptation import adapt
 from forgetcast.adapted_predictor import AdaptedPredictor
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.factors import FactorTable, quantile_column
-from forgetcast.generate import measure, retrained_answers, runs_per_sample
 from forgetcast.heads import labels_of, log_scale
 from forgetcast.labels import CONSENSUS, consensus
+from forgetcast.measuring import measure, retrained_answers
 from forgetcast.predictor import DifficultyPredictor
 from forgetcast.retrained import GAP, met_before
 from forgetcast.target import Target
+from forgetcast.tasks import runs_per_sample
 from forgetcast.tiers import TRIVIAL_FROM
 
 __all__ = ["FEWEST", "calibrate", "check", "choose"]

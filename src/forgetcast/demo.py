@@ -16,8 +16,8 @@ from torch import nn
 
 from forgetcast._random import seeded
 from forgetcast.agreement import RankAgreement, spearman_interval
-from forgetcast.generate import measure
 from forgetcast.labels import consensus, reliability
+from forgetcast.measuring import measure
 from forgetcast.predict import DifficultyReport, predict_difficulty
 from forgetcast.predictor import OBJECTIVES
 from forgetcast.report import OBJECTIVE_MEANINGS

@@ -12,11 +12,11 @@ from forgetcast._arguments import checked
 from forgetcast.corpus import Corpus, corpus_folder
 from forgetcast.corpus_growth import replace_unchanged
 from forgetcast.errors import InputError, NotApplicableError
-from forgetcast.generate import built, factor_rows
 from forgetcast.parallel import run_tasks
-from forgetcast.recipes import Recipe
+from forgetcast.recipes import Recipe, built
 from forgetcast.storage import Place
 from forgetcast.target import Target
+from forgetcast.tasks import factor_rows
 
 __all__ = ["refresh_factors"]
 

@@ -27,7 +27,7 @@ class Rows:
     columns: tuple[str, ...]
     """All columns, in any order."""
 
-    def are(self, table: pd.DataFrame) -> bool:
+    def match(self, table: pd.DataFrame) -> bool:
         """Whether the table holds these rows and no others, with values of the right kinds."""
         if sorted(table.columns) != sorted(self.columns) or len(table) != prod(map(len, self.keys.values())):
             return False
@@ -61,4 +61,4 @@ def read_shard(path: Place, rows: Rows) -> pd.DataFrame | None:
         table = parquet_table(content, path)
     except FileFormatError:
         return None
-    return table if rows.are(table) else None
+    return table if rows.match(table) else None

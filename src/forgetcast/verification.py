@@ -11,8 +11,8 @@ import pandas as pd
 from forgetcast._arguments import checked
 from forgetcast.agreement import RankAgreement, spearman_interval
 from forgetcast.errors import InputError
-from forgetcast.generate import measure
 from forgetcast.labels import difficulty
+from forgetcast.measuring import measure
 from forgetcast.routes import ROUTES
 from forgetcast.screening import Triage, run_forecast
 from forgetcast.target import Target

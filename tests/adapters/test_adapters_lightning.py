@@ -18,7 +18,7 @@ from forgetcast import predict_difficulty
 from forgetcast.adapters import from_lightning
 from forgetcast.data import Data
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
-from forgetcast.generate import measure
+from forgetcast.measuring import measure
 
 lightning: Any = import_module("pytorch_lightning")
 

@@ -19,7 +19,7 @@ from forgetcast import predict_difficulty
 from forgetcast.adapters import from_skorch
 from forgetcast.data import Data
 from forgetcast.errors import DatasetError, ModelError, NotApplicableError
-from forgetcast.generate import measure
+from forgetcast.measuring import measure
 
 SPLITTING: dict[str, Any] = {"max_epochs": 15, "lr": 0.02, "optimizer": torch.optim.Adam, "verbose": 0}
 SETTINGS = {**SPLITTING, "train_split": None}

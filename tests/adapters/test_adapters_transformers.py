@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from forgetcast import predict_difficulty
 from forgetcast.adapters import from_transformers
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
-from forgetcast.generate import measure
+from forgetcast.measuring import measure
 from forgetcast.target import Target
 
 transformers = import_module("transformers")

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 
-from forgetcast import generate, refresh
+from forgetcast import generate, refresh, tasks
 from forgetcast.cli import main
 from forgetcast.corpus import Corpus, training_table
 from forgetcast.corpus_growth import merged
@@ -44,7 +44,7 @@ QUICK: dict[str, Any] = {
 def hardly_any_relearning() -> Iterator[None]:
     """Counting relearning to its end would take most of the time of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "Protocol", partial(Protocol, relearn_most=1))
+        patch.setattr(tasks, "Protocol", partial(Protocol, relearn_most=1))
         yield
 
 

@@ -19,7 +19,7 @@ from boundaries import among, import_graph, measuring
 from forgetcast._stein import stein_rows
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
+from forgetcast.measuring import measure
 from forgetcast.probes import PROBES, Probes
 from forgetcast.registry import load_factors
 from forgetcast.target import Target

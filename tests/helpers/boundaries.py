@@ -12,7 +12,9 @@ MEASURING = (
     "forgetcast.evaluate",
     "forgetcast.generate",
     "forgetcast.labels",
+    "forgetcast.measuring",
     "forgetcast.oracle",
+    "forgetcast.tasks",
     "forgetcast.unlearn",
 )
 """What holds, makes or uses what only a measurement knows: no forecast may load it."""

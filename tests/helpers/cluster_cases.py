@@ -12,7 +12,8 @@ import pandas as pd
 from torch import nn
 
 from forgetcast.corpus import Corpus
-from forgetcast.generate import generate_corpus, measure
+from forgetcast.generate import generate_corpus
+from forgetcast.measuring import measure
 from forgetcast.refresh import refresh_factors
 from forgetcast.target import Target
 from small_targets import CloudTrainer, clouds

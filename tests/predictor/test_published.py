@@ -9,11 +9,11 @@ from scipy.special import logit
 
 from forgetcast import Corpus, DifficultyPredictor
 from forgetcast.corpus import feature_columns, training_table
-from forgetcast.generate import outcome_block
 from forgetcast.heads import EXPLAINED, fit_without, from_log_scale
 from forgetcast.labels import CONSENSUS, difficulty
 from forgetcast.recipes import Recipe
 from forgetcast.scores import within_target_rho
+from forgetcast.tasks import outcome_block
 from places import ROOT
 
 EVALUATION = ROOT / "benchmarks" / "evaluation"

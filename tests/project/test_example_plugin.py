@@ -17,7 +17,7 @@ PROGRAM = """
 import numpy as np
 from forgetcast._conformance import example_target
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
+from forgetcast.measuring import measure
 from forgetcast.predict import predict_difficulty
 from forgetcast.report import render_html
 

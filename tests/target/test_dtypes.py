@@ -17,7 +17,7 @@ from forgetcast import Target
 from forgetcast.data import Inputs, map_leaves
 from forgetcast.errors import DatasetError, InputError, ModelError
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
+from forgetcast.measuring import measure
 from forgetcast.registry import load_unlearners, unlearner
 from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.engine import run_unlearner

@@ -16,7 +16,7 @@ from forgetcast import predict_difficulty
 from forgetcast.costs import measure_costs
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
+from forgetcast.measuring import measure
 from forgetcast.movers import movers
 from forgetcast.probes import Probes
 from forgetcast.registry import load_factors, load_unlearners

@@ -25,7 +25,7 @@ from forgetcast import Target, Trajectory, predict_difficulty
 from forgetcast.costs import measure_costs
 from forgetcast.errors import ModelError
 from forgetcast.factors import FactorTable, factor_table
-from forgetcast.generate import measure
+from forgetcast.measuring import measure
 from forgetcast.movers import movers
 
 N, CLASSES = 40, 4

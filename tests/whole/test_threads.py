@@ -21,7 +21,7 @@ from forgetcast._layers import reproducible
 from forgetcast._random import seeded
 from forgetcast._settings import TURN, own_settings
 from forgetcast.factors import factor_table
-from forgetcast.generate import measure
+from forgetcast.measuring import measure
 from forgetcast.parallel import one_thread, run_tasks
 
 N, CLASSES = 30, 3

@@ -12,14 +12,27 @@ from torch.nn import functional as F
 from forgetcast._filled import filled
 from forgetcast._logits import single
 from forgetcast._random import sample_positions
-from forgetcast.data import Inputs, leaves, map_leaves
+from forgetcast.data import Data, Inputs, leaves, map_leaves
 from forgetcast.errors import NotApplicableError
 from forgetcast.target import Target
 from forgetcast.unlearn.inference import Inference
 from forgetcast.unlearn.protocol import Protocol
 from forgetcast.unlearn.stack import Params, Stack, map_models, stackable
 
-__all__ = ["Workbench"]
+__all__ = ["Workbench", "required_heldout"]
+
+
+def required_heldout(target: Target) -> Data:
+    """The held-out data of a target, without which no damage can be measured.
+
+    Raises:
+        NotApplicableError: there is none.
+    """
+    if target.heldout is None:
+        raise NotApplicableError(
+            f"target {target.name!r} has no held-out data: pass heldout=(x, y) to Target; collateral is measured on it"
+        )
+    return target.heldout
 
 
 class Workbench:
@@ -30,18 +43,14 @@ class Workbench:
     """
 
     def __init__(self, target: Target, protocol: Protocol) -> None:
-        if target.heldout is None:
-            raise NotApplicableError(
-                f"target {target.name!r} has no held-out data: pass heldout=(x, y) to Target; "
-                "collateral damage is measured on it"
-            )
+        heldout = required_heldout(target)
         self.target, self.protocol = target.full_precision, protocol
         self.retain = sample_positions(len(target), protocol.utility_samples, 1)
         """Positions of the retain sample in the training data, (R,)."""
-        self.test = sample_positions(len(target.heldout), protocol.utility_samples, 2)
+        self.test = sample_positions(len(heldout), protocol.utility_samples, 2)
         """Positions of the test sample in the held-out data, (T,)."""
         self.retain_x, self.retain_y = target.data.fetch(self.retain)
-        self.test_x, self.test_y = target.heldout.fetch(self.test)
+        self.test_x, self.test_y = heldout.fetch(self.test)
         self.features = self._features()
         self._inference = _inference(self.target, self.retain_x, self.test_x)
         self._stacked = stackable(self.target.module, batches=True)
