@@ -40,9 +40,9 @@ from limits import make_target
 from torch.nn import functional as F
 
 from forgetcast import Target, predict_difficulty
-from forgetcast.corpus.generate import outcome_block
 from forgetcast.corpus.labels import difficulty
 from forgetcast.corpus.sampling import draw_instances
+from forgetcast.corpus.tasks import outcome_block
 from forgetcast.corpus.zoo import architectures, datasets
 from forgetcast.corpus.zoo.recipes import published
 from forgetcast.corpus.zoo.training import train_classifier

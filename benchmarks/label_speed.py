@@ -29,9 +29,9 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from forgetcast import registry
-from forgetcast.corpus.generate import BLOCK, _Prepared, outcome_block
 from forgetcast.corpus.labels import difficulty
 from forgetcast.corpus.sampling import draw_instances
+from forgetcast.corpus.tasks import BLOCK, Prepared, outcome_block
 from forgetcast.corpus.zoo.recipes import published
 from forgetcast.parallel import run_tasks
 from forgetcast.target.logits import margin as margins
@@ -66,7 +66,7 @@ def plain_channels_last(target: Target, name: str, indices: np.ndarray, p_out: n
 def looped(target: Target, given: torch.nn.Module, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
     """The plain loop on copies of the model ``given``."""
     protocol, method = Protocol(), registry.unlearner(name)
-    bench = _Prepared.bench(target)
+    bench = Prepared.bench(target)
     scale = float(torch.cat([value.flatten() for value in target.params.values()]).norm())
     records = []
     for index, p in zip(indices.tolist(), p_out.tolist(), strict=True):
@@ -144,7 +144,7 @@ def _mix(network: torch.nn.Module, start: dict, end: dict, fraction: float) -> N
 def one_at_a_time(target: Target, name: str, indices: np.ndarray, p_out: np.ndarray) -> pd.DataFrame:
     """The engine's own protocol, one sample per call; what is shared by all samples is prepared once."""
     method = registry.unlearner(name)
-    bench, state = _Prepared.bench(target), _Prepared.state(target, method)
+    bench, state = Prepared.bench(target), Prepared.state(target, method)
     parts = [
         run_unlearner(target, method, [i], [p], workbench=bench, state=state)
         for i, p in zip(indices.tolist(), p_out.tolist(), strict=True)

@@ -156,7 +156,7 @@ def start(warm: Any, workers: int) -> None:
 
 def at_once() -> dict[str, Any]:
     """Seconds of the same arithmetic in one process, and in each of two at once."""
-    from forgetcast.corpus.generate import outcome_block
+    from forgetcast.corpus.tasks import outcome_block
     from forgetcast.corpus.zoo.recipes import published
     from forgetcast.parallel import run_tasks
 
@@ -175,8 +175,9 @@ def at_once() -> dict[str, Any]:
 
 def generation(workers: int) -> dict[str, Any]:
     """Seconds of measuring 320 samples, with so many workers."""
-    from forgetcast.corpus.generate import _outcome_tasks, measure
     from forgetcast.corpus.labels import CONSENSUS
+    from forgetcast.corpus.measuring import measure
+    from forgetcast.corpus.tasks import MeasurementSettings, outcome_tasks
     from forgetcast.corpus.zoo.recipes import published
     from forgetcast.parallel import run_tasks
 
@@ -189,8 +190,9 @@ def generation(workers: int) -> dict[str, Any]:
 
     start(warm, workers)
     instances = pd.DataFrame({"index": np.arange(320), "p_out": np.nan})
-    tasks = [task[1:] for task in _outcome_tasks(target, instances, CONSENSUS, 2, ["erase"], 0)]
-    work = [(function, *arguments) for function, arguments in tasks]
+    plan = MeasurementSettings(CONSENSUS, ["erase"], 2, 20, 4, 0, 0)
+    tasks = outcome_tasks(target, instances, plan)
+    work = [(task.function, *task.arguments) for task in tasks]
     began = time.perf_counter()
     clocks = np.array(run_tasks(clocked, work, n_jobs=workers, progress=False))
     seconds = time.perf_counter() - began
@@ -226,7 +228,7 @@ def reads() -> dict[str, Any]:
     from torch import nn
 
     from forgetcast import Target, predict_difficulty
-    from forgetcast.corpus.generate import measure
+    from forgetcast.corpus.measuring import measure
     from forgetcast.factors import factor_table
     from forgetcast.target import data
 

@@ -23,6 +23,7 @@ import pandas as pd
 
 from forgetcast import Corpus, DifficultyPredictor, Policy
 from forgetcast.evaluation.choice import chosen_unlearners
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.page import table as markdown
 from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.predictor.columns import from_log_scale, under_each, unlearners_of
@@ -62,19 +63,12 @@ def named_against_single(table: pd.DataFrame, features: list[str], params: dict,
     """Measured outcome under the named unlearner and under the single best, mean over targets with an interval."""
     records = []
     for objective in ("retrain", "erase"):
-        chosen = chosen_unlearners(table, features, objective, params=params, n_jobs=jobs)
+        chosen = chosen_unlearners(table, objective, FitSettings(features, params, n_jobs=jobs))
         assert chosen is not None
         for part, title in MEASURES.items():
             measured = chosen.under(part)
-            at = np.arange(len(measured))
-            every = pd.DataFrame(
-                {
-                    "named": measured[at, chosen.named],
-                    "single_best": measured[at, chosen.single],
-                    "any": measured.mean(axis=1),
-                    "best_in_hindsight": measured.min(axis=1),
-                }
-            )
+            compared = chosen.compared(measured).rename(columns={"hindsight": "best_in_hindsight"})
+            every = compared[["named", "single_best", "any", "best_in_hindsight"]]
             low, high = chosen.interval(measured, RESAMPLES)
             gain = chosen.gain(measured)
             records.append(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from forgetcast import Corpus, DifficultyPredictor
 from forgetcast.evaluation.evaluate import evaluate
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.evaluation.tuning import choose_params
 
@@ -36,7 +37,7 @@ def main() -> None:
     corpus = Corpus.read(arguments.corpus)
     table, features = training_table(corpus), feature_columns(corpus)
     params, tried = choose_params(
-        table, features, VALIDATION, trials=arguments.trials, n_jobs=arguments.jobs, progress=True
+        table, FitSettings(features, n_jobs=arguments.jobs), VALIDATION, trials=arguments.trials, progress=True
     )
     print(tried.to_string(), flush=True)
     evaluation = evaluate(

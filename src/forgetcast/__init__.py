@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forgetcast.corpus.corpus import Corpus
-    from forgetcast.corpus.generate import generate_corpus, measure
+    from forgetcast.corpus.generate import generate_corpus
+    from forgetcast.corpus.measuring import measure
     from forgetcast.errors import ForgetcastError
     from forgetcast.evaluation.training import train_predictor
     from forgetcast.predict import DifficultyReport, predict_difficulty
@@ -51,7 +52,7 @@ _HOMES = {
     "Trajectory": "target.trajectory",
     "Triage": "screening.triage",
     "generate_corpus": "corpus.generate",
-    "measure": "corpus.generate",
+    "measure": "corpus.measuring",
     "predict_difficulty": "predict",
     "train_predictor": "evaluation.training",
     "triage": "screening.triage",

@@ -15,8 +15,9 @@ import pandas as pd
 from joblib import effective_n_jobs
 from tqdm import tqdm
 
-from forgetcast.corpus.generate import measure, retrained_answers, runs_per_sample
 from forgetcast.corpus.labels import CONSENSUS, consensus
+from forgetcast.corpus.measuring import measure, retrained_answers
+from forgetcast.corpus.tasks import runs_per_sample
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.predictor.adaptation import adapt

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from forgetcast import predict_difficulty
 from forgetcast.adapters import from_lightning
-from forgetcast.corpus.generate import measure
+from forgetcast.corpus.measuring import measure
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
 from forgetcast.target.data import Data
 

@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from forgetcast import predict_difficulty
 from forgetcast.adapters import from_skorch
-from forgetcast.corpus.generate import measure
+from forgetcast.corpus.measuring import measure
 from forgetcast.errors import DatasetError, ModelError, NotApplicableError
 from forgetcast.target.data import Data
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from forgetcast import predict_difficulty
 from forgetcast.adapters import from_transformers
-from forgetcast.corpus.generate import measure
+from forgetcast.corpus.measuring import measure
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
 from forgetcast.target.target import Target
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 
 from forgetcast.cli import main
-from forgetcast.corpus import generate, refresh
+from forgetcast.corpus import generate, refresh, tasks
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.generate import generate_corpus
 from forgetcast.corpus.growth import merged
@@ -45,7 +45,7 @@ QUICK: dict[str, Any] = {
 def hardly_any_relearning() -> Iterator[None]:
     """Counting relearning to its end would take most of the time of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "Protocol", partial(Protocol, relearn_most=1))
+        patch.setattr(tasks, "Protocol", partial(Protocol, relearn_most=1))
         yield
 
 

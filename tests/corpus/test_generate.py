@@ -17,11 +17,13 @@ import pytest
 import torch
 from torch import nn
 
-from forgetcast.corpus import generate
+from forgetcast.corpus import tasks
 from forgetcast.corpus.corpus import Corpus, parquet_bytes
-from forgetcast.corpus.generate import SEEDS, generate_corpus, measure
+from forgetcast.corpus.generate import generate_corpus
 from forgetcast.corpus.labels import CONSENSUS, consensus
+from forgetcast.corpus.measuring import measure
 from forgetcast.corpus.oracle import subset_screen
+from forgetcast.corpus.tasks import SEEDS
 from forgetcast.corpus.zoo.recipes import Recipe
 from forgetcast.errors import (
     ForgetcastError,
@@ -55,13 +57,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often blocks of either kind are computed."""
     counted: Counter[str] = Counter()
     for kind, name in (("oracle", "leave_groups_out"), ("outcome", "outcome_block")):
-        inner = getattr(generate, name)
+        inner = getattr(tasks, name)
 
         def counting(*arguments: Any, kind: str = kind, inner: Any = inner) -> pd.DataFrame:
             counted[kind] += 1
             return inner(*arguments)
 
-        monkeypatch.setattr(generate, name, counting)
+        monkeypatch.setattr(tasks, name, counting)
     return counted
 
 
@@ -69,7 +71,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def hardly_any_relearning() -> Iterator[None]:
     """Counting relearning to its end would take most of the time of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "Protocol", partial(Protocol, relearn_most=1))
+        patch.setattr(tasks, "Protocol", partial(Protocol, relearn_most=1))
         yield
 
 
@@ -391,7 +393,7 @@ def logging(log: Path) -> Target:
 
 def test_any_number_of_jobs_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process or two, asked for by argument or by joblib.parallel_config, which is obeyed; with a folder or not."""
-    monkeypatch.setattr(generate, "Protocol", Protocol)  # other processes know nothing of what is patched here
+    monkeypatch.setattr(tasks, "Protocol", Protocol)  # other processes know nothing of what is patched here
     settings = {**QUICK, "unlearners": ["neggrad_plus"], "instances": 4, "oracle_groups": 6}
     generate_corpus([logging(tmp_path / "here")], tmp_path / "one", **settings)
     assert set((tmp_path / "here").read_text().split()) == {str(os.getpid())}

@@ -15,6 +15,7 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.errors import InputError, PathError, SchemaError, UnknownNameError
 from forgetcast.evaluation.baselines import ridge, single_columns, single_factors
 from forgetcast.evaluation.evaluate import Evaluation, evaluate
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.holdout import leave_one_group_out
 from forgetcast.evaluation.learning_curve import few_samples_curve, targets_curve
 from forgetcast.evaluation.page import page
@@ -466,7 +467,7 @@ def test_the_same_seed_gives_the_same_numbers(evaluation: Evaluation, measured: 
 
 def test_more_targets_help_when_targets_differ() -> None:
     """With noisy targets of 30 rows the curve rises from one target to all."""
-    curve = targets_curve(training_table(8, 30, seed=1, noise=0.2), FEATURES, params=QUICK)
+    curve = targets_curve(training_table(8, 30, seed=1, noise=0.2), FitSettings(FEATURES, QUICK))
     rows = curve.query("objective == 'retrain'").set_index("size")
     assert rows.index.tolist() == [1, 2, 4, 7]
     assert rows.loc[7, "rho"] > rows.loc[1, "rho"] + 0.02
@@ -477,7 +478,7 @@ def test_a_few_samples_of_an_odd_target_help() -> None:
     table = training_table(3, 90)
     odd = table["target"] == "target 0"
     table.loc[odd, "percentile_retrain"] = 1 - table.loc[odd, "percentile_retrain"]
-    curve = few_samples_curve(table, FEATURES, sizes=(0, 40), params={**QUICK, "min_data_in_leaf": 5})
+    curve = few_samples_curve(table, FitSettings(FEATURES, {**QUICK, "min_data_in_leaf": 5}), sizes=(0, 40))
     rows = curve.query("objective == 'retrain'").set_index("size")
     assert rows.loc[40, "low"] > rows.loc[0, "low"] + 0.2
-    assert few_samples_curve(table, FEATURES, sizes=(0, 60), params=QUICK).empty
+    assert few_samples_curve(table, FitSettings(FEATURES, QUICK), sizes=(0, 60)).empty

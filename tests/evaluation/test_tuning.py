@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.holdout import leave_one_group_out
 from forgetcast.evaluation.tuning import SEARCHED, choose_params, validation_targets
 from forgetcast.predictor.columns import labels_of, training_weights
@@ -31,7 +32,7 @@ def table() -> pd.DataFrame:
 
 def test_the_first_trial_is_what_is_there_and_is_scored_as_the_evaluation_does(table: pd.DataFrame) -> None:
     """Its rho is the mean over validation targets and objectives of leave-one-target-out forecasts."""
-    chosen, tried = choose_params(table, FEATURES, ["target 0", "target 3"], trials=1, base=QUICK)
+    chosen, tried = choose_params(table, FitSettings(FEATURES, QUICK), ["target 0", "target 3"], trials=1)
     assert chosen == QUICK
     out = leave_one_group_out(table, FEATURES, params=QUICK)
     rho = {
@@ -49,7 +50,7 @@ def test_the_first_trial_is_what_is_there_and_is_scored_as_the_evaluation_does(t
 
 def test_parameters_that_are_clearly_better_are_found_and_all_trials_are_on_record(table: pd.DataFrame) -> None:
     """From a stunted start the search leaves it; parameters that are not searched stay."""
-    chosen, tried = choose_params(table, FEATURES, ["target 0", "target 3"], trials=8, base=STUNTED)
+    chosen, tried = choose_params(table, FitSettings(FEATURES, STUNTED), ["target 0", "target 3"], trials=8)
     row = tried[tried["chosen"]]
     assert len(tried) == 8
     assert len(row) == 1
@@ -63,7 +64,7 @@ def test_a_gain_within_the_noise_does_not_leave_the_defaults(table: pd.DataFrame
     rng = np.random.default_rng(1)
     labels = [f"percentile_{objective}" for objective in ("retrain", "erase")]
     noise = table.assign(**{label: rng.permutation(table[label].to_numpy()) for label in labels})
-    chosen, tried = choose_params(noise, FEATURES, ["target 0", "target 3"], trials=6, base=QUICK)
+    chosen, tried = choose_params(noise, FitSettings(FEATURES, QUICK), ["target 0", "target 3"], trials=6)
     assert tried["rho"].max() > tried["rho"].iloc[0]
     assert chosen == QUICK
     assert tried["chosen"].tolist() == [True, *5 * [False]]
@@ -75,7 +76,7 @@ def test_other_targets_labels_are_not_scored(table: pd.DataFrame) -> None:
     label = labels_of(others, "erase", "percentile")
     head = fit_head(others[FEATURES].to_numpy(), label, training_weights(others), FEATURES, "percentile", QUICK, 0)
     expected = spearmanr(head.raw(own[FEATURES].to_numpy()), own["percentile_erase"]).statistic
-    _, tried = choose_params(table, FEATURES, ["target 1"], trials=1, base=QUICK)
+    _, tried = choose_params(table, FitSettings(FEATURES, QUICK), ["target 1"], trials=1)
     assert tried["erase"].item() == pytest.approx(expected)
 
 
@@ -84,9 +85,9 @@ def test_the_same_seed_gives_the_same_trials_and_optuna_stays_as_it_was(
 ) -> None:
     """Repeatable in any parallelism; nothing is printed, and Optuna's own logging is given back."""
     before = optuna.logging.get_verbosity()
-    chosen, tried = choose_params(table, FEATURES, ["target 2"], trials=5, base={**QUICK, "num_leaves": 100})
+    chosen, tried = choose_params(table, FitSettings(FEATURES, {**QUICK, "num_leaves": 100}), ["target 2"], trials=5)
     again, tried_again = choose_params(
-        table, FEATURES, ["target 2"], trials=5, base={**QUICK, "num_leaves": 100}, n_jobs=1
+        table, FitSettings(FEATURES, {**QUICK, "num_leaves": 100}, n_jobs=1), ["target 2"], trials=5
     )
     assert chosen == again
     pd.testing.assert_frame_equal(tried, tried_again, check_exact=True)
@@ -105,14 +106,14 @@ def test_optuna_is_imported_by_a_search_only() -> None:
 def test_choosing_without_targets_or_with_unusable_ones_is_refused(table: pd.DataFrame) -> None:
     """Names are checked against the table, and a validation target must say something about order."""
     with pytest.raises(UnknownNameError, match="did you mean 'target 0'"):
-        choose_params(table, FEATURES, ["target 00"])
+        choose_params(table, FitSettings(FEATURES), ["target 00"])
     with pytest.raises(InputError, match="at least one validation target"):
-        choose_params(table, FEATURES, [])
+        choose_params(table, FitSettings(FEATURES), [])
     with pytest.raises(InputError, match="two targets in the table"):
-        choose_params(training_table(1), FEATURES, ["target 0"])
+        choose_params(training_table(1), FitSettings(FEATURES), ["target 0"])
     tiny = table[(table["target"] != "target 0") | (table["index"] < 15)]
     with pytest.raises(InputError, match="target 0 say nothing about order"):
-        choose_params(tiny, FEATURES, ["target 0"])
+        choose_params(tiny, FitSettings(FEATURES), ["target 0"])
 
 
 def test_validation_targets_are_spread_over_datasets_and_architectures() -> None:

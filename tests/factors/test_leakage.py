@@ -16,7 +16,7 @@ import pytest
 from torch import Tensor, nn
 
 from boundaries import among, import_graph, measuring
-from forgetcast.corpus.generate import measure
+from forgetcast.corpus.measuring import measure
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
 from forgetcast.factors.probes.probes import PROBES, Probes

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 
 from forgetcast.cli import main
-from forgetcast.corpus import generate
+from forgetcast.corpus import tasks
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.generate import generate_corpus
 from forgetcast.errors import FileFormatError, PathError
@@ -51,7 +51,7 @@ def empty_store() -> Iterator[None]:
 def hardly_any_relearning() -> Iterator[None]:
     """Counting relearning to its end would take most of the time of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "Protocol", partial(Protocol, relearn_most=1))
+        patch.setattr(tasks, "Protocol", partial(Protocol, relearn_most=1))
         yield
 
 
@@ -60,13 +60,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often a shard is worked out."""
     counted: Counter[str] = Counter()
     for name in ("leave_groups_out", "outcome_block"):
-        inner = getattr(generate, name)
+        inner = getattr(tasks, name)
 
         def counting(*arguments: Any, inner: Any = inner) -> Any:
             counted["shard"] += 1
             return inner(*arguments)
 
-        monkeypatch.setattr(generate, name, counting)
+        monkeypatch.setattr(tasks, name, counting)
     return counted
 
 

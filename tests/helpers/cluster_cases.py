@@ -12,7 +12,8 @@ import pandas as pd
 from torch import nn
 
 from forgetcast.corpus.corpus import Corpus
-from forgetcast.corpus.generate import generate_corpus, measure
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.measuring import measure
 from forgetcast.corpus.refresh import refresh_factors
 from forgetcast.target.target import Target
 from small_targets import CloudTrainer, clouds

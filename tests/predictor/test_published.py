@@ -8,8 +8,8 @@ import pytest
 from scipy.special import logit
 
 from forgetcast import Corpus, DifficultyPredictor
-from forgetcast.corpus.generate import outcome_block
 from forgetcast.corpus.labels import CONSENSUS, difficulty
+from forgetcast.corpus.tasks import outcome_block
 from forgetcast.corpus.zoo.recipes import Recipe
 from forgetcast.evaluation.scores import within_target_rho
 from forgetcast.evaluation.table import feature_columns, training_table

@@ -17,7 +17,7 @@ PROGRAM = """
 import numpy as np
 from forgetcast.target.example import example_target
 from forgetcast.factors import factor_table
-from forgetcast.corpus.generate import measure
+from forgetcast.corpus.measuring import measure
 from forgetcast.predict import predict_difficulty
 from forgetcast.report.page import render_html
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetcast import Target
-from forgetcast.corpus.generate import measure
+from forgetcast.corpus.measuring import measure
 from forgetcast.errors import DatasetError, InputError, ModelError
 from forgetcast.factors import factor_table
 from forgetcast.registry import load_unlearners, unlearner

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from forgetcast import predict_difficulty
-from forgetcast.corpus.generate import measure
+from forgetcast.corpus.measuring import measure
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors import factor_table
 from forgetcast.factors.probes.probes import Probes

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from torch.utils.data import Dataset
 
 from forgetcast import Target, Trajectory, predict_difficulty
-from forgetcast.corpus.generate import measure
+from forgetcast.corpus.measuring import measure
 from forgetcast.errors import ModelError
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.report.movers import movers

@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from joblib.externals.loky import get_reusable_executor
 
 from forgetcast.cli import main
-from forgetcast.corpus import generate
+from forgetcast.corpus import tasks
 from forgetcast.corpus.corpus import Corpus
-from forgetcast.corpus.generate import generate_corpus, measure
+from forgetcast.corpus.generate import generate_corpus
+from forgetcast.corpus.measuring import measure
 from forgetcast.corpus.refresh import refresh_factors
 from forgetcast.errors import PluginError, PluginWarning, UnlearnerFailedError
 from forgetcast.registry import FACTOR_GROUP, UNLEARNER_GROUP, found
@@ -35,7 +36,7 @@ FAILED = r"unlearner plugin 'stumbling' .plug:Stumbling. raised RuntimeError: ov
 def hardly_any_relearning() -> Iterator[None]:
     """Counting relearning to its end would take most of the time of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "Protocol", partial(Protocol, relearn_most=1))
+        patch.setattr(tasks, "Protocol", partial(Protocol, relearn_most=1))
         yield
 
 
@@ -46,7 +47,7 @@ def stumbling(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> Plugins:
     plugins.points += [*own.select(group=FACTOR_GROUP, name="confidence")]
     plugins.points += [*own.select(group=UNLEARNER_GROUP, name="gradient_ascent")]
     plugins.add(UNLEARNER_GROUP, stumbling="plug:Stumbling")
-    monkeypatch.setattr(generate, "BLOCK", 3)
+    monkeypatch.setattr(tasks, "BLOCK", 3)
     return plugins
 
 
@@ -98,7 +99,7 @@ def test_a_corpus_keeps_everything_else_and_is_completed_once_mended(
     """The run ends with the error, the corpus and its shards are there; the same call measures only what is missing."""
     target = example_target()
     settings = QUICK | {"instances": 60, "unlearners": BOTH}
-    monkeypatch.setattr(generate, "BLOCK", 30)
+    monkeypatch.setattr(tasks, "BLOCK", 30)
     ending = pytest.raises(UnlearnerFailedError, match=rf"target 'example': {FAILED}.*run the same again")
     with pytest.warns(PluginWarning, match=FAILED), ending:
         generate_corpus([target], tmp_path, **settings)

@@ -90,7 +90,7 @@ def contents(folder: Path) -> Contents:
 def nothing_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with data beyond a gigabyte: every pass reads it again. Nor is anything left of the test before."""
     monkeypatch.setattr("forgetcast.target.data.CACHE_BYTES", 0)
-    monkeypatch.setattr("forgetcast.corpus.generate._Prepared.latest", ())
+    monkeypatch.setattr("forgetcast.corpus.tasks.Prepared.latest", ())
 
 
 @pytest.fixture

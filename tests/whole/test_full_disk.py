@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
-from forgetcast.corpus import generate
+from forgetcast.corpus import tasks
 from forgetcast.corpus.corpus import write_parquet
 from forgetcast.corpus.generate import generate_corpus
 from forgetcast.corpus.labels import CONSENSUS
@@ -196,13 +196,13 @@ def test_a_corpus_goes_on_after_room_was_made(
     assert finished
     calls: Counter[str] = Counter()
     for kind, name in (("oracle", "leave_groups_out"), ("outcome", "outcome_block")):
-        inner = getattr(generate, name)
+        inner = getattr(tasks, name)
 
         def counting(*arguments: Any, kind: str = kind, inner: Any = inner) -> pd.DataFrame:
             calls[kind] += 1
             return inner(*arguments)
 
-        monkeypatch.setattr(generate, name, counting)
+        monkeypatch.setattr(tasks, name, counting)
     generate_corpus([clouds()], disk.folder / "corpus", **settings)
     assert contents(disk.folder / "corpus") == whole
     assert {path: path.stat().st_mtime_ns for path in finished} == finished

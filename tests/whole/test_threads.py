@@ -17,7 +17,7 @@ from torch.utils import checkpoint
 from torch.utils.data import Dataset
 
 from forgetcast import Target
-from forgetcast.corpus.generate import measure
+from forgetcast.corpus.measuring import measure
 from forgetcast.factors import factor_table
 from forgetcast.parallel import one_thread, run_tasks
 from forgetcast.target.layers import reproducible

@@ -9,7 +9,7 @@ import click
 
 from forgetcast.cli.options import FILE
 from forgetcast.cli.output import check_output
-from forgetcast.errors import InputError, NotApplicableError, PluginError, shortened
+from forgetcast.errors import InputError, PluginError, shortened
 from forgetcast.files.atomic import whole_file
 
 if TYPE_CHECKING:
@@ -116,8 +116,6 @@ def path(
     from forgetcast.unlearn.trace import trace
 
     target = published(name).build() if name is not None else load_target(str(spec))
-    if target.heldout is None:
-        raise NotApplicableError(f"target {target.name!r} has no held-out data: collateral is measured on it")
     wanted = (
         [known for known in registry.load_unlearners() if known != "retraining"]
         if unlearners is None

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from forgetcast.errors import InputError, PathError
 from forgetcast.files.atomic import whole_file
 
@@ -19,6 +21,8 @@ __all__ = [
     "check_distinct",
     "check_output",
     "first_reason",
+    "put_page",
+    "put_table",
     "table_json",
     "without_formulas",
     "write_each",
@@ -74,6 +78,20 @@ def write_each(*writes: Callable[[], None]) -> None:
             failed.append(error)
     if failed:
         raise failed[0]
+
+
+def put_page(draw: Callable[[Path], object], path: Path | None) -> None:
+    """Draw a page into a file and say so on stderr; None draws nothing."""
+    if path is not None:
+        draw(path)
+        click.echo(f"wrote {path}", err=True)
+
+
+def put_table(frame: pd.DataFrame, path: Path | None, provenance: Mapping[str, Any]) -> None:
+    """Write a table into a file and say so on stderr; None writes nothing."""
+    if path is not None:
+        write_table(frame, path, provenance)
+        click.echo(f"wrote {path} ({len(frame)} rows)", err=True)
 
 
 def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:

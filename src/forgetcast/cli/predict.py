@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast.cli.options import FILE, FOLDER, forecast, forecast_options, parse_indices
-from forgetcast.cli.output import TABLE_SUFFIXES, check_output, first_reason, table_json, write_each, write_table
+from forgetcast.cli.output import (
+    TABLE_SUFFIXES,
+    check_output,
+    first_reason,
+    put_page,
+    put_table,
+    table_json,
+    write_each,
+)
 from forgetcast.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,17 +93,11 @@ def predict(
             report.predictor.save(save_predictor)
             click.echo(f"wrote {save_predictor}", err=True)
 
-    def write_page() -> None:
-        if html is not None:
-            report.to_html(html)
-            click.echo(f"wrote {html}", err=True)
-
-    def write_out() -> None:
-        if out is not None:
-            write_table(table, out, report.provenance)
-            click.echo(f"wrote {out} ({len(table)} rows)", err=True)
-
-    write_each(keep_predictor, write_page, write_out)
+    write_each(
+        keep_predictor,
+        lambda: put_page(report.to_html, html),
+        lambda: put_table(table, out, report.provenance),
+    )
     if out is not None:
         return
     if form == "json":

@@ -14,10 +14,11 @@ from forgetcast.cli.output import (
     check_distinct,
     check_output,
     first_reason,
+    put_page,
+    put_table,
     table_json,
     without_formulas,
     write_each,
-    write_table,
 )
 from forgetcast.cli.requests import COLOURS, request_options, screened, shown_id, summary
 from forgetcast.errors import InputError
@@ -93,17 +94,10 @@ def prescreen(
     if queue.batch["unfamiliar"]:
         click.echo(f"warning: {queue.batch['unfamiliar']}; forecasts and intervals may not hold", err=True)
 
-    def write_page() -> None:
-        if html is not None:
-            queue.to_html(html)
-            click.echo(f"wrote {html}", err=True)
-
-    def write_out() -> None:
-        if out is not None:
-            write_table(queue.table, out, queue.provenance)
-            click.echo(f"wrote {out} ({len(queue.table)} rows)", err=True)
-
-    write_each(write_page, write_out)
+    write_each(
+        lambda: put_page(queue.to_html, html),
+        lambda: put_table(queue.table, out, queue.provenance),
+    )
     if record is not None:  # after the files: where one cannot be written, the same command again records once
         from forgetcast.screening.decisions import decisions
 

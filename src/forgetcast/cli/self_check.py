@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from forgetcast.corpus.generate import measure
 from forgetcast.corpus.labels import consensus, reliability
+from forgetcast.corpus.measuring import measure
 from forgetcast.corpus.zoo.training import Trainer
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.predict import DifficultyReport, predict_difficulty

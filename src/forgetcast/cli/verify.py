@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast.cli.options import FILE, queue_options
-from forgetcast.cli.output import TABLE_SUFFIXES, check_distinct, check_output, table_json, write_table
+from forgetcast.cli.output import TABLE_SUFFIXES, check_distinct, check_output, put_table, table_json
 from forgetcast.cli.requests import request_options, screened, shown_id
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ def verify(
         n_jobs=jobs,
         progress=not inputs["quiet"],
     )
-    if out is not None:
-        write_table(found.table, out, queue.provenance)
-        click.echo(f"wrote {out} ({len(found.table)} rows)", err=True)
+    put_table(found.table, out, queue.provenance)
     if form == "table":
         click.echo("\n".join([*(readable(found.table) if out is None else []), *found.summary()]))
     elif out is None and form == "json":

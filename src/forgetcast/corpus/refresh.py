@@ -10,9 +10,9 @@ import pandas as pd
 
 from forgetcast._arguments import checked
 from forgetcast.corpus.corpus import Corpus, corpus_folder
-from forgetcast.corpus.generate import built, factor_rows
 from forgetcast.corpus.growth import replace_unchanged
-from forgetcast.corpus.zoo.recipes import Recipe
+from forgetcast.corpus.tasks import factor_rows
+from forgetcast.corpus.zoo.recipes import Recipe, built
 from forgetcast.errors import InputError, NotApplicableError
 from forgetcast.files.stores import Place
 from forgetcast.parallel import run_tasks

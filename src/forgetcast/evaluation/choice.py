@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.predictor.columns import objectives_of, under_column, under_each, unlearners_of
 from forgetcast.predictor.intervals import fold_rows
 from forgetcast.predictor.unlearner_heads import fit_unlearner_head, with_unlearner
 
-__all__ = ["Chosen", "chosen_unlearners", "unlearner_choice"]
+__all__ = ["Chosen", "choice_table", "chosen_unlearners", "unlearner_choice"]
 
 
 def unlearner_choice(
@@ -43,24 +43,21 @@ def unlearner_choice(
         redrawn); best (the single best's name in most folds); hit (share of samples whose least harmful unlearner is
         named); targets. Without objectives that have two unlearners it is empty.
     """
+    return choice_table(table, FitSettings(features, params, seed, n_jobs, resamples))
+
+
+def choice_table(table: pd.DataFrame, settings: FitSettings) -> pd.DataFrame:
+    """What :func:`unlearner_choice` returns."""
     records = []
     for objective in objectives_of(table):
-        chosen = chosen_unlearners(table, features, objective, params=params, seed=seed, n_jobs=n_jobs)
+        chosen = chosen_unlearners(table, objective, settings)
         if chosen is None:
             continue
         measured = chosen.under("difficulty")
-        at = np.arange(len(measured))
-        harm = pd.DataFrame(
-            {
-                "named": measured[at, chosen.named],
-                "single_best": measured[at, chosen.single],
-                "hindsight": measured.min(axis=1),
-                "any": measured.mean(axis=1),
-                "hit": (measured[at, chosen.named] <= measured.min(axis=1)).astype(float),
-            }
-        )
+        harm = chosen.compared(measured)
+        harm["hit"] = (harm["named"] <= harm["hindsight"]).astype(float)
         means = harm.groupby(chosen.targets).mean()
-        low, high = chosen.interval(measured, resamples, seed)
+        low, high = chosen.interval(measured, settings.resamples, settings.seed)
         best = [chosen.unlearners[place] for place in chosen.single]
         records.append(
             {"objective": objective, "unlearners": len(chosen.unlearners), **means.mean().to_dict()}
@@ -92,10 +89,23 @@ class Chosen:
         """What was measured under every unlearner, (n, unlearners): "difficulty" or a part of the outcome."""
         return under_each(self.rows, self.objective, self.unlearners, part)
 
+    def compared(self, measured: np.ndarray) -> pd.DataFrame:
+        """What was measured (n, unlearners) under the choices, one row per sample: named, single_best, hindsight (the
+        least of all), any (their mean)."""
+        at = np.arange(len(measured))
+        return pd.DataFrame(
+            {
+                "named": measured[at, self.named],
+                "single_best": measured[at, self.single],
+                "hindsight": measured.min(axis=1),
+                "any": measured.mean(axis=1),
+            }
+        )
+
     def gain(self, measured: np.ndarray) -> pd.Series:
         """Mean of named minus single best by target, of what was measured (n, unlearners)."""
-        at = np.arange(len(measured))
-        return pd.Series(measured[at, self.named] - measured[at, self.single]).groupby(self.targets).mean()
+        compared = self.compared(measured)
+        return (compared["named"] - compared["single_best"]).groupby(self.targets).mean()
 
     def interval(self, measured: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """95 % interval of the mean gain over targets, targets redrawn."""
@@ -105,20 +115,13 @@ class Chosen:
         return float(low), float(high)
 
 
-def chosen_unlearners(
-    table: pd.DataFrame,
-    features: Sequence[str],
-    objective: str,
-    *,
-    params: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    n_jobs: int = 2,
-) -> Chosen | None:
+def chosen_unlearners(table: pd.DataFrame, objective: str, settings: FitSettings) -> Chosen | None:
     """Name an unlearner for every sample by a fit to other targets; None with fewer than two unlearners or targets.
 
     Args:
-        table, features, params, seed, n_jobs: as for :func:`unlearner_choice`.
+        table: as for :func:`unlearner_choice`.
         objective: one that the table has labels for.
+        settings: of the fits.
     """
     names = unlearners_of(table, objective)
     if len(names) < 2:
@@ -129,13 +132,15 @@ def chosen_unlearners(
     if len(folds) < 2:
         return None
 
+    features = list(settings.features)
+
     def forecast(own: np.ndarray) -> tuple[np.ndarray, list[str]]:
         order = unlearners_of(rows[~own], objective)
-        head = fit_unlearner_head(rows[~own], features, objective, order, params or {}, seed)
-        X = rows.loc[own, list(features)].to_numpy(dtype=float)
+        head = fit_unlearner_head(rows[~own], features, objective, order, settings.params or {}, settings.seed)
+        X = rows.loc[own, features].to_numpy(dtype=float)
         return head.raw(with_unlearner(X, len(order))).reshape(len(X), len(order)), order
 
-    results = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(forecast)(own) for own in folds)
+    results = settings.in_threads(forecast, [(own,) for own in folds])
     named, single = np.zeros(len(rows), dtype=int), np.zeros(len(rows), dtype=int)
     for own, (scores, order) in zip(folds, results, strict=True):
         place = np.array([names.index(name) for name in order])

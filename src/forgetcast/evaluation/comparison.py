@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from forgetcast.errors import shortened
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.scores import bootstrap_rho
 from forgetcast.predictor.columns import objectives_of
 from forgetcast.predictor.heads import Head, fit_without
@@ -67,15 +67,11 @@ class Comparison:
 def compare(
     old: DifficultyPredictor,
     table: pd.DataFrame,
-    features: Sequence[str],
+    settings: FitSettings,
     *,
     against: str = "old",
-    params: Mapping[str, Any] | None = None,
     continue_from: DifficultyPredictor | None = None,
     tuned_on: Collection[str] = (),
-    resamples: int = 1000,
-    seed: int = 0,
-    n_jobs: int = 2,
     progress: bool = False,
 ) -> Comparison:
     """Compare a predictor with the one that would be fitted to a table.
@@ -86,15 +82,11 @@ def compare(
 
     Args:
         old: the predictor that is there.
-        table: training table of the new one (``evaluation_table.training_table``).
-        features: feature columns of the new one.
+        table: training table of the new one (``evaluation.table.training_table``).
+        settings: of the fits of the new one, and of the bootstrap.
         against: what the old one is called.
-        params: LightGBM parameters of the new one, over the defaults.
         continue_from: what the new one goes on from (see ``DifficultyPredictor.fit``).
-        tuned_on: targets that ``params`` were chosen on: fitted to, but not compared.
-        resamples: of the bootstrap.
-        seed: of fits and resampling.
-        n_jobs: fits run at a time.
+        tuned_on: targets that the parameters were chosen on: fitted to, but not compared.
         progress: a bar on stderr.
     """
     table = table.astype({"target": str}).reset_index(drop=True)
@@ -122,23 +114,21 @@ def compare(
         rows = table.dropna(subset=[f"percentile_{objective}"]).reset_index(drop=True)
         own = rows[rows["target"].isin(scored)]
         init = None if continue_from is None else continue_from.heads(objective)
-        new = _held_out(rows, features, objective, scored, params, seed, n_jobs, init, progress and "comparing")
+        new = _held_out(rows, objective, scored, settings, init, progress and "comparing")
         fresh = own[~own["target"].isin(refitted)]
         forecasts = [old.predict(fresh[list(old.features)], objective)["percentile"]]
         if refitted:
             mine = rows[rows["target"].isin(refitted)]
-            recipe = old.manifest["params"], int(old.manifest["seed"])
-            forecasts.append(
-                _held_out(mine, old.features, objective, scored, *recipe, n_jobs, None, progress and "refitting")
-            )
+            its = FitSettings(old.features, old.manifest["params"], int(old.manifest["seed"]), settings.n_jobs)
+            forecasts.append(_held_out(mine, objective, scored, its, None, progress and "refitting"))
         both = pd.DataFrame({"old": pd.concat(forecasts), "new": new}).loc[own.index].dropna()
         own = own.loc[both.index]
         boot = bootstrap_rho(
             {name: both[name].to_numpy() for name in ("old", "new")},
             own[f"percentile_{objective}"].to_numpy(dtype=float),
             own["target"].to_numpy(dtype=object),
-            resamples=resamples,
-            seed=seed,
+            resamples=settings.resamples,
+            seed=settings.seed,
         )
         if not boot.targets:
             reasons.append(f"for {objective} no target is left with enough samples to compare on")
@@ -157,12 +147,9 @@ def compare(
 
 def _held_out(
     rows: pd.DataFrame,
-    features: Sequence[str],
     objective: str,
     scored: Sequence[str],
-    params: Mapping[str, Any] | None,
-    seed: int,
-    n_jobs: int,
+    settings: FitSettings,
     init: Mapping[str, Head] | None,
     title: str | bool,
 ) -> pd.Series:
@@ -174,13 +161,13 @@ def _held_out(
         return pd.Series(np.nan, index=rows.index)
     forecast = fit_without(
         rows,
-        features,
+        settings.features,
         objective,
         targets,
         heads=("percentile",),
-        params=params,
-        seed=seed,
-        n_jobs=n_jobs,
+        params=settings.params,
+        seed=settings.seed,
+        n_jobs=settings.n_jobs,
         only=only,
         init=init,
         title=f"{title}, {objective}" if title else "",

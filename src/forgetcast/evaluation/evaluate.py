@@ -18,7 +18,8 @@ from forgetcast._arguments import checked
 from forgetcast.corpus.corpus import Corpus, write_parquet
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import InputError, UnknownNameError
-from forgetcast.evaluation.choice import unlearner_choice
+from forgetcast.evaluation.choice import choice_table
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.grading import against_ceilings, grade, noise_ceilings
 from forgetcast.evaluation.holdout import Group, leave_one_group_out
 from forgetcast.evaluation.learning_curve import few_samples_curve, targets_curve, unseen_unlearners
@@ -180,24 +181,24 @@ def evaluate(
     used = [group for group in groups if table[group].nunique() > 1]
     notes = [f"only one {group}: none could be left out" for group in groups if group not in used]
     ceilings = noise_ceilings(corpus, unlearners, table)
+    fits = FitSettings(columns, params, seed, n_jobs, resamples)
     collected: dict[str, list[pd.DataFrame]] = {}
     bar = tqdm(total=len(used) + 3 * extras, desc="evaluation", disable=not progress, leave=False)
     for group in used:
         predicted = leave_one_group_out(table, columns, group, params=params, level=LEVEL, seed=seed, n_jobs=n_jobs)
-        for name, frame in grade(predicted, table, columns, group, tuned_on, ceilings, resamples, seed).items():
+        for name, frame in grade(predicted, table, group, fits, tuned_on=tuned_on, ceilings=ceilings).items():
             collected.setdefault(name, []).append(frame)
         bar.update()
     frames = {name: pd.concat(parts, ignore_index=True) for name, parts in collected.items()}
     curves, left_out, choice = [], pd.DataFrame(), pd.DataFrame()
     if extras:
-        fit: dict[str, Any] = {"params": params, "seed": seed, "n_jobs": n_jobs}
-        curves.append(targets_curve(table, columns, **fit).assign(kind="targets"))
+        curves.append(targets_curve(table, fits).assign(kind="targets"))
         bar.update()
-        curves.append(few_samples_curve(table, columns, **fit).assign(kind="samples"))
+        curves.append(few_samples_curve(table, fits).assign(kind="samples"))
         bar.update()
         if len(unlearners) > 1:
-            left_out = unseen_unlearners(corpus, columns, unlearners, resamples=resamples, **fit)
-        choice = unlearner_choice(table, columns, resamples=resamples, **fit)
+            left_out = unseen_unlearners(corpus, unlearners, fits)
+        choice = choice_table(table, fits)
         bar.update()
     bar.close()
     settings = {

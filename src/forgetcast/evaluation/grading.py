@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.labels import reliability
 from forgetcast.evaluation.baselines import ridge, single_columns, single_factors
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.holdout import Group
 from forgetcast.evaluation.scores import (
     Bootstrap,
@@ -38,14 +39,23 @@ MEASURED = {"memorization", "best factor in hindsight", "distance to the goal"}
 def grade(
     predicted: pd.DataFrame,
     table: pd.DataFrame,
-    features: Sequence[str],
     group: Group,
+    settings: FitSettings,
+    *,
     tuned_on: Sequence[str],
     ceilings: pd.DataFrame,
-    resamples: int,
-    seed: int,
 ) -> dict[str, pd.DataFrame]:
-    """All tables of one kind of group."""
+    """All tables of one kind of group.
+
+    Args:
+        predicted: what ``holdout.leave_one_group_out`` returned.
+        table: the training table that it was made of.
+        group: what was left out at a time.
+        settings: features, and seed and resamples of the bootstrap.
+        tuned_on: targets that are not scored.
+        ceilings: what :func:`noise_ceilings` returned.
+    """
+    features, bootstrap = settings.features, {"resamples": settings.resamples, "seed": settings.seed}
     out: dict[str, list[Any]] = {
         name: [] for name in ("summary", "differences", "parts", "factors", "metrics", "calibration")
     }
@@ -79,8 +89,7 @@ def grade(
                 {name: score[at] for name, score in scores.items()},
                 own["percentile_measured"].to_numpy(float)[kept][at],
                 own["target"].to_numpy(dtype=object)[kept][at],
-                resamples=resamples,
-                seed=seed,
+                **bootstrap,
             )
             boots[subset] = boot
             keys = {"group": group, "objective": objective, "subset": subset}
@@ -95,7 +104,7 @@ def grade(
             for rival in RIVALS:
                 if rival in scores:
                     out["differences"].append({**keys, "against": rival} | boot.mean("forecast", rival))
-            out["parts"].extend({**keys, **part} for part in _parts(own[kept & scored], resamples, seed))
+            out["parts"].extend({**keys, **part} for part in _parts(own[kept & scored], bootstrap))
             out["factors"].extend((factors.assign(**keys)[[*keys, *factors.columns]]).to_dict(orient="records"))
             if subset == "all":
                 best = singles["best single factor"]
@@ -116,13 +125,13 @@ def grade(
     }
 
 
-def _parts(own: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:
+def _parts(own: pd.DataFrame, bootstrap: Mapping[str, int]) -> list[dict[str, Any]]:
     """How well every part of the outcome is ordered: part, rho with intervals, worst, worst_target, targets."""
     records = []
     for part in PARTS:
         if f"{part}_measured" in own:
             scores, measured = {part: own[part].to_numpy(float)}, own[f"{part}_measured"].to_numpy(float)
-            boot = bootstrap_rho(scores, measured, own["target"].to_numpy(dtype=object), resamples=resamples, seed=seed)
+            boot = bootstrap_rho(scores, measured, own["target"].to_numpy(dtype=object), **bootstrap)
             name, worst = boot.worst(part)
             records.append(
                 {"part": part, **boot.mean(part), "worst": worst, "worst_target": name, "targets": len(boot.targets)}

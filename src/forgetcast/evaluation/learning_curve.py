@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import joblib
 import numpy as np
 import pandas as pd
 
 from forgetcast.corpus.corpus import Corpus
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.scores import bootstrap_rho, within_target_rho
 from forgetcast.evaluation.table import training_table
 from forgetcast.predictor.columns import head_weights, labels_of, objectives_of
@@ -26,15 +25,7 @@ EMPHASIS = 5.0
 """How much more a measured sample of the target itself counts than one of another target."""
 
 
-def targets_curve(
-    table: pd.DataFrame,
-    features: Sequence[str],
-    *,
-    repeats: int = 2,
-    params: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    n_jobs: int = 2,
-) -> pd.DataFrame:
+def targets_curve(table: pd.DataFrame, settings: FitSettings, *, repeats: int = 2) -> pd.DataFrame:
     """Rank correlation on unseen targets against the number of targets fitted to.
 
     For every held-out target (of many, ``MOST_HELD_OUT`` spread over the table), ``repeats`` random subsets of the
@@ -43,7 +34,7 @@ def targets_curve(
     Returns:
         objective, size, rho (mean over targets and subsets), low and high (5 % and 95 % quantile over them).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     names = list(pd.unique(table["target"]))
     full = len(names) - 1
     sizes = [2**k for k in range(full.bit_length()) if 2**k < full] + [full]
@@ -58,22 +49,14 @@ def targets_curve(
     def one(objective: str, name: str, chosen: list[str]) -> float:
         rows = _labelled(table, objective)
         fit, test = rows[rows["target"].isin(chosen)], rows[rows["target"] == name]
-        return _rho(fit, test, features, objective, np.ones(len(fit)), params, seed)
+        return _rho(fit, test, objective, np.ones(len(fit)), settings)
 
-    rhos = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(
-        joblib.delayed(one)(objective, name, chosen) for objective, _, name, chosen in tasks
-    )
+    rhos = settings.in_threads(one, [(objective, name, chosen) for objective, _, name, chosen in tasks])
     return _curve([(objective, size) for objective, size, _, _ in tasks], rhos)
 
 
 def few_samples_curve(
-    table: pd.DataFrame,
-    features: Sequence[str],
-    *,
-    sizes: Sequence[int] = (0, 10, 20, 40),
-    params: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    n_jobs: int = 2,
+    table: pd.DataFrame, settings: FitSettings, *, sizes: Sequence[int] = (0, 10, 20, 40)
 ) -> pd.DataFrame:
     """Rank correlation on a new target when a few of its own samples were measured and join the fit.
 
@@ -91,7 +74,7 @@ def few_samples_curve(
     def one(objective: str, size: int, name: str) -> float:
         rows = _labelled(table, objective)
         own, others = rows[rows["target"] == name], rows[rows["target"] != name]
-        order = np.random.default_rng(seed).permutation(len(own))
+        order = np.random.default_rng(settings.seed).permutation(len(own))
         measured = own.iloc[order[:size]]
         label = f"percentile_{objective}"
         if size:  # what could be known: ranks among the measured samples alone
@@ -99,22 +82,13 @@ def few_samples_curve(
             measured = measured.assign(**{label: ranks})
         fit = pd.concat([others, measured])
         emphasis = np.r_[np.ones(len(others)), np.full(size, EMPHASIS)]
-        return _rho(fit, own.iloc[order[most:]], features, objective, emphasis, params, seed)
+        return _rho(fit, own.iloc[order[most:]], objective, emphasis, settings)
 
-    rhos = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(one)(*task) for task in tasks)
+    rhos = settings.in_threads(one, tasks)
     return _curve([(objective, size) for objective, size, _ in tasks], rhos)
 
 
-def unseen_unlearners(
-    corpus: Corpus,
-    features: Sequence[str],
-    unlearners: Sequence[str],
-    *,
-    params: Mapping[str, Any] | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-    n_jobs: int = 2,
-) -> pd.DataFrame:
+def unseen_unlearners(corpus: Corpus, unlearners: Sequence[str], settings: FitSettings) -> pd.DataFrame:
     """Forecast what an unlearner that gave no labels does to targets that gave none either.
 
     For each unlearner the label is the consensus of the others; targets are left out by eighths, and scored is the
@@ -136,15 +110,17 @@ def unseen_unlearners(
 
             def one(own: np.ndarray, rows: pd.DataFrame = rows, objective: str = objective) -> np.ndarray:
                 fit, test = rows[~own], rows[own]
-                return _forecast(fit, test, features, objective, np.ones(len(fit)), params, seed)
+                return _forecast(fit, test, objective, np.ones(len(fit)), settings)
 
             folds = fold_rows(targets)
-            parts = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(joblib.delayed(one)(own) for own in folds)
+            parts = settings.in_threads(one, [(own,) for own in folds])
             score = np.zeros(len(rows))
             for own_rows, part in zip(folds, parts, strict=True):
                 score[own_rows] = part
             measured = rows["left_out"].to_numpy(dtype=float)
-            result = bootstrap_rho({"forecast": score}, measured, targets, resamples=resamples, seed=seed)
+            result = bootstrap_rho(
+                {"forecast": score}, measured, targets, resamples=settings.resamples, seed=settings.seed
+            )
             records.append(
                 {"objective": objective, "unlearner": left_out}
                 | result.mean("forecast")
@@ -163,38 +139,24 @@ def _labelled(table: pd.DataFrame, objective: str) -> pd.DataFrame:
 
 
 def _forecast(
-    fit: pd.DataFrame,
-    test: pd.DataFrame,
-    features: Sequence[str],
-    objective: str,
-    emphasis: np.ndarray,
-    params: Mapping[str, Any] | None,
-    seed: int,
+    fit: pd.DataFrame, test: pd.DataFrame, objective: str, emphasis: np.ndarray, settings: FitSettings
 ) -> np.ndarray:
     """Percentile forecast for ``test`` after a fit to ``fit``, whose weights are multiplied by ``emphasis``."""
-    columns = list(features)
+    columns = list(settings.features)
     head = fit_head(
         fit[columns].to_numpy(dtype=float),
         labels_of(fit, objective, "percentile"),
         head_weights(fit, objective, "percentile") * emphasis,
         columns,
         "percentile",
-        params or {},
-        seed,
+        settings.params or {},
+        settings.seed,
     )
     return head.raw(test[columns].to_numpy(dtype=float))
 
 
-def _rho(
-    fit: pd.DataFrame,
-    test: pd.DataFrame,
-    features: Sequence[str],
-    objective: str,
-    emphasis: np.ndarray,
-    params: Mapping[str, Any] | None,
-    seed: int,
-) -> float:
-    score = _forecast(fit, test, features, objective, emphasis, params, seed)
+def _rho(fit: pd.DataFrame, test: pd.DataFrame, objective: str, emphasis: np.ndarray, settings: FitSettings) -> float:
+    score = _forecast(fit, test, objective, emphasis, settings)
     targets = test["target"].to_numpy(dtype=object)
     measured = test[f"percentile_{objective}"].to_numpy(dtype=float)
     return float(within_target_rho(score[:, None], measured, targets, [targets[0]])[0, 0]) if len(test) else np.nan

@@ -15,6 +15,7 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import FileFormatError, ForgetcastWarning, InputError, PathError, SchemaError, shortened
 from forgetcast.evaluation.comparison import Comparison, compare
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.evaluation.tuning import choose_params, validation_targets
 from forgetcast.predictor.folder import check_folder, holds_predictor
@@ -119,16 +120,17 @@ def train_predictor(
     settings = dict(params or {})
     if continue_from is not None:
         settings = {**continue_from.manifest["params"], "num_boost_round": ADDED_ROUNDS, **settings}
-    run: dict[str, Any] = {"seed": seed, "n_jobs": n_jobs, "progress": progress}
+    fits = FitSettings(features, settings, seed, n_jobs)
     tried, validated_on = pd.DataFrame(), tuple(dict.fromkeys(validate_on))
     if tune:
         seen = {name for rival in rivals.values() for name in rival.manifest["training"]["rows"]}
         validated_on = validated_on or tuple(validation_targets(table, prefer=seen))
         init = {} if continue_from is None else {name: continue_from.heads(name) for name in continue_from.objectives}
-        settings, tried = choose_params(table, features, validated_on, trials=tune, base=settings, init=init, **run)
-    run |= {"params": settings, "continue_from": continue_from}
+        settings, tried = choose_params(table, fits, validated_on, trials=tune, init=init, progress=progress)
+        fits = FitSettings(features, settings, seed, n_jobs)
+    shared: dict[str, Any] = {"continue_from": continue_from, "progress": progress}
     comparisons = {
-        name: compare(old, table, features, against=name, tuned_on=validated_on, **run) for name, old in rivals.items()
+        name: compare(old, table, fits, against=name, tuned_on=validated_on, **shared) for name, old in rivals.items()
     }
     if unread:
         comparisons[str(out)] = Comparison(str(out), reasons=(unread,))
@@ -148,7 +150,8 @@ def train_predictor(
         )
     if rivals and not any(len(one.summary) for one in comparisons.values()):
         notes.append(f"nothing shows that the new predictor is as good as {shortened(list(rivals))}: {UNTESTED}")
-    new = DifficultyPredictor.fit(table, features, metrics={"compared": summaries}, provenance=provenance, **run)
+    shared |= {"params": settings, "seed": seed, "n_jobs": n_jobs}
+    new = DifficultyPredictor.fit(table, features, metrics={"compared": summaries}, provenance=provenance, **shared)
     if out is not None:
         new.save(out, _records(comparisons, tried))
     return TrainedPredictor(new, False, *told[:-1], tuple(notes), worse)

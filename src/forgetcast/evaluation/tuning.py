@@ -12,6 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from forgetcast.errors import InputError, UnknownNameError
+from forgetcast.evaluation.fit_settings import FitSettings
 from forgetcast.evaluation.scores import bootstrap_rho, says_something, within_target_rho
 from forgetcast.predictor.columns import objectives_of
 from forgetcast.predictor.heads import DEFAULT_PARAMS, Head, fit_without
@@ -46,35 +47,29 @@ def validation_targets(table: pd.DataFrame, prefer: Collection[str] = ()) -> lis
 
 def choose_params(
     table: pd.DataFrame,
-    features: Sequence[str],
+    settings: FitSettings,
     groups: Sequence[str],
     *,
     trials: int = 30,
-    base: Mapping[str, Any] | None = None,
     init: Mapping[str, Mapping[str, Head]] | None = None,
-    seed: int = 0,
-    n_jobs: int = 2,
     progress: bool = False,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The parameters that forecast the validation targets best when each of them is left out.
 
     Each validation target is forecast by a fit to all other targets. The score is the within-target Spearman
-    correlation of the percentile, mean over validation targets and objectives. The first trial is ``base``; the others
-    are drawn by a tree-structured Parzen estimator (Bergstra et al. 2011, "Algorithms for hyper-parameter
-    optimization"; Optuna, Akiba et al. 2019, arXiv 1907.10902). A handful of validation targets cannot tell many
-    candidates apart, so the best trial is taken only if its gain over ``base`` is above 0 with its whole 95 % interval
-    (paired bootstrap, instances and targets redrawn). Targets named here must not be scored in what follows
-    (``evaluate(tuned_on=...)``).
+    correlation of the percentile, mean over validation targets and objectives. The first trial is
+    ``settings.params``; the others are drawn by a tree-structured Parzen estimator (Bergstra et al. 2011, "Algorithms
+    for hyper-parameter optimization"; Optuna, Akiba et al. 2019, arXiv 1907.10902). A handful of validation targets
+    cannot tell many candidates apart, so the best trial is taken only if its gain over the first is above 0 with its
+    whole 95 % interval (paired bootstrap, instances and targets redrawn). Targets named here must not be scored in
+    what follows (``evaluate(tuned_on=...)``).
 
     Args:
         table: training table.
-        features: feature columns.
+        settings: of the fits: features, parameters to begin with, and the seed of the search too.
         groups: names of the validation targets.
-        trials: how many candidates are tried, ``base`` included.
-        base: LightGBM parameters over ``heads.DEFAULT_PARAMS`` to begin with.
+        trials: how many candidates are tried, the parameters to begin with included.
         init: fitted heads by objective and name that every fit goes on from (see ``heads.fit_head``).
-        seed: of the search, and of row and column sampling.
-        n_jobs: fits run at a time.
         progress: a bar on stderr.
 
     Returns:
@@ -97,7 +92,8 @@ def choose_params(
         )
     import optuna
 
-    start = {**DEFAULT_PARAMS, **(base or {})}
+    base, seed = dict(settings.params or {}), settings.seed
+    start = {**DEFAULT_PARAMS, **base}
     parts = _held_out(table, names, init or {})
     keys = np.concatenate([key for _, _, _, key in parts] or [np.empty(0, dtype=object)])
     measured = np.concatenate([rows.loc[at, f"percentile_{name}"] for name, rows, at, _ in parts] or [np.empty(0)])
@@ -115,13 +111,13 @@ def choose_params(
         forecast = [
             fit_without(
                 rows,
-                features,
+                settings.features,
                 objective,
                 rows["target"].to_numpy(dtype=object),
                 heads=("percentile",),
                 params={**start, **drawn},
                 seed=seed,
-                n_jobs=n_jobs,
+                n_jobs=settings.n_jobs,
                 only=list(dict.fromkeys(rows.loc[at, "target"])),
                 init=(init or {}).get(objective),
             )
@@ -145,7 +141,7 @@ def choose_params(
     gain = bootstrap_rho({"base": forecasts[0], "best": forecasts[best]}, measured, keys, seed=seed)
     best = best if gain.mean("best", "base")["low_targets"] > 0 else 0
     tried["chosen"] = np.arange(len(tried)) == best
-    return {**(base or {}), **({name: records[best][name] for name in SEARCHED} if best else {})}, tried
+    return {**base, **({name: records[best][name] for name in SEARCHED} if best else {})}, tried
 
 
 def _held_out(
@@ -175,7 +171,7 @@ def _draw(trial: optuna.Trial, start: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Optuna's line per trial, and its warning where ``base`` lies outside what is searched."""
+    """Without Optuna's line per trial, and its warning where the first trial lies outside what is searched."""
     import optuna
 
     before = optuna.logging.get_verbosity()

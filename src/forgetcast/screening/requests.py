@@ -25,14 +25,9 @@ from forgetcast.files.exact_values import (
     written_float,
 )
 from forgetcast.screening.columns import COLUMNS
-from forgetcast.screening.request_files import (
-    free_name,
-    named_column,
-    naming_columns,
-    raw_requests,
-    read_requests,
-    records_as_requests,
-)
+from forgetcast.screening.request_columns import free_name, named_column, naming_columns
+from forgetcast.screening.request_files import read_requests
+from forgetcast.screening.request_rows import raw_requests, records_as_requests
 
 __all__ = ["OWN_COLUMNS", "Requests", "checked_requests", "read_requests"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from forgetcast._arguments import checked
-from forgetcast.corpus.generate import measure
 from forgetcast.corpus.labels import difficulty
+from forgetcast.corpus.measuring import measure
 from forgetcast.errors import InputError
 from forgetcast.predictor.agreement import RankAgreement, spearman_interval
 from forgetcast.screening.routes import ROUTES

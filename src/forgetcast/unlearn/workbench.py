@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forgetcast.errors import NotApplicableError
+from forgetcast.target.data import Data
 from forgetcast.target.filled import filled
 from forgetcast.target.inputs import Inputs, leaves, map_leaves
 from forgetcast.target.logits import single
@@ -19,7 +20,20 @@ from forgetcast.unlearn.inference import Inference
 from forgetcast.unlearn.protocol import Protocol
 from forgetcast.unlearn.stack import Params, Stack, map_models, stackable
 
-__all__ = ["Workbench"]
+__all__ = ["Workbench", "required_heldout"]
+
+
+def required_heldout(target: Target) -> Data:
+    """The held-out data of a target, without which no damage can be measured.
+
+    Raises:
+        NotApplicableError: there is none.
+    """
+    if target.heldout is None:
+        raise NotApplicableError(
+            f"target {target.name!r} has no held-out data: pass heldout=(x, y) to Target; collateral is measured on it"
+        )
+    return target.heldout
 
 
 class Workbench:
@@ -30,18 +44,14 @@ class Workbench:
     """
 
     def __init__(self, target: Target, protocol: Protocol) -> None:
-        if target.heldout is None:
-            raise NotApplicableError(
-                f"target {target.name!r} has no held-out data: pass heldout=(x, y) to Target; "
-                "collateral damage is measured on it"
-            )
+        heldout = required_heldout(target)
         self.target, self.protocol = target.full_precision, protocol
         self.retain = sample_positions(len(target), protocol.utility_samples, 1)
         """Positions of the retain sample in the training data, (R,)."""
-        self.test = sample_positions(len(target.heldout), protocol.utility_samples, 2)
+        self.test = sample_positions(len(heldout), protocol.utility_samples, 2)
         """Positions of the test sample in the held-out data, (T,)."""
         self.retain_x, self.retain_y = target.data.fetch(self.retain)
-        self.test_x, self.test_y = target.heldout.fetch(self.test)
+        self.test_x, self.test_y = heldout.fetch(self.test)
         self.features = self._features()
         self._inference = _inference(self.target, self.retain_x, self.test_x)
         self._stacked = stackable(self.target.module, batches=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from forgetcast.corpus.zoo import architectures, datasets
 from forgetcast.corpus.zoo.training import Trainer
@@ -16,7 +19,7 @@ from forgetcast.target.inputs import channels_last
 from forgetcast.target.target import Target
 from forgetcast.target.trajectory import Trajectory
 
-__all__ = ["PUBLISHED", "Recipe", "published"]
+__all__ = ["PUBLISHED", "Recipe", "built", "check_names", "published"]
 
 
 @dataclass(frozen=True)
@@ -184,3 +187,36 @@ def published(name: str) -> Recipe:
     if name not in recipes:
         raise UnknownNameError.of("recipe", name, recipes)
     return recipes[name]
+
+
+def built(source: Target | Recipe | Callable[[], Target]) -> Target:
+    """The target itself, or the one that a recipe or a function makes.
+
+    Raises:
+        InputError: what is made is no target.
+    """
+    made: Any = source
+    if isinstance(source, Recipe):
+        made = source.build()
+    elif callable(source) and not isinstance(source, nn.Module):
+        made = source()
+    if not isinstance(made, Target):
+        raise InputError(f"expected a Target, a Recipe or a function returning a Target; got {type(made).__name__}")
+    return made
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Shards and rows of two targets of one name could not be told apart; a name is also the name of a folder.
+
+    Raises:
+        InputError: a name that cannot be one of a folder, or two that are the same.
+    """
+    for name in names:
+        if not re.fullmatch(r"[\w+-][\w .+-]*", name):
+            raise InputError(
+                f"a target's name becomes the name of a folder: expected letters, digits, space, '_', '.', '+' or '-', "
+                f"not beginning with '.'; got {name!r}"
+            )
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(f"two targets are named {repeated[0]!r}: give Target(..., name=...) different names")
