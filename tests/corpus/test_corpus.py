@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forgetcast.corpus.corpus import FORMAT, Corpus, write_parquet
+from forgetcast.corpus.corpus import FORMAT, Corpus
 from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
 from forgetcast.evaluation.table import feature_columns, training_table
+from forgetcast.files.parquet import write_parquet
 from synthetic import FEATURES, UNLEARNERS, corpus
 
 TABLES = ("outcomes", "instances", "factors")

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from forgetcast.corpus import tasks
-from forgetcast.corpus.corpus import Corpus, parquet_bytes
+from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.generate import generate_corpus
 from forgetcast.corpus.labels import CONSENSUS, consensus
 from forgetcast.corpus.measuring import measure
@@ -34,6 +34,7 @@ from forgetcast.errors import (
     UnknownNameError,
 )
 from forgetcast.files.atomic import draft_beside
+from forgetcast.files.parquet import parquet_bytes
 from forgetcast.registry import load_unlearners
 from forgetcast.target.target import Target
 from forgetcast.unlearn.engine import OUTCOME_COLUMNS, Protocol

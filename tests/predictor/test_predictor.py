@@ -747,10 +747,11 @@ def test_a_damaged_file_is_found_by_its_hash(folder: Path, name: str, damage: st
 
 def reseal(folder: Path) -> None:
     """Make hashes and fingerprint fit the folder's content again, as someone with ill intent would."""
-    from forgetcast.predictor.folder import _fingerprint, _sha256
+    from forgetcast.files.hashes import sha256
+    from forgetcast.predictor.folder import _fingerprint
 
     def change(manifest: dict) -> None:
-        manifest["files"] = {name: _sha256((folder / name).read_bytes()) for name in manifest["files"]}
+        manifest["files"] = {name: sha256((folder / name).read_bytes()) for name in manifest["files"]}
         manifest["fingerprint"] = _fingerprint(manifest)
 
     edit_manifest(folder, change)

@@ -21,7 +21,6 @@ from click.testing import CliRunner
 from forgetcast.cli import main
 from forgetcast.cli.output import write_table
 from forgetcast.corpus import tasks
-from forgetcast.corpus.corpus import write_parquet
 from forgetcast.corpus.generate import generate_corpus
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import PathError
@@ -29,6 +28,7 @@ from forgetcast.evaluation.table import training_table
 from forgetcast.evaluation.training import train_predictor
 from forgetcast.factors import factor_table
 from forgetcast.factors.store import write_factors
+from forgetcast.files.parquet import write_parquet
 from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.report.page_parts import write_whole
 from forgetcast.screening.policy import Policy

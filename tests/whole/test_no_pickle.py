@@ -17,8 +17,8 @@ import torch
 
 import forgetcast
 from forgetcast.adapters.loading import load_dataset
-from forgetcast.corpus.corpus import parquet_table
 from forgetcast.errors import FileFormatError, ForgetcastError
+from forgetcast.files.parquet import parquet_table
 from forgetcast.screening.requests import checked_requests
 from forgetcast.target.weights import read_weights
 from hostile_mutations import Canary

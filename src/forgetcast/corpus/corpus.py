@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -13,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from forgetcast._arguments import checked
 from forgetcast.corpus.checks import check_tables
-from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError, first_line
+from forgetcast.errors import FileFormatError, InputError, PathError, SchemaError
 from forgetcast.files.atomic import naming, whole_file
 from forgetcast.files.folders import locked_folder, nearest_existing, shipped_folder
-from forgetcast.files.foreign import file_in, parse_json, read_bytes, read_table
+from forgetcast.files.foreign import file_in, parse_json, read_bytes
+from forgetcast.files.hashes import check_hash
+from forgetcast.files.parquet import parquet_table, write_draft, write_parquet
 from forgetcast.files.stores import Place, kind_in_store, place, reached, write_atomically
 
 __all__ = [
@@ -30,10 +29,7 @@ __all__ = [
     "corpus_folder",
     "got",
     "held",
-    "parquet_bytes",
-    "parquet_table",
     "put",
-    "write_parquet",
 ]
 
 FORMAT = 1
@@ -74,47 +70,6 @@ def corpus_folder(folder: str | Path | Place) -> Place:
     if not os.access(nearest, os.W_OK):
         raise PathError(f"expected a folder for the corpus at {folder}; {nearest} is not writable")
     return folder
-
-
-def parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """A Parquet file of a table; the same frame gives the same bytes."""
-    content = io.BytesIO()
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(table, content, compression="zstd")
-    return content.getvalue()
-
-
-def write_parquet(frame: pd.DataFrame, path: Place) -> str:
-    """Write atomically; returns the file's SHA-256. The same frame gives the same bytes."""
-    content = parquet_bytes(frame)
-    write_atomically(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def _write_draft(frame: pd.DataFrame, draft: Path) -> str:
-    content = parquet_bytes(frame)
-    draft.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def parquet_table(content: bytes, path: Place) -> pd.DataFrame:
-    """The table in the bytes of a Parquet file; ``path`` is where they were found.
-
-    Raises:
-        FileFormatError: they are not a readable Parquet file.
-    """
-    try:
-        table = read_table(content, str(path))
-        if len(set(table.column_names)) < table.num_columns:
-            raise ValueError("a column comes twice")
-        return table.to_pandas(ignore_metadata=True)
-    except FileFormatError:
-        raise
-    except Exception as error:
-        raise FileFormatError(
-            f"{path} is not a readable Parquet file ({type(error).__name__}: {first_line(error)}); "
-            "it is corrupt or truncated: make it again"
-        ) from error
 
 
 def _member(folder: Place, name: str) -> Place:
@@ -199,10 +154,8 @@ class Corpus:
         Raises:
             PathError: this installation has none.
         """
-        folder = shipped_folder("published_corpus", "training_data/published")
-        if folder is None:
-            raise PathError("this installation comes without the published corpus: give a corpus folder")
-        return cls.read(folder)
+        lacking = "this installation comes without the published corpus: give a corpus folder"
+        return cls.read(shipped_folder("published_corpus", "training_data/published", lacking))
 
     @classmethod
     @checked()
@@ -252,7 +205,7 @@ def put(corpus: Corpus, folder: Place) -> None:
         drafts = {name: moves.enter_context(whole_file(folder / name, "corpus")) for name in (MANIFEST, *FILES)}
         for table, name in zip(TABLES, FILES, strict=True):
             with naming("corpus", folder / name):
-                manifest["files"][name] = _write_draft(getattr(corpus, table), drafts[name])
+                manifest["files"][name] = write_draft(getattr(corpus, table), drafts[name])
         with naming("corpus", folder / MANIFEST):
             drafts[MANIFEST].write_bytes(_manifest_bytes(manifest))
 
@@ -282,8 +235,7 @@ def got(folder: Place) -> Corpus:
             raise PathError(f"expected a Parquet file at {file}; there is none")
         content = _content(file)
         frames[name] = parquet_table(content, file)
-        if hashlib.sha256(content).hexdigest() != files.get(file.name):
-            raise FileFormatError(f"{file} is not the file its manifest names (SHA-256 differs); make it again")
+        check_hash(content, files.get(file.name), file, "make it again")
         missing = [column for column in columns if column not in frames[name]]
         if missing:
             raise SchemaError(f"{file}: expected columns {', '.join(columns)}; missing {', '.join(missing)}")

@@ -24,6 +24,7 @@ from forgetcast.errors import (
     first_line,
     shortened,
 )
+from forgetcast.files.canonical_json import json_value
 from forgetcast.files.stores import Place, reached
 from forgetcast.target.target import Target
 
@@ -92,7 +93,7 @@ class Standing:
         if self.corpus is None or target.name not in self.names:
             return
         entry = next(entry for entry in self.corpus.manifest["targets"] if entry["target"] == target.name)
-        own, wanted = _origin(entry, self.corpus.manifest)["settings"] or {}, _plain(settings)
+        own, wanted = _origin(entry, self.corpus.manifest)["settings"] or {}, json_value(settings)
         other = [what for what in ("model", "data") if entry.get(f"{what}_hash") != getattr(target, f"{what}_hash")]
         other += [name for name in sorted({*own, *wanted}) if own.get(name) != wanted.get(name)]
         if not other:
@@ -170,7 +171,7 @@ def merged(before: Corpus, new: Corpus) -> Corpus:
     kept = [entry for entry in before.manifest["targets"] if entry["target"] not in entries]
     for entry in kept:
         origin = _origin(entry, before.manifest)
-        differs = {key: value for key, value in origin.items() if value != _plain(new.manifest.get(key))}
+        differs = {key: value for key, value in origin.items() if value != json_value(new.manifest.get(key))}
         plain = {key: value for key, value in entry.items() if key not in ORIGIN}
         entries[entry["target"]] = plain | differs
     stood = [entry["target"] for entry in before.manifest["targets"]]
@@ -187,11 +188,6 @@ def merged(before: Corpus, new: Corpus) -> Corpus:
 
 def _origin(entry: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {key: entry.get(key, manifest.get(key)) for key in ORIGIN}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(value))
 
 
 def marked(entries: Sequence[dict[str, Any]], unfinished: list[str]) -> list[dict[str, Any]]:

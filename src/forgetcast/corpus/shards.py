@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from forgetcast.corpus.checks import unsound
-from forgetcast.corpus.corpus import parquet_bytes, parquet_table
 from forgetcast.errors import FileFormatError
+from forgetcast.files.hashes import sha256
+from forgetcast.files.parquet import parquet_bytes, parquet_table
 from forgetcast.files.stores import Place, read_if_there, write_atomically
 
 __all__ = ["Rows", "make_shard", "read_shard"]
@@ -48,14 +48,14 @@ def make_shard(path: Place, rows: Rows, function: Callable[..., Any], *arguments
         return made
     content = parquet_bytes(made)
     write_atomically(path, content)
-    write_atomically(path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
+    write_atomically(path.with_suffix(".sha256"), sha256(content).encode())
     return None
 
 
 def read_shard(path: Place, rows: Rows) -> pd.DataFrame | None:
     """The table of a shard; None where there is none, it does not have its checksum, or it holds other rows."""
     content, digest = read_if_there(path), read_if_there(path.with_suffix(".sha256"))
-    if content is None or digest != hashlib.sha256(content).hexdigest().encode():
+    if content is None or digest != sha256(content).encode():
         return None
     try:
         table = parquet_table(content, path)

@@ -15,7 +15,7 @@ from scipy.special import logit
 from tqdm import tqdm
 
 from forgetcast._arguments import checked
-from forgetcast.corpus.corpus import Corpus, write_parquet
+from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import InputError, UnknownNameError
 from forgetcast.evaluation.choice import choice_table
@@ -26,6 +26,8 @@ from forgetcast.evaluation.learning_curve import few_samples_curve, targets_curv
 from forgetcast.evaluation.page import page
 from forgetcast.evaluation.table import feature_columns, training_table
 from forgetcast.files.atomic import naming, whole_file
+from forgetcast.files.canonical_json import json_value
+from forgetcast.files.parquet import write_parquet
 from forgetcast.objectives import SLACK
 from forgetcast.predictor.heads import DEFAULT_PARAMS
 
@@ -81,7 +83,7 @@ class Evaluation:
         rows = self.summary.query("group == 'target' and subset == 'all' and method == 'forecast'")
         columns = ["rho", "low", "high", "worst", "targets"]
         return {
-            str(row["objective"]): {name: _plain(row[name]) for name in columns}
+            str(row["objective"]): {name: json_value(row[name]) for name in columns}
             for row in rows.to_dict(orient="records")
         }
 
@@ -105,7 +107,9 @@ class Evaluation:
                     _put(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
             pictures = self._draw(folder)
             record = {"settings": self.settings} | {
-                name: [{key: _plain(value) for key, value in row.items()} for row in frame.to_dict(orient="records")]
+                name: [
+                    {key: json_value(value) for key, value in row.items()} for row in frame.to_dict(orient="records")
+                ]
                 for name, frame in frames.items()
                 if name != "predictions"
             }
@@ -241,12 +245,6 @@ def _with_goal_distance(table: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
 
 
 # -- files ------------------------------------------------------------------------------------------------
-
-
-def _plain(value: Any) -> Any:
-    """A JSON value: numpy scalars as Python's, what is not finite as null."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _put(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from forgetcast.factors.factor import Factor
 from forgetcast.factors.table import FactorTable, factor_table, quantile_column
 from forgetcast.files.folders import locked_folder, replaced_folder
 from forgetcast.files.foreign import file_in, parse_json, read_bytes, read_table
+from forgetcast.files.hashes import check_hash, sha256
 from forgetcast.registry import FACTOR_GROUP, load_factors, third_party
 from forgetcast.target.target import Target
 
@@ -85,7 +85,7 @@ def write_factors(table: FactorTable, folder: str | Path, described: dict[str, A
             "factors": list(table.factors),
             "not_applicable": table.not_applicable,
             "notes": table.notes,
-            "sha256": hashlib.sha256((fresh / VALUES).read_bytes()).hexdigest(),
+            "sha256": sha256((fresh / VALUES).read_bytes()),
         }
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -109,8 +109,7 @@ def _read(folder: Path) -> tuple[FactorTable, dict[str, Any]]:
         known = load_factors()
         factors = {name: known[name] for name in manifest["factors"]}
         content = _content(Path(folder), VALUES)
-        if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
-            raise ValueError(f"the SHA-256 of {VALUES} is not the one in {MANIFEST}")
+        check_hash(content, manifest["sha256"], Path(folder) / VALUES, "copy the folder again")
         values: pd.DataFrame = read_table(content, VALUES).to_pandas()
         _check_values(values, factors)
         table = FactorTable(values, _texts(manifest["not_applicable"]), factors, _texts(manifest["notes"]))

@@ -26,10 +26,16 @@ PACKAGE = Path(str(files("forgetcast"))).resolve()
 """Where the package itself lies."""
 
 
-def shipped_folder(inside: str, checkout: str) -> Path | None:
-    """A shipped folder with a manifest: ``inside`` the package, or in the ``checkout`` whose src folder it lies in."""
-    places = (PACKAGE / inside, PACKAGE.parents[1] / checkout)
-    return next((place for place in places if (place / "manifest.json").is_file()), None)
+def shipped_folder(inside: str, checkout: str, lacking: str) -> Path:
+    """A shipped folder with a manifest: ``inside`` the package, or in the ``checkout`` whose src folder it lies in.
+
+    Raises:
+        PathError: there is neither; ``lacking`` is the message.
+    """
+    for folder in (PACKAGE / inside, PACKAGE.parents[1] / checkout):
+        if (folder / "manifest.json").is_file():
+            return folder
+    raise PathError(lacking)
 
 
 @contextmanager

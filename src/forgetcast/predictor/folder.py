@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from forgetcast.errors import FileFormatError, PathError, SchemaError
 from forgetcast.files.folders import nearest_existing, replaced_folder
 from forgetcast.files.foreign import file_in, parse_json, read_bytes
+from forgetcast.files.hashes import check_hash, sha256
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.predictor.columns import HEADS, INTERVAL_HEADS, PART_HEADS, UNLEARNER, UNLEARNER_HEADS, residuals_under
 from forgetcast.predictor.familiarity import check_contexts
@@ -65,7 +65,7 @@ def seal(manifest: dict[str, Any], heads: Heads, residuals: Residuals) -> None:
         for objective, entries in heads.items()
     }
     files = _files(heads, residuals)
-    manifest["files"] = {name: _sha256(content) for name, content in sorted(files.items())}
+    manifest["files"] = {name: sha256(content) for name, content in sorted(files.items())}
     manifest["fingerprint"] = _fingerprint(manifest)
 
 
@@ -123,10 +123,7 @@ def read_folder(folder: Path) -> tuple[Heads, Residuals, dict[str, Any]]:
     contents = {}
     for name, expected in manifest["files"].items():
         contents[name] = _read(folder, name)
-        if _sha256(contents[name]) != expected:
-            raise FileFormatError(
-                f"{folder / name} is corrupt: its SHA-256 is not the one in {MANIFEST}; copy the folder again"
-            )
+        check_hash(contents[name], expected, folder / name, "it is corrupt: copy the folder again")
     heads = {
         objective: {
             name: _read_head(
@@ -156,14 +153,10 @@ def _dump(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
     parts = ["format", "format_version", "features", "typical", "objectives", "intervals", "files"]
     parts += [name for name in OPTIONAL if name in manifest]
-    return _sha256(json.dumps({name: manifest[name] for name in parts}, sort_keys=True).encode())
+    return sha256(json.dumps({name: manifest[name] for name in parts}, sort_keys=True).encode())
 
 
 def _copy_others(folder: Path, fresh: Path) -> None:

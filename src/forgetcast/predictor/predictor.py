@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from forgetcast._arguments import checked
-from forgetcast.errors import InputError, NotApplicableError, PathError, SchemaError, UnknownNameError
+from forgetcast.errors import InputError, NotApplicableError, SchemaError, UnknownNameError
 from forgetcast.files.folders import locked_folder, shipped_folder
 from forgetcast.predictor.calibrated import Calibration, holds_calibration, read_calibrated, write_calibrated
 from forgetcast.predictor.columns import (
@@ -405,13 +405,11 @@ class DifficultyPredictor:
         Raises:
             PathError: this installation has none.
         """
-        folder = shipped_folder("published_model", "models/published")
-        if folder is not None:
-            return cls.load(folder)
-        raise PathError(
+        lacking = (
             "this installation comes without a published predictor: fit one with `forgetcast train` "
             "and pass its folder as predictor"
         )
+        return cls.load(shipped_folder("published_model", "models/published", lacking))
 
     def __repr__(self) -> str:
         return (
