@@ -296,8 +296,7 @@ def _read_head(entry: dict[str, Any], contents: dict[str, bytes], features: list
         text = contents[entry["file"]].decode()
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{path} is corrupt: expected text; {error}") from error
-    read_booster(text, features, str(path))
-    return Head(tuple(features), text=text)
+    return Head(tuple(features), text=text).with_booster(read_booster(text, features, str(path)))
 
 
 def _check_residuals(residuals: Any, objectives: list[str], unlearners: Mapping[str, list[str]], path: Path) -> None:

@@ -67,6 +67,15 @@ class Head:
         """The trees, read back from their text, so that a fresh and a loaded head are the same thing."""
         return None if self.text is None else read_booster(self.text, self.features, "the fitted model")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process is sent: the text, not the trees as well."""
+        return {name: value for name, value in vars(self).items() if name != "booster"}
+
+    def with_booster(self, booster: lgb.Booster) -> Head:
+        """The same with the trees that its text was read as, which need not be read again."""
+        self.__dict__["booster"] = booster
+        return self
+
     def raw(self, X: np.ndarray) -> np.ndarray:
         """Predictions, shape (m,), for features ``X`` of shape (m, F) in the order of ``features``."""
         if self.booster is None or len(X) == 0:

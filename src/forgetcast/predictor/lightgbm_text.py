@@ -22,6 +22,9 @@ _DEEPEST = 500
 """Splits on the way to a leaf: LightGBM walks its trees by recursion."""
 _INTEGER = re.compile(r"-?\d{1,10}", re.ASCII)
 _NUMBER = re.compile(r"-?(\d+(\.\d*)?(e[-+]?\d+)?|inf|nan)", re.ASCII)
+_INTEGERS_LINE, _NUMBERS_LINE = (
+    re.compile(rf"(?:{one.pattern})(?: (?:{one.pattern}))*", re.ASCII) for one in (_INTEGER, _NUMBER)
+)
 _INFO = re.compile(r"none|\[[-+.e\d]+:[-+.e\d]+\]", re.ASCII)
 
 
@@ -79,6 +82,22 @@ def _number(text: str) -> float:
     return float(text)
 
 
+def _integers(line: str) -> list[int]:
+    """Whole numbers of 32 bits with one space between them; as :func:`_integer`, a line at a time."""
+    if _INTEGERS_LINE.fullmatch(line):
+        values = [int(value) for value in line.split(" ")]
+        if min(values) >= -(2**31) and max(values) < 2**31:
+            return values
+    return [_integer(value) for value in line.split(" ")]
+
+
+def _numbers(line: str) -> list[float]:
+    """Numbers with one space between them; as :func:`_number`, a line at a time."""
+    if _NUMBERS_LINE.fullmatch(line):
+        return [float(value) for value in line.split(" ")]
+    return [_number(value) for value in line.split(" ")]
+
+
 def _checked(text: str, features: list[str]) -> str:
     """The header and the trees alone, spelt as they came.
 
@@ -99,7 +118,7 @@ def _checked(text: str, features: list[str]) -> str:
     if len(infos) != len(features) or not all(map(_INFO.fullmatch, infos)):
         raise ValueError("feature_infos has the wrong length or form")
     body = "Tree=0\n" + rest
-    sizes = [_integer(size) for size in header["tree_sizes"].split(" ")]
+    sizes = _integers(header["tree_sizes"])
     start, trees = 0, []
     for number, size in enumerate(sizes):
         block = body[start : start + size]
@@ -121,9 +140,7 @@ def _checked_tree(tree: dict[str, str], number: int, features: int) -> str:
     if leaves < 1 or tree["num_cat"] != "0" or tree.get("is_linear", "0") != "0":
         raise ValueError(f"tree {number} has no leaves, categorical splits or linear leaves")
     names = _NODE_FIELDS + _LEAF_FIELDS if leaves > 1 else ("leaf_value",)
-    values: dict[str, list[Any]] = {
-        name: [(_integer if name in _INTEGERS else _number)(value) for value in tree[name].split(" ")] for name in names
-    }
+    values: dict[str, list[Any]] = {name: (_integers if name in _INTEGERS else _numbers)(tree[name]) for name in names}
     for name, numbers in values.items():
         expected = leaves if name in _LEAF_FIELDS else leaves - 1
         if len(numbers) != expected:
@@ -140,9 +157,9 @@ def _checked_tree(tree: dict[str, str], number: int, features: int) -> str:
 
 
 def _check_splits(values: dict[str, list[Any]], leaves: int, number: int, features: int) -> None:
-    if not all(value in range(features) for value in values["split_feature"]):
+    if not 0 <= min(values["split_feature"]) <= max(values["split_feature"]) < features:
         raise ValueError(f"tree {number} splits on a feature that does not exist")
-    if not all(value in (0, 2, 4, 6, 8, 10) for value in values["decision_type"]):
+    if not set(values["decision_type"]) <= {0, 2, 4, 6, 8, 10}:
         raise ValueError(f"tree {number} has a decision of an unknown type")
     children = [*enumerate(values["left_child"]), *enumerate(values["right_child"])]
     if any(not (parent < child if child >= 0 else -leaves <= child) for parent, child in children):
