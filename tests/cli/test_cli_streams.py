@@ -243,7 +243,7 @@ def test_a_record_that_was_edited_stops_the_command_before_the_work(folder: Path
     record.write_bytes(record.read_bytes().replace(b'"row":7', b'"row":8'))
     command = [*COMMANDS["prescreen"], "--record", str(record), "--html", str(tmp_path / "q.html")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forgetcast.screening.triage", lambda *_, **__: pytest.fail("the work was begun"))
+        patch.setattr("forgetcast.screening.triage.triage", lambda *_, **__: pytest.fail("the work was begun"))
         result = CliRunner().invoke(main, command, catch_exceptions=False)
     assert result.exit_code == 2
     assert "was changed" in result.stderr

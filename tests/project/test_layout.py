@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+from importlib import import_module
 
 import pytest
 from importlinter.application.use_cases import read_user_options
 from importlinter.configuration import configure
 
 from boundaries import MEASURING, among, import_graph, measuring
-from places import ROOT
+from places import ROOT, TESTS
 
 SOURCE = ROOT / "src" / "forgetcast"
 configure()
@@ -134,3 +137,36 @@ def test_levels_are_ten_at_most() -> None:
     there = {path.stem for path in SOURCE.glob("*.py")} | {path.parent.name for path in SOURCE.glob("*/__init__.py")}
     assert len(layers["layers"]) <= 10
     assert set(named) == there - {"__init__", "__main__", "_public_api"}
+
+
+def patched_by_name() -> list[tuple[str, str]]:
+    """File and dotted name of every ``setattr("forgetcast...", value)`` among the tests."""
+    found = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
+                first = node.args[0] if node.args else None
+                if isinstance(first, ast.Constant) and str(first.value).startswith("forgetcast."):
+                    found.append((path.name, str(first.value)))
+    return found
+
+
+@pytest.mark.parametrize(("file", "name"), patched_by_name())
+def test_what_is_patched_by_name_is_something_in_a_module(file: str, name: str) -> None:
+    """A name that a module itself uses, never a module that has taken its place: patching that would change nothing."""
+    place, _, own = name.rpartition(".")
+    module = place
+    while module not in import_graph().modules:
+        module = module.rpartition(".")[0]
+    owner: object = import_module(module)
+    for part in place.removeprefix(module).strip(".").split("."):
+        owner = getattr(owner, part) if part else owner
+    assert name not in import_graph().modules, file
+    assert own in vars(owner), file
+    mentioned = re.findall(rf"\b{own}\b", inspect.getsource(import_module(module)))
+    assert len(mentioned) > (place == module), file  # where it is bound there, that is one mention
+
+
+def test_patches_by_name_are_found() -> None:
+    """The test above has something to run on."""
+    assert len(patched_by_name()) > 30
