@@ -36,7 +36,7 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.zoo.datasets import load
 from forgetcast.errors import RecordError
 from forgetcast.factors.store import read_factors
-from forgetcast.screening.record import verify
+from forgetcast.screening.record import check
 
 SAMPLES = 250
 TRAIN = """
@@ -190,7 +190,7 @@ def examined(out: Path, wholes: list[dict[str, bytes]], counts: Counts) -> None:
     record = out / "record.jsonl"
     if record.exists():
         try:
-            verify(record)
+            check(record)
             counts.saw("record", "verifies")
         except RecordError as error:
             cut = re.search(r"truncate -s (\d+)", str(error))
@@ -198,7 +198,7 @@ def examined(out: Path, wholes: list[dict[str, bytes]], counts: Counts) -> None:
                 counts.torn.append(f"record: {error}")
             else:
                 os.truncate(record, int(cut[1]))
-                verify(record)
+                check(record)
                 counts.saw("record", "half a line, cut where the message said")
     if (out / "corpus").exists():
         shards = list((out / "corpus").rglob("*.sha256"))

@@ -320,8 +320,8 @@ def page(found: pd.DataFrame) -> str:
             f"  `{million}`, {added(million):,.0f} bytes a sample. Small tables take more, for blocks have a size",
             f"  of their own: `mlp-100000` {added('mlp-100000'):,.0f}, `mlp-50000` {added('mlp-50000'):,.0f}. Runs",
             "  of one case differed by up to twofold at the peak: parts that were kept in lists broke up the memory.",
-            "  They go into one array since (`_filled.py`): a table like `mlp-50000-d256` peaked at 1,091 to 1,970 MB",
-            "  in ten runs before, and at 1,089 to 1,109 in nine after.",
+            "  They go into one array since (`target/preallocated.py`): a table like `mlp-50000-d256` peaked at 1,091",
+            "  to 1,970 MB in ten runs before, and at 1,089 to 1,109 in nine after.",
             f"- **n = 1.28 million, d = 2048, C = 1000** by that formula: {imagenet:,.0f} bytes a sample,",
             f"  {imagenet * 1.28e6 / 1e9:,.0f} GB. Extrapolated: neither such a width nor so many classes were run.",
         ]

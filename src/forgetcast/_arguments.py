@@ -63,7 +63,7 @@ def checked(*but: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for name, value in bound.arguments.items():
                 hint = _hints(function).get(name, Any)  # self and cls have none
                 if name not in but and not _fits(value, hint):
-                    raise InputError(f"{called}: {name}: expected {_called(hint)}; got {_came(value)}")
+                    raise InputError(f"{called}: {name}: expected {_type_name(hint)}; got {_shown(value)}")
             return function(*arguments, **named)
 
         return call
@@ -114,14 +114,14 @@ def _is_list(value: Any) -> bool:
     return all(hasattr(value, name) for name in ("__len__", "__iter__", "__getitem__"))
 
 
-def _called(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_called(part) for part in parts))
+        return " or ".join(dict.fromkeys(_type_name(part) for part in parts))
     if origin is Literal:
         return " or ".join(map(repr, parts))
     if origin is Sequence:
-        return f"a list of {_called(parts[0])}"
+        return f"a list of {_type_name(parts[0])}"
     if origin in (Mapping, dict):
         return "a dict"
     if origin is Callable:
@@ -133,7 +133,7 @@ def _called(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
-def _came(value: Any) -> str:
+def _shown(value: Any) -> str:
     """The type, and the value where that is short."""
     name = type(value).__name__
     plain = isinstance(value, str | int | float | os.PathLike)

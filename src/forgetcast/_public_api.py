@@ -75,7 +75,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     ),
     "forgetcast.report.plots.queue": ("queue_costs", "queue_map"),
     "forgetcast.screening.decisions": ("decisions",),
-    "forgetcast.screening.record": ("BEGINNING", "Verification", "append", "verify"),
+    "forgetcast.screening.record": ("BEGINNING", "CheckedRecord", "append", "check"),
     "forgetcast.screening.requests": ("Requests", "checked_requests", "read_requests"),
     "forgetcast.screening.verification": ("Verified",),
     "forgetcast.sections": ("Picture", "Section"),

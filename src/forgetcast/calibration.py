@@ -156,10 +156,10 @@ def choose(order: np.ndarray, trivial: np.ndarray, samples: int, seed: int) -> t
     others = min(int((~trivial).sum()), round(NOT_TRIVIAL * samples) if trivial.any() else samples)
     others = max(others, samples - int(trivial.sum()))
     places, weights = [], []
-    for stratum, count in ((np.flatnonzero(trivial), samples - others), (np.flatnonzero(~trivial), others)):
-        if count:
+    for stratum, size in ((np.flatnonzero(trivial), samples - others), (np.flatnonzero(~trivial), others)):
+        if size:
             ordered = stratum[np.lexsort((rng.random(len(stratum)), order[stratum]))]
-            pieces = np.array_split(ordered, count)
+            pieces = np.array_split(ordered, size)
             places += [int(rng.choice(piece)) for piece in pieces]
             weights += [float(len(piece)) for piece in pieces]
     return np.array(places, dtype=np.int64), np.array(weights)
@@ -192,7 +192,7 @@ def _measured(
     n_jobs: int | None,
     progress: bool,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Outcomes and instances of the samples ``index``; the first few tell how long the others will take."""
+    """Outcomes and instances of the samples ``index``; the first few show how long the others will take."""
     index = np.random.default_rng(seed).permutation(index)  # any beginning is like the whole
     frames, began = [], time.perf_counter()
     with tqdm(total=len(index), desc="calibrate", unit="sample", disable=not progress) as bar:

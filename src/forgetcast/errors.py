@@ -1,4 +1,4 @@
-"""One exception tree. Every message says what was expected, what came, and how to mend it."""
+"""One exception tree. Every message says what was expected, what came, and how to fix it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ class UnlearnerFailedError(PluginError):
     """An unlearner from a plugin that was asked for by name raised; the measurements of the others are kept.
 
     Attributes:
-        outcomes, instances: what ``generate.measure`` would have returned without it; None where a corpus has them.
+        outcomes: outcome rows of the other unlearners, as ``measure`` returns them; None where a corpus has them.
+        instances: the measured samples, as ``measure`` returns them; None where a corpus has them.
     """
 
     def __init__(self, message: str, outcomes: Any = None, instances: Any = None) -> None:
@@ -94,7 +95,7 @@ class UnlearnerFailedError(PluginError):
 
 
 class ForgetcastWarning(UserWarning):
-    """Something that forgetcast did otherwise than its user may think; the message says what, and how to mend it."""
+    """Something that forgetcast did otherwise than its user may think; the message says what, and how to fix it."""
 
     def __str__(self) -> str:
         return _one_line(super().__str__())

@@ -16,7 +16,7 @@ from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from forgetcast.errors import InputError, first_line
-from forgetcast.target.settings import TURN
+from forgetcast.target.settings import TORCH_LOCK
 
 __all__ = ["one_thread", "pool_of", "run_tasks"]
 
@@ -31,17 +31,17 @@ KEPT = 512 << 20
 _COUNTING = threading.Lock()
 _blocks = 0
 """Blocks of ``one_thread`` that threads of this process are in."""
-_before = 1
+_threads_before = 1
 """Torch threads before the first of them. A thread that begins inside knows only the 1."""
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One torch thread for the duration: parallel workers do not fight over cores, and sums round as everywhere."""
-    global _blocks, _before
+    global _blocks, _threads_before
     with _COUNTING:
         threads = torch.get_num_threads()
-        _before = _before if _blocks else threads
+        _threads_before = _threads_before if _blocks else threads
         _blocks += 1
         torch.set_num_threads(1)
     try:
@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
     finally:
         with _COUNTING:
             _blocks -= 1
-            torch.set_num_threads(threads if _blocks else _before)
+            torch.set_num_threads(threads if _blocks else _threads_before)
 
 
 @cache
@@ -74,12 +74,12 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return function(*arguments)
 
 
-def _call_in_turn(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    with TURN:
+def _call_locked(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    with TORCH_LOCK:
         return _call(function, arguments)
 
 
-class _Nowhere:
+class _NullStream:
     """A file that forgets what is written."""
 
     def write(self, content: Any) -> int:
@@ -89,7 +89,7 @@ class _Nowhere:
 def _reason_against_sending(value: Any) -> str | None:
     """Why a value cannot be pickled, as the backends do it, or None."""
     try:
-        cloudpickle.Pickler(_Nowhere()).dump(value)
+        cloudpickle.Pickler(_NullStream()).dump(value)
     except Exception as error:
         return f"{type(error).__name__}: {first_line(error)}"
     return None
@@ -117,7 +117,7 @@ def _check_sendable(function: Callable[..., Any], task: Sequence[Any]) -> None:
             )
 
 
-def _leaves_the_process(backend: Any, n_jobs: int | None) -> bool:
+def _uses_processes(backend: Any, n_jobs: int | None) -> bool:
     """Whether joblib runs tasks in other processes or machines."""
     return not getattr(backend, "supports_sharedmem", False) and effective_n_jobs(n_jobs) > 1
 
@@ -157,10 +157,10 @@ def run_tasks(
         InputError: function or arguments cannot be sent to the processes that were asked for.
     """
     backend, _ = get_active_backend()
-    if tasks and _leaves_the_process(backend, n_jobs):
+    if tasks and _uses_processes(backend, n_jobs):
         _check_sendable(function, tasks[0])
     pool = pool_of(n_jobs)
-    call = _call_in_turn if in_turn else _call
+    call = _call_locked if in_turn else _call
     # Arguments travel as one tuple: single ones of more than 1 kB joblib would leave on one Dask worker for the others
     # to fetch, and the whole run would be lost with that worker.
     work = (delayed(call)(function, task) for task in tasks)

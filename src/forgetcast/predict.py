@@ -69,8 +69,8 @@ def predict_difficulty(
 ) -> DifficultyReport:
     """Forecast how hard each training sample is to unlearn, without unlearning anything.
 
-    With ``calibrate=40`` that many samples, chosen to tell most, are unlearned for real first, and the forecast and
-    its intervals are adapted to them. ``report.measurements`` holds what was measured; ``report.predictor`` is the
+    With ``calibrate=40`` that many samples, chosen to teach the most, are unlearned for real first, and the forecast
+    and its intervals are adapted to them. ``report.measurements`` holds what was measured; ``report.predictor`` is the
     adapted predictor, which can be saved and serves this model and data alone.
 
     Args:
@@ -93,15 +93,14 @@ def predict_difficulty(
         calibrate: how many samples to unlearn, at least 10; 0: none. Needs held-out data, and for "retrain" a
             ``Target`` with a ``train`` callable: 80 models are trained without a twentieth of the data each.
         n_jobs: processes that calibrating uses, as in joblib; None obeys ``joblib.parallel_config``.
-        factors: the factors of this model and data, worked out before (``factor_table``), or a folder: its table is
+        factors: the factors of this model and data, computed before (``factor_table``), or a folder: its table is
             used where it is of this model and data, else one of all samples is made and kept there, as ``--factors``
-            does. Default: work them out.
+            does. Default: compute them.
 
     Returns:
         The report; ``report.table`` has one row per objective and sample. Tiers: "trivial" where the goal is
-        probably (p_trivial >= 0.5) met before any unlearning, else "easy", "medium" and "hard" by thirds of
-        the model's samples (of the reference sample, with ``indices``) that are not trivial, in the order of the
-        predicted percentile.
+        probably (p_trivial >= 0.5) met before any unlearning. Else "easy", "medium" and "hard": thirds, by predicted
+        percentile, of the model's samples (of the reference sample, with ``indices``) that are not trivial.
 
     Raises:
         UnknownNameError: no such objective.
@@ -241,10 +240,10 @@ def _training_run(names: Sequence[str], target: Target) -> str:
 
 
 def _given(factors: FactorTable, names: list[str], target: Target, indices: Any, seed: int) -> FactorTable:
-    """Of a table worked out before, the factors and samples that are asked for."""
+    """Of a table computed before, the factors and samples that are asked for."""
     missing = [name for name in names if name not in factors.factors]
     if missing:
-        raise SchemaError(f"factors: this predictor needs {', '.join(missing)} too: work out all that are registered")
+        raise SchemaError(f"factors: this predictor needs {', '.join(missing)} too: compute all that are registered")
     if len(factors.values) == 0 or factors.population.index.max() >= len(target):
         raise InputError(f"factors: expected a table of the {len(target)} samples of this data; got another")
     if factors.of is not None and factors.of is not target:
@@ -252,7 +251,7 @@ def _given(factors: FactorTable, names: list[str], target: Target, indices: Any,
             what for what in ("model", "data") if getattr(factors.of, f"{what}_hash") != getattr(target, f"{what}_hash")
         ]
         if other:
-            raise InputError(f"factors: this table is of another {' and '.join(other)}: work them out for this one")
+            raise InputError(f"factors: this table is of another {' and '.join(other)}: compute them for this one")
     if indices is None and len(factors.values) == len(target):
         return factors
     return factors.take(target.data.check_indices(range(len(target)) if indices is None else indices).numpy(), seed)

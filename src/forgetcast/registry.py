@@ -108,7 +108,7 @@ class Plugin:
 
     def refused(self) -> PluginError:
         """The error for whoever asks for it although it is left out."""
-        return PluginError(f"{self} cannot be used: {self.reason}; mend, upgrade or uninstall its package")
+        return PluginError(f"{self} cannot be used: {self.reason}; fix, upgrade or uninstall its package")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def found(group: str) -> Found:
     loaded = [_without_contested(plugin, objects, loaded) for plugin, objects in loaded]
     for plugin, _ in loaded:
         if plugin.reason and plugin.built_in:
-            raise PluginError(f"{plugin}: {plugin.reason}; mend or reinstall forgetcast")
+            raise PluginError(f"{plugin}: {plugin.reason}; fix or reinstall forgetcast")
         if plugin.reason:
             _say_once(f"{plugin} is left out: {plugin.reason}; 'forgetcast plugins' lists all")
     pairs = [(name, item, plugin) for plugin, objects in loaded if not plugin.reason for name, item in objects]
@@ -204,7 +204,7 @@ def unlearner(name: str, **settings: Any) -> Any:
         plugin = third_party(UNLEARNER_GROUP, name)
         if plugin is None or isinstance(error, ForgetcastError):
             raise
-        raise PluginError(f"{plugin} cannot be made: {raised(error)}; mend its package") from error
+        raise PluginError(f"{plugin} cannot be made: {raised(error)}; fix its package") from error
 
 
 def not_found(group: str, name: str) -> ForgetcastError:
@@ -345,8 +345,8 @@ def _without_contested(
 def declared_contracts(module: str) -> Iterator[str]:
     """The contracts that a module was written for: those of the packages around it, then its own, which counts.
 
-    Packages are imported from the outside inwards and refused at once, so that one written for another contract says
-    so before its modules fail over what they do not find.
+    Packages are imported from the outside inwards and refused at once. So one written for another contract says so
+    before its modules fail over what they do not find.
 
     Raises:
         PluginError: one is another major version, or no version at all.
@@ -373,9 +373,9 @@ def check_contract(declared: Any) -> None:
         raise PluginError(f'{DECLARATION}: expected a version such as "{CONTRACT_VERSION}"; got {declared!r}')
     theirs, ours = _numbers(declared)[0], _numbers(CONTRACT_VERSION)[0]
     if theirs != ours:
-        mend = "upgrade forgetcast" if theirs > ours else "upgrade the plugin"
+        fix = "upgrade forgetcast" if theirs > ours else "upgrade the plugin"
         raise PluginError(
-            f"written for plugin contract {declared}, and this forgetcast offers {CONTRACT_VERSION}: {mend}"
+            f"written for plugin contract {declared}, and this forgetcast offers {CONTRACT_VERSION}: {fix}"
         )
 
 

@@ -7,14 +7,24 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["LONGEST_LIST", "count", "duration", "flat", "harmless", "number", "signed"]
+__all__ = ["LONGEST_LIST", "count", "duration", "flat", "number", "sanitized", "signed", "significant"]
 
 LONGEST_LIST = 12
 """Longer lists of the provenance are counted, not spelled out."""
 UNITS = ((172_800.0, 86_400.0, "days"), (7_200.0, 3_600.0, "h"), (120.0, 60.0, "min"))
 """(threshold in seconds, seconds per unit, unit name)"""
 
-_HARMFUL = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]")
+_UNSAFE = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """So many significant digits; whole numbers with commas, not exponents, from there on to a billion.
+
+    >>> [significant(value) for value in (0.00012345, 1.5, 999.6, 12_345.6, 2e9)]
+    ['0.000123', '1.5', '1,000', '12,346', '2e+09']
+    """
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e+" in text and abs(value) < 1e9 else text
 
 
 def number(value: Any) -> str:
@@ -22,7 +32,7 @@ def number(value: Any) -> str:
     if isinstance(value, float):  # numpy's float64 is one
         if math.isnan(value):
             return "–"
-        return (f"{value:.2f}" if abs(value) <= 1 else f"{value:.3g}").replace("-", "−")
+        return (f"{value:.2f}" if abs(value) <= 1 else significant(value)).replace("-", "−")
     return str(value)
 
 
@@ -38,10 +48,11 @@ def signed(value: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number of things.
 
-    >>> count(1, "sample"), count(1200, "sample")
-    ('1 sample', '1,200 samples')
+    >>> count(1, "sample"), count(1200, "sample"), count(2, "entry")
+    ('1 sample', '1,200 samples', '2 entries')
     """
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def duration(seconds: float | None) -> str:
@@ -67,14 +78,14 @@ def flat(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]
         elif isinstance(value, (Mapping, list, tuple)):
             yield label, f"{len(value):,} values" if len(value) > LONGEST_LIST else ", ".join(map(str, value)) or "none"
         else:
-            yield label, f"{value:.4g}" if isinstance(value, float) else str(value)
+            yield label, significant(value, 4) if isinstance(value, float) else str(value)
 
 
-def harmless(text: str) -> str:
+def sanitized(text: str) -> str:
     """Text that a page can hold, whoever wrote it: U+FFFD for control characters, for halves of surrogate pairs, which
     no file can hold, and for signs that would turn the text around them to another direction.
 
-    >>> harmless("a\\0b\\u202ec")
+    >>> sanitized("a\\0b\\u202ec")
     'a\ufffdb\ufffdc'
     """
-    return _HARMFUL.sub("\ufffd", text)
+    return _UNSAFE.sub("\ufffd", text)

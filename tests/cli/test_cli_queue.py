@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from forgetcast.cli import main
 from forgetcast.screening.columns import COLUMNS
 from forgetcast.screening.policy import Policy
-from forgetcast.screening.record import verify
+from forgetcast.screening.record import check
 from forgetcast.screening.routes import ROUTES
 from places import HELPERS
 from small_targets import clouds
@@ -193,7 +193,7 @@ def test_broken_json_lines_are_named_and_the_others_served(run: Run, folder: Pat
         assert "Traceback" not in result.stderr
         assert len(re.findall(r"^row \d+: ", result.stderr, re.MULTILINE)) >= 13
     assert pd.read_parquet(folder / "out.parquet")["index"].tolist() == [4, 5, 3, 12]
-    assert verify(folder / "surrogates.jsonl").entries == 3 * 18
+    assert check(folder / "surrogates.jsonl").entries == 3 * 18
 
 
 def test_nothing_of_a_request_reaches_the_terminal_as_a_command(run: Run, folder: Path) -> None:
@@ -303,19 +303,19 @@ def test_a_record_grows_and_is_checked(run: Run, folder: Path) -> None:
     hashes = re.findall(r"recorded 6 decisions in decisions.jsonl; last hash ([0-9a-f]{64})", first.stderr)
     assert len(hashes) == 1
     run(*prescreen(*QUEUE, "--record", record.name))
-    fine = run("prescreen", "--verify-record", record.name)
-    last = verify(record).last
+    fine = run("prescreen", "--check-record", record.name)
+    last = check(record).last
     assert fine.stdout == f"{record.name}: 12 entries, none edited; last hash {last}\n"
-    run("prescreen", "--verify-record", record.name, "--expected", last)
-    grown = run("prescreen", "--verify-record", record.name, "--expected", hashes[0], code=2)
+    run("prescreen", "--check-record", record.name, "--expected", last)
+    grown = run("prescreen", "--check-record", record.name, "--expected", hashes[0], code=2)
     assert "line 6" in grown.stderr
     whole = record.read_text()
     record.write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    assert "line 12" in run("prescreen", "--verify-record", record.name, "--expected", last, code=2).stderr
+    assert "line 12" in run("prescreen", "--check-record", record.name, "--expected", last, code=2).stderr
     record.write_text(whole.replace('"index":17', '"index":18', 1))
-    assert "line 2 was changed" in run("prescreen", "--verify-record", record.name, code=2).stderr
-    run("prescreen", "--verify-record", "nothing.jsonl", code=2)
-    assert "--verify-record" in run(*prescreen(*QUEUE, "--expected", last), code=2).stderr
+    assert "line 2 was changed" in run("prescreen", "--check-record", record.name, code=2).stderr
+    run("prescreen", "--check-record", "nothing.jsonl", code=2)
+    assert "--check-record" in run(*prescreen(*QUEUE, "--expected", last), code=2).stderr
     entries = [json.loads(line)["entry"] for line in whole.splitlines()]
     assert [entry["request"]["who"] for entry in entries[:6]] == ["ann", "bob", "cy", "di", "ed", "flo"]
 
@@ -394,7 +394,7 @@ def test_a_policy_is_obeyed(run: Run, folder: Path) -> None:
 
 
 def test_factors_are_kept_and_used_again(run: Run, folder: Path) -> None:
-    """The same queue; the folder is written once; another model is worked out anew, and said."""
+    """The same queue; the folder is written once; another model is computed anew, and said."""
     command = prescreen(*QUEUE, "--format", "csv", "--factors", "kept")
     first = run(*command)
     stamps = {path: path.stat().st_mtime_ns for path in (folder / "kept").iterdir()}
@@ -405,7 +405,7 @@ def test_factors_are_kept_and_used_again(run: Run, folder: Path) -> None:
     kept = pd.read_csv(io.StringIO(first.stdout))
     pd.testing.assert_frame_equal(kept, without, rtol=1e-5)
     other = run(*command, *HELDOUT)
-    assert "note: the factors in kept are of another heldout: they are worked out anew" in other.stderr
+    assert "note: the factors in kept are of another heldout: they are computed anew" in other.stderr
 
 
 def test_help_shows_examples(run: Run) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from forgetcast.cli import main
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.errors import PathError
-from forgetcast.screening.record import verify
+from forgetcast.screening.record import check
 from forgetcast.screening.triage import Triage
 from places import HELPERS
 from small_targets import clouds
@@ -160,7 +160,7 @@ def test_no_file_is_read_or_written_in_the_encoding_of_the_place(folder: Path, t
     assert result.returncode == 0, result.stderr
     ours = [line for line in result.stderr.decode("utf-8", "replace").splitlines() if "src/forgetcast" in line]
     assert not ours
-    assert verify(f"{out}.jsonl").entries == 7
+    assert check(f"{out}.jsonl").entries == 7
 
 
 # -- as a process -----------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_decisions_are_recorded_once_however_printing_ends(
         os.close(stdout)
     said = result.stderr.decode("cp1252")
     assert result.returncode == code, said
-    assert verify(record).entries == 7
+    assert check(record).entries == 7
     assert "recorded 7 decisions" in said
     assert "Traceback" not in said
     assert "Exception ignored" not in said
@@ -233,7 +233,7 @@ def test_a_result_that_cannot_be_written_records_nothing(folder: Path, tmp_path:
         assert CliRunner().invoke(main, command).exit_code == 2
     assert not record.exists()
     assert CliRunner().invoke(main, command).exit_code == 0
-    assert verify(record).entries == 7
+    assert check(record).entries == 7
 
 
 def test_a_record_that_was_edited_stops_the_command_before_the_work(folder: Path, tmp_path: Path) -> None:
@@ -257,4 +257,4 @@ def test_a_closed_standard_output_is_no_failure(folder: Path, tmp_path: Path) ->
     command = [*COMMANDS["prescreen"], "--record", str(record)]
     result = subprocess.run(["sh", "-c", shell, "sh", *command], cwd=folder, stderr=subprocess.PIPE, check=False)
     assert result.returncode == 0, result.stderr
-    assert verify(record).entries == 7
+    assert check(record).entries == 7

@@ -271,7 +271,7 @@ def test_factors_that_some_targets_lack_are_named_until_they_are_worked_out(
     generate_corpus([clouds("one")], tmp_path, **QUICK)
     known = {**load_factors(), "twice_the_margin": twice_the_margin}
     monkeypatch.setattr("forgetcast.factors.table.load_factors", lambda: known)
-    with pytest.warns(ForgetcastWarning, match="'forgetcast generate --factors-only' has worked them out"):
+    with pytest.warns(ForgetcastWarning, match="'forgetcast generate --factors-only' has computed them"):
         generate_corpus([clouds("two")], tmp_path, **QUICK)
     told = Corpus.read(tmp_path).manifest["left_out"]
     assert list(told) == ["factor twice_the_margin on one"]
@@ -334,6 +334,6 @@ def test_the_command_says_what_was_there_before(tmp_path: Path, monkeypatch: pyt
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, result.output
         said.append(result.output)
-    assert said[0] == "corpus: 1 targets, 5 samples, 5 outcomes\n"
+    assert said[0] == "corpus: 1 target, 5 samples, 5 outcomes\n"
     assert said[1] == "corpus: 2 targets, 10 samples, 10 outcomes; 1 of the targets were there before and stay\n"
     assert json.loads((tmp_path / "corpus" / "manifest.json").read_text())["format"] == 1

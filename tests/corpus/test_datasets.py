@@ -149,7 +149,7 @@ PACKAGES = [
 def test_a_missing_folder_names_the_package_and_the_variable(
     name: str, variable: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it was looked for, and the two ways to mend it; an empty folder is no better than none."""
+    """Where it was looked for, and the two ways to fix it; an empty folder is no better than none."""
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "nowhere", tmp_path / "empty"):
         monkeypatch.setenv(variable, str(folder))

@@ -1,4 +1,4 @@
-"""Factors of a corpus worked out anew: outcomes stay, and only the very target that was measured will do."""
+"""Factors of a corpus computed anew: outcomes stay, and only the very target that was measured will do."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_held_out_intervals_cover_about_as_often_as_they_say() -> None:
 
 
 def test_two_targets_are_enough_to_leave_one_out() -> None:
-    """With one target left to fit to, its rows calibrate the intervals, without the other's labels."""
+    """With one target left to fit to, its rows give the intervals, without the other's labels."""
     table = training_table(2, 60)
     out = leave_one_group_out(table, FEATURES, params=QUICK)
     for _, rows in out.groupby(["objective", "target"]):

@@ -90,7 +90,7 @@ def test_the_page_has_the_new_sections(evaluation: Evaluation) -> None:
     assert f"({evaluation.choice['best'].iloc[0]})" in text
 
 
-def test_many_targets_are_calibrated_by_folds() -> None:
+def test_many_targets_give_intervals_by_folds() -> None:
     """Of twenty targets a fit leaves out two eighths, which hold the group and the target whose error is kept."""
     names = [f"t{number}" for number in range(20)]
     sets = _exclusions({name: frozenset([name]) for name in names}, names)

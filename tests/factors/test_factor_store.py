@@ -71,7 +71,7 @@ def test_another_model_is_worked_out_anew(target: Target, tmp_path: Path) -> Non
     for what, other in others.items():
         stored(target, folder)
         table, said = stored(other, folder)
-        assert said == [f"the factors in {folder} are of another {what}: they are worked out anew"]
+        assert said == [f"the factors in {folder} are of another {what}: they are computed anew"]
         pd.testing.assert_frame_equal(table.values, factor_table(other, names=NAMES).values)
         assert stored(other, folder)[1] == []
     other = others["heldout"]
@@ -84,7 +84,7 @@ def test_another_model_is_worked_out_anew(target: Target, tmp_path: Path) -> Non
 
 
 def test_a_training_run_makes_other_factors(target: Target, tmp_path: Path) -> None:
-    """With checkpoints they are worked out every time; afterwards those are not taken for factors without."""
+    """With checkpoints they are computed every time; afterwards those are not taken for factors without."""
     folder = tmp_path / "factors"
     plain, _ = stored(target, folder)
     (x, y), held = (target.data.fetch(torch.arange(45)), target.heldout.fetch(torch.arange(30)))
@@ -153,7 +153,7 @@ def test_folders_of_others_are_left_alone(target: Target, tmp_path: Path) -> Non
 
 
 def test_a_missing_part_is_named(target: Target, tmp_path: Path) -> None:
-    """Values without a manifest are worked out anew; a manifest without values is an error that says how to go on."""
+    """Values without a manifest are computed anew; a manifest without values is an error that says how to go on."""
     with pytest.raises(PathError, match=r"manifest.json is missing"):
         read_factors(tmp_path / "nowhere")
     folder = tmp_path / "factors"

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forgetcast.errors import IndexRangeError, InputError, SchemaError
-from forgetcast.files.exact_values import Blurred, exact_values, names_exactly, sample_numbers
+from forgetcast.files.exact_values import InexactNumber, exact_values, names_exactly, sample_numbers
 from forgetcast.screening.requests import checked_requests
 
 LIMITS = [0, 2**8, 2**11, 2**24, 2**31, 2**53, 2**54, 12345678901234567, 2**63 - 8]
@@ -187,7 +187,7 @@ def test_ids_of_samples_are_exact_or_refused(kind: str, start: int) -> None:
             checked_requests([0], n, ids=ids)
         return
     wanted = [str(value) for value in range(start, start + 8)]
-    if any(isinstance(value, Blurred | float) for value in exact_values(ids)):
+    if any(isinstance(value, InexactNumber | float) for value in exact_values(ids)):
         assert kind in LOSSY
         assert start > 0
         with pytest.raises(InputError, match=r"^ids: .*sample \d.*dtype=str[^\n]*$"):
@@ -219,7 +219,7 @@ def test_a_float_is_itself_or_blurred(value: int, kind: type[np.floating]) -> No
     if abs(value) < limit:
         assert (read, type(read)) == (value, int)
     else:
-        assert isinstance(read, Blurred) or np.isinf(read)
+        assert isinstance(read, InexactNumber) or np.isinf(read)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import torch
 
 from forgetcast.adapters.loading import load_dataset
 from forgetcast.errors import DatasetError, FileFormatError, ForgetcastError, ModelError, PathError
-from forgetcast.files.foreign import ROOM, file_in, parse_json, read_table, regular_file
+from forgetcast.files.foreign import MEMORY_LIMIT, file_in, parse_json, read_table, regular_file
 from forgetcast.predictor.lightgbm_text import read_booster
 from forgetcast.target.weights import fit_weights, read_weights
 from hostile_mutations import _bomb
@@ -151,7 +151,7 @@ def test_parquet_of_a_few_kilobytes_takes_no_gigabytes(tmp_path: Path, value: pa
     before = pa.total_allocated_bytes()
     with pytest.raises(FileFormatError, match="no real data is like that"):
         read_table(path, str(path))
-    assert pa.total_allocated_bytes() - before < ROOM
+    assert pa.total_allocated_bytes() - before < MEMORY_LIMIT
 
 
 def test_parquet_comes_as_it_was_written(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_archives_of_zeros_are_refused_before_they_are_unpacked(tmp_path: Path) 
         load_dataset(str(tmp_path / "d.npz"))
     with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02}.")
-        archive.writestr("archive/data/0", bytes(ROOM + 1))
+        archive.writestr("archive/data/0", bytes(MEMORY_LIMIT + 1))
     with pytest.raises(FileFormatError, match="when they are unpacked"):
         read_weights(tmp_path / "w.pt")
 

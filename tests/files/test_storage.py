@@ -21,7 +21,7 @@ from forgetcast.corpus.corpus import Corpus
 from forgetcast.corpus.generate import generate_corpus
 from forgetcast.errors import FileFormatError, PathError
 from forgetcast.files import atomic as whole_files
-from forgetcast.files.stores import Place, place, read_if_there, sweep, write_atomically
+from forgetcast.files.stores import Place, place, read_if_there, remove_stale_drafts, write_atomically
 from forgetcast.unlearn import Protocol
 from small_targets import clouds
 from synthetic import corpus
@@ -57,7 +57,7 @@ def hardly_any_relearning() -> Iterator[None]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often a shard is worked out."""
+    """How often a shard is computed."""
     counted: Counter[str] = Counter()
     for name in ("leave_groups_out", "outcome_block"):
         inner = getattr(tasks, name)
@@ -179,7 +179,7 @@ def test_the_command_line_generates_into_a_store() -> None:
     ]
     result = CliRunner().invoke(main, ["generate", *arguments, "--unlearners", "neggrad_plus", "--seeds", "1", "-q"])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("memory://mine: 1 targets, 4 samples, ")
+    assert result.stdout.startswith("memory://mine: 1 target, 4 samples, ")
     assert Corpus.read("memory://mine").targets["target"].tolist() == ["clouds"]
     refused = CliRunner().invoke(main, ["train", "--corpus", "memory://other", "--out", "unused"])
     assert refused.exit_code == 2
@@ -283,7 +283,7 @@ def flip(content: bytes) -> bytes:
 def test_a_torn_shard_is_made_again(
     on_disk: dict[str, bytes], calls: Counter[str], damage: Callable[[bytes], bytes], suffix: str
 ) -> None:
-    """Whatever a store did to it, or to its checksum, that one is worked out anew and no other."""
+    """Whatever a store did to it, or to its checksum, that one is computed anew and no other."""
     store = fsspec.filesystem("memory")
     for name, content in on_disk.items():
         store.pipe_file(f"/corpus/{name}", content)
@@ -309,7 +309,7 @@ def test_drafts_of_other_machines_are_left_alone(tmp_path: Path, monkeypatch: py
     there, unknown = tmp_path / ".forgetcast.elsewhere.4194305.0.parquet", tmp_path / ".part"
     for draft in (here, there, unknown):
         draft.write_bytes(b"half")
-    sweep(tmp_path)
+    remove_stale_drafts(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([there, unknown])
     seen: list[str] = []
     monkeypatch.setattr(os, "replace", lambda draft, path: seen.append(Path(draft).name) or shutil.move(draft, path))

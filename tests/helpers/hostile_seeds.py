@@ -254,8 +254,8 @@ def _make_record(folder: Path) -> None:
 
 
 def _read_record(folder: Path) -> None:
-    found = record.verify(folder / "record.jsonl")
-    record.verify(folder / "record.jsonl", expected=found.last)
+    found = record.check(folder / "record.jsonl")
+    record.check(folder / "record.jsonl", expected=found.last)
     record.append(folder / "record.jsonl", [{"id": "one more"}])
 
 

@@ -1,8 +1,11 @@
-"""The sentences of a Markdown document."""
+"""The sentences of a Markdown document, and of docstrings."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+from collections.abc import Iterator
 
 from links import without_blocks
 
@@ -23,6 +26,32 @@ def sentences(text: str) -> list[str]:
         plain = re.sub(r"`[^`]*`", "code", plain)
         plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", plain).replace("*", "")
         found += [sentence for sentence in re.split(r"(?<=[.?!])[\"')]*\s+", plain) if sentence.strip()]
+    return found
+
+
+def docstrings(source: str) -> Iterator[str]:
+    """The docstrings of a module, its classes and functions, and the strings below constants and fields."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            for line in node.body:
+                match line:
+                    case ast.Expr(ast.Constant(str(text))):
+                        yield inspect.cleandoc(text)
+
+
+def docstring_sentences(text: str) -> list[str]:
+    """Sentences of a docstring, in their order, without its examples and blocks that are printed as they stand.
+
+    As in :func:`sentences`; besides, a colon or a semicolon ends one, for here they separate the parts of a list.
+
+    >>> docstring_sentences("One, `a b`.\\n\\nArgs:\\n    x: inputs; (n,).\\n\\n>>> f(1)\\n2\\n\\n\\b\\nprinted")
+    ['One, code.', 'Args:', 'x:', 'inputs;', '(n,).']
+    """
+    found = []
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*- )|\n(?=\s+[\w*, ]+: )", text):
+        if not paragraph.startswith((">>> ", "\b")):
+            plain = re.sub(r"``[^`]*``|`[^`]*`", "code", " ".join(paragraph.split()))
+            found += [sentence for sentence in re.split(r"(?<=[.?!:;])[\"')]*\s+", plain) if sentence.strip()]
     return found
 
 

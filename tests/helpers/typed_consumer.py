@@ -33,7 +33,7 @@ from forgetcast.registry import load_factors, plugins
 from forgetcast.report.explain import Explanation, Reason
 from forgetcast.report.plots import waterfall
 from forgetcast.screening.decisions import decisions
-from forgetcast.screening.record import append, verify
+from forgetcast.screening.record import append, check
 from forgetcast.screening.requests import Requests, checked_requests
 from forgetcast.sections import Section
 from forgetcast.testing import CONTRACT_VERSION, check_factor
@@ -59,10 +59,10 @@ def screen(target: Target, folder: Path) -> Triage:
     policy = Policy(quick_to=0.01, unlearners=("influence",))
     queue: Triage = triage(target, requests=[1, 2], policy=policy, objective="erase")
     last: str = append(folder / "decisions.jsonl", decisions(queue))
-    entries: int = verify(folder / "decisions.jsonl", expected=last).entries
+    entries: int = check(folder / "decisions.jsonl", expected=last).entries
     requests: Requests = checked_requests([1, 2], 10)
     print(entries, len(requests.table), verify_triage(target, queue, samples=2).summary())
-    verify(folder).entries = 3  # WRONG misc
+    check(folder).entries = 3  # WRONG misc
     entries = append(folder, [])  # WRONG assignment
     return queue
 

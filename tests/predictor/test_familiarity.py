@@ -59,7 +59,7 @@ def test_a_target_far_from_all_is_flagged_with_what_is_unusual() -> None:
     assert found.p_value == pytest.approx(1 / 41)
     assert list(found.unusual) == ["training_samples"]
     assert "unlike" in str(found)
-    assert "training_samples is 1e+07" in str(found)
+    assert "training_samples is 10,000,000" in str(found)
 
 
 def test_few_targets_of_the_corpus_itself_are_flagged() -> None:

@@ -90,7 +90,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "load_target": (loading.load_target, lambda: {"spec": "a:b"}),
     "load_checkpoints": (loading.load_checkpoints, lambda: {"pattern": "*.pt"}),
     "append": (record.append, lambda: {"path": "record.jsonl", "entries": []}),
-    "verify": (record.verify, lambda: {"path": "record.jsonl"}),
+    "check": (record.check, lambda: {"path": "record.jsonl"}),
     "unlearner": (registry.unlearner, lambda: {"name": "ssd"}),
     "decisions": (decisions.decisions, lambda: {"triage": queue()}),
     "checked_requests": (requests.checked_requests, lambda: {"source": [1], "n": 5}),

@@ -17,7 +17,7 @@ from forgetcast.cli import main
 from forgetcast.registry import load_factors, load_unlearners
 from links import broken_links
 from places import ROOT
-from prose import sentences, words
+from prose import docstring_sentences, docstrings, sentences, words
 
 PAGES = ("README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md"))))
 """What people read to use forgetcast and to work on it."""
@@ -33,6 +33,8 @@ SHELL = (*PAGES, "ARCHITECTURE.md", "CHANGELOG.md")
 ENTRY_POINT_GROUPS = ("forgetcast.factors", "forgetcast.unlearners", "forgetcast.report_sections")
 LONGEST = 29
 """Words of a sentence."""
+ROUNDABOUT = re.compile(r"\b(mend(s|ed|ing)?|work(s|ed|ing)? (it |them )?out)\b")
+"""For fix and compute."""
 
 
 def every_command(group: click.Group = main, before: str = "") -> dict[str, click.Command]:
@@ -226,7 +228,21 @@ def test_sentences_are_short_and_plain(name: str) -> None:
     found = sentences("\n\n".join(written))
     assert found
     assert [sentence for sentence in found if words(sentence) > LONGEST] == []
-    assert [one for one in found if re.search(r"\b(mend(s|ed|ing)?|work(s|ed|ing)? out)\b", one)] == []
+    assert [one for one in found if ROUNDABOUT.search(one)] == []
+
+
+def test_sentences_of_docstrings_are_short_and_plain() -> None:
+    """The same of every docstring of the package, and of the strings below its constants and fields."""
+    long, roundabout, count = [], [], 0
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for docstring in docstrings(path.read_text(encoding="utf-8")):
+            found = docstring_sentences(docstring)
+            count += len(found)
+            long += [(path.name, sentence) for sentence in found if words(sentence) > LONGEST]
+            roundabout += [(path.name, sentence) for sentence in found if ROUNDABOUT.search(sentence)]
+    assert count > 5000
+    assert long == []
+    assert roundabout == []
 
 
 def test_sentences_are_measured() -> None:
@@ -236,6 +252,8 @@ def test_sentences_are_measured() -> None:
     passed = [f"| {long} |", f"# {long}", f"```text\n{long}\n```", f"`{long}`", f"{long[:-5]}.\n\n{long[:-5]}"]
     assert all(any(words(one) > LONGEST for one in sentences(given)) for given in noticed)
     assert not any(words(one) > LONGEST for given in passed for one in sentences(given))
+    source = f'"""{long}."""\nX = 1\n"""{long}"""\ndef f():\n    """One.\n\n    Args:\n        x: {long}.\n    """\n'
+    assert sum(words(one) > LONGEST for text in docstrings(source) for one in docstring_sentences(text)) == 3
 
 
 def test_extension_examples_register() -> None:

@@ -269,7 +269,7 @@ def test_a_plugin_of_this_contract_is_used(
     ],
 )
 def test_a_plugin_of_another_contract_is_refused(declared: str, message: str, plugins: Plugins, tmp_path: Path) -> None:
-    """Before its modules are imported, which may fail over what they do not find; it says how to mend it."""
+    """Before its modules are imported, which may fail over what they do not find; it says how to fix it."""
     name = f"other{abs(hash(declared))}"
     _package(tmp_path, name, f"FORGETCAST_CONTRACT = {declared}", "from forgetcast.factors import not_there_yet")
     plugins.add(FACTOR_GROUP, later=f"{name}.inner:zeta", good="plug:zeta")
@@ -327,7 +327,7 @@ def test_a_built_in_factor_that_raises_is_an_error(plugins: Plugins, monkeypatch
 
 
 def test_kept_factors_are_asked_again_after_a_failure(plugins: Plugins, tmp_path: Path) -> None:
-    """A table with a failure is not written: with the plugin mended, the next call shall have the values."""
+    """A table with a failure is not written: with the plugin fixed, the next call shall have the values."""
     plugins.add(FACTOR_GROUP, bad="plug:raises")
     said: list[str] = []
     with pytest.warns(PluginWarning):

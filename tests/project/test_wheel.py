@@ -87,7 +87,7 @@ def run(line):
 run(f"predict {about} --indices 0-9 --out difficulty.csv --html report.html")
 run(f"explain {about} --index 3 --plot waterfall.png")
 run(f"prescreen {about} --requests requests.csv --out queue.csv --html queue.html --record decisions.jsonl")
-run("prescreen --verify-record decisions.jsonl")
+run("prescreen --check-record decisions.jsonl")
 print("PLUGINS")
 run("plugins --format json")
 """

@@ -70,11 +70,11 @@ def test_a_sentence_says_what_the_row_says(report: DifficultyReport) -> None:
             words = {"confidence": "the model's confidence in it", "neighbours": "its neighbourhood"}[row.family]
             now, then = f"{row.percentile_now:.2f}", f"{row.percentile:.2f}"
             if row.tier != row.tier_now:
-                end = f"would be at {then} ({row.tier}) instead of {now} ({row.tier_now})"
+                end = f"would be {then} ({row.tier}) instead of {now} ({row.tier_now})"
             else:
-                end = f"would stay at {now} ({row.tier})"
-                end = end if now == then else f"would be at {then} instead of {now}, still {row.tier}"
-            assert row.sentence == f"were {words} typical for its class, it {end}"
+                end = f"would stay {now} ({row.tier})"
+                end = end if now == then else f"would be {then} instead of {now}, still {row.tier}"
+            assert row.sentence == f"if {words} were typical for its class, the forecast {end}"
             endings.add(row.sentence.split(" ")[-1 if row.tier != row.tier_now else -2])
     assert len(endings) > 2
 

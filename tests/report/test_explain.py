@@ -216,7 +216,7 @@ def test_a_factor_that_does_not_apply_says_so_with_its_reason(predictor: Difficu
 @pytest.mark.parametrize(
     ("clause", "value", "typical", "text"),
     [
-        ("it is {value}", 0.000123456, 12345.6, "it is 0.000123 (typical for this model: 1.23e+04)"),
+        ("it is {value}", 0.000123456, 12345.6, "it is 0.000123 (typical for this model: 12,346)"),
         ("it is 10^{value:.1f}", 0.42, -0.41, "it is 10^0.4 (typical for this model: 10^-0.4)"),
         ("surer ({value:+.0%})", -0.001, 0.2, "surer (0%; typical for this model: +20%)"),
         ("{value:.0f} of {value:.1f}", 3.2, 1.0, "3 of 3.2 (typical for this model: 1)"),
@@ -327,8 +327,8 @@ def test_a_sample_is_compared_with_its_class(predictor: DifficultyPredictor) -> 
     assert highest == f"its loss is higher than usual here ({loss[49]:.2f} nats; typical for its class: {usual[1]})"
     within = reason_for(explainer.explain(29, "retrain"), "loss")  # low for its class, high for the model
     assert within == (
-        f"its loss is higher than usual here ({loss[29]:.2f} nats; typical for its class: {usual[1]}, "
-        f"for this model: {loss.median():.2f})"
+        f"its loss is higher than usual here ({loss[29]:.2f} nats; compared with the whole model, where "
+        f"{loss.median():.2f} is typical; in its class {usual[1]} is)"
     )
     middle = int((loss - loss[labels == 1].median()).abs().idxmin())
     assert reason_for(explainer.explain(middle, "retrain"), "loss") == (

@@ -16,7 +16,7 @@ from forgetcast.errors import RecordError
 from forgetcast.screening.columns import COLUMNS
 from forgetcast.screening.decisions import decisions
 from forgetcast.screening.policy import Policy
-from forgetcast.screening.record import append, verify
+from forgetcast.screening.record import append, check
 from forgetcast.screening.triage import Triage, triage
 from small_targets import clouds
 
@@ -110,7 +110,7 @@ def test_whatever_a_request_brings_along(queue: Triage, tmp_path: Path, value: A
     assert entries[0]["request"]["extra"] == kept
     assert all(plain(entry) for entry in entries)
     append(tmp_path / "record.jsonl", entries)
-    assert verify(tmp_path / "record.jsonl").entries == 6
+    assert check(tmp_path / "record.jsonl").entries == 6
 
 
 def test_an_edit_of_a_decision_is_found(queue: Triage, tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ def test_an_edit_of_a_decision_is_found(queue: Triage, tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
     last = append(path, decisions(queue))
     append(path, decisions(queue))
-    assert verify(path).entries == 12
+    assert check(path).entries == 12
     with pytest.raises(RecordError, match="6 more follow it"):
-        verify(path, expected=last)
+        check(path, expected=last)
     text = path.read_text()
     lines = text.splitlines(keepends=True)
     route = queue.table["route"].iloc[1]
@@ -135,6 +135,6 @@ def test_an_edit_of_a_decision_is_found(queue: Triage, tmp_path: Path) -> None:
         edited[number - 1] = edited[number - 1].replace(old, new, 1)
         path.write_text("".join(edited))
         with pytest.raises(RecordError, match=f"line {number} was changed"):
-            verify(path)
+            check(path)
     path.write_text(text)
-    assert verify(path).entries == 12
+    assert check(path).entries == 12

@@ -304,12 +304,12 @@ def test_who_leans_on_the_queue() -> None:
     """At least a third of the nearest samples with its label are requested; others count as often as they stand for."""
     near = np.array([[1, 3, 4], [0, 3, 4], [3, 4, 5]])  # three requests, then three other samples
     labels = np.array([0, 0, 0, 0, 0, 0])
-    assert module._alike(near, labels, 3, 1.0).tolist() == [1, 1, 0]  # one of three
-    assert module._alike(near, labels, 3, 1.1).tolist() == [0, 0, 0]
+    assert module._sharing_surroundings(near, labels, 3, 1.0).tolist() == [1, 1, 0]  # one of three
+    assert module._sharing_surroundings(near, labels, 3, 1.1).tolist() == [0, 0, 0]
     labels = np.array([0, 0, 0, 1, 1, 1])
-    assert module._alike(near, labels, 3, 100.0).tolist() == [1, 1, 0]  # nobody else has the label
+    assert module._sharing_surroundings(near, labels, 3, 100.0).tolist() == [1, 1, 0]  # nobody else has the label
     labels = np.array([0, 1, 0, 0, 0, 0])
-    assert module._alike(near, labels, 3, 1.0).tolist() == [0, 0, 0]  # two labels
+    assert module._sharing_surroundings(near, labels, 3, 1.0).tolist() == [0, 0, 0]  # two labels
 
 
 @pytest.mark.parametrize("requested", [30, 12, 3])

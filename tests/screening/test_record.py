@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from forgetcast.errors import InputError, PathError, RecordError
-from forgetcast.screening.record import BEGINNING, Verification, append, verify
+from forgetcast.screening.record import BEGINNING, CheckedRecord, append, check
 
 ENTRIES = [{"index": 3, "route": "quick"}, {"index": 5, "harm": 0.25}, {"who": "ü"}, {"index": 9, "list": [1, None]}]
 
@@ -36,7 +36,7 @@ def edited(path: Path, parts: list[bytes], **settings: Any) -> str:
     """What is said of a record of these lines; appending to it never makes it sound."""
     path.write_bytes(b"".join(parts))
     with pytest.raises(RecordError) as caught:
-        verify(path, **settings)
+        check(path, **settings)
     return str(caught.value)
 
 
@@ -47,11 +47,11 @@ def test_a_record_holds_what_was_appended(record: Path) -> None:
     assert [line["sequence"] for line in found] == [1, 2, 3, 4]
     assert [line["previous"] for line in found] == [BEGINNING, *(line["hash"] for line in found[:-1])]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", line["time"]) for line in found)
-    assert verify(record) == Verification(4, found[-1]["hash"])
+    assert check(record) == CheckedRecord(4, found[-1]["hash"])
     last = append(record, [{"n": np.int64(3)}])
-    assert verify(record, expected=last) == Verification(5, last)
+    assert check(record, expected=last) == CheckedRecord(5, last)
     assert append(record, []) == last
-    assert verify(record, expected=last.upper()).entries == 5
+    assert check(record, expected=last.upper()).entries == 5
 
 
 def test_any_byte_counts(record: Path) -> None:
@@ -97,25 +97,25 @@ def test_a_line_that_was_changed_with_its_hash_breaks_the_chain(record: Path, tm
     said = edited(record, lines(forged) + own[k:])
     assert f"line {k + 1} does not follow the one before: line {k} was changed together with its hash" in said
     append(forged, ENTRIES[k:])
-    assert verify(forged).entries == 4
+    assert check(forged).entries == 4
     assert "written anew" in edited(record, lines(forged), expected=last)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 3])
 def test_an_end_that_was_cut_off_is_found_by_the_expected_hash(record: Path, kept: int) -> None:
     """The chain alone cannot tell."""
-    last = verify(record).last
+    last = check(record).last
     said = edited(record, lines(record)[:kept], expected=last)
     assert f"line {kept + 1} and whatever followed it was cut off" in said
-    assert verify(record).entries == kept
+    assert check(record).entries == kept
 
 
 def test_entries_after_the_expected_one_are_counted(record: Path) -> None:
     """The record has grown since, or somebody wrote into it."""
-    last = verify(record).last
+    last = check(record).last
     append(record, [{}, {}])
     with pytest.raises(RecordError, match="expected line 4 to be the last; 2 more follow it, from line 5 on"):
-        verify(record, expected=last)
+        check(record, expected=last)
 
 
 def test_half_a_line_is_refused_until_it_is_cut_off(record: Path) -> None:
@@ -130,7 +130,7 @@ def test_half_a_line_is_refused_until_it_is_cut_off(record: Path) -> None:
             append(record, [{"index": 1}])
         assert record.read_bytes() == sound + half
         os.truncate(record, cut)
-        assert verify(record, expected=append(record, [{"index": 1}])).entries == 4
+        assert check(record, expected=append(record, [{"index": 1}])).entries == 4
 
 
 @pytest.mark.parametrize("parts", [(0, 1, 3), (0, 1, 3, 2), (3,), (0, 0), (1, 2, 3)])
@@ -142,7 +142,7 @@ def test_nothing_is_appended_to_an_end_that_does_not_verify(record: Path, parts:
     if parts == (1, 2, 3):  # an edit far from the end is for verify to find
         append(record, [{}])
         with pytest.raises(RecordError, match="line 1"):
-            verify(record)
+            check(record)
         return
     with pytest.raises(RecordError, match="line"):
         append(record, [{}])
@@ -154,7 +154,7 @@ def test_long_lines_are_read_whole_from_the_end(tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
     for size in (3, 100_000, 5, 9000, 9000):
         last = append(path, [{"text": "x" * size}])
-    assert verify(path, expected=last).entries == 5
+    assert check(path, expected=last).entries == 5
 
 
 def _many(path: Path, who: int) -> None:
@@ -172,7 +172,7 @@ def test_processes_that_append_at_once_wait_for_each_other(tmp_path: Path) -> No
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    assert verify(path).entries == 240
+    assert check(path).entries == 240
     entries = [json.loads(line)["entry"] for line in lines(path)]
     assert all(one | {"second": True} == other for one, other in zip(entries[::2], entries[1::2], strict=True))
     assert [entry["k"] for entry in entries if entry["who"] == 1][::2] == list(range(40))
@@ -212,18 +212,18 @@ def test_a_record_without_entries_verifies(tmp_path: Path) -> None:
     """An empty file; it can be appended to."""
     path = tmp_path / "record.jsonl"
     path.touch()
-    assert verify(path, expected=BEGINNING) == Verification(0, BEGINNING)
-    assert verify(path, expected=append(path, [{}])).entries == 1
+    assert check(path, expected=BEGINNING) == CheckedRecord(0, BEGINNING)
+    assert check(path, expected=append(path, [{}])).entries == 1
 
 
 def test_a_path_or_hash_that_cannot_be_is_refused(tmp_path: Path, record: Path) -> None:
     """A folder, a file that is not there, a place that is not there; a hash that is none."""
     for path in (tmp_path, tmp_path / "none.jsonl", tmp_path / "none" / "record.jsonl"):
         with pytest.raises(PathError, match="record"):
-            verify(path)
+            check(path)
     for path in (tmp_path, tmp_path / "none" / "record.jsonl"):
         with pytest.raises(PathError, match="record"):
             append(path, [{}])
     for expected in ("", "abc", "g" * 64):
         with pytest.raises(InputError, match="64 hexadecimal digits"):
-            verify(record, expected=expected)
+            check(record, expected=expected)

@@ -369,7 +369,7 @@ def test_no_request_that_can_be_served() -> None:
     assert none.table.columns.tolist() == list(COLUMNS)
     assert none.problems["row"].tolist() == [1, 2, 3]
     assert none.report.table.empty
-    assert none.batch["advice"] == "no request can be served: mend the rows that are named"
+    assert none.batch["advice"] == "no request can be served: fix the rows that are named"
     assert (none.batch["requests"], none.batch["served"], none.batch["groups"], none.batch["alike"]) == (3, 0, 0, 0)
     assert "No request can be served." in render_triage_html(none)
     with pytest.raises(InputError, match="nothing to verify"):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from forgetcast.errors import DatasetError, IndexRangeError
 from forgetcast.target.data import Data
-from forgetcast.target.dataset_reader import AGAIN
+from forgetcast.target.dataset_reader import REREAD
 from forgetcast.target.inputs import channels_last, leaves, map_leaves
 
 N = 1100  # more than two of the pieces that a dataset is read in
@@ -118,7 +118,7 @@ def test_equal_content_has_an_equal_digest(name: str, monkeypatch: pytest.Monkey
 
 def once_but_a_few(reads: Counter[int]) -> bool:
     """Whether every item was asked for once, but for the few that are compared with themselves."""
-    return sorted(reads.values()) == [1] * (N - AGAIN) + [2] * AGAIN
+    return sorted(reads.values()) == [1] * (N - REREAD) + [2] * REREAD
 
 
 def test_a_cached_dataset_is_read_once_and_a_large_one_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -673,7 +673,7 @@ BAD_MODELS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", BAD_MODELS)
 def test_bad_models_are_refused_in_one_line(name: str) -> None:
-    """What was expected, what came and how to mend it, in a ModelError of one line."""
+    """What was expected, what came and how to fix it, in a ModelError of one line."""
     make, message = BAD_MODELS[name]
     with pytest.raises(ModelError, match=message) as caught:
         Target(make(), samples(4))
@@ -775,7 +775,7 @@ def test_what_is_filled_in_at_the_first_call_is_no_state() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("odd\nvalue"), MemoryError("too much")])
 def test_a_batch_that_the_model_fails_on_is_named(error: Exception) -> None:
-    """Also where factors are worked out, in the order of content; memory has a remedy of its own."""
+    """Also where factors are computed, in the order of content; memory has a remedy of its own."""
 
     def picky(m: Custom, h: Tensor) -> Tensor:
         if bool((h > 90).any()):

@@ -113,13 +113,13 @@ def test_a_corpus_keeps_everything_else_and_is_completed_once_mended(
 
     kind = found(UNLEARNER_GROUP).objects["stumbling"]
     monkeypatch.delattr(kind, "walk")
-    mended = generate_corpus([target], tmp_path, **settings)
-    assert "partial" not in mended.manifest
-    assert "left_out" not in mended.manifest
-    assert mended.outcomes.groupby("unlearner").size().to_dict() == {"gradient_ascent": 60, "stumbling": 60}
+    fixed = generate_corpus([target], tmp_path, **settings)
+    assert "partial" not in fixed.manifest
+    assert "left_out" not in fixed.manifest
+    assert fixed.outcomes.groupby("unlearner").size().to_dict() == {"gradient_ascent": 60, "stumbling": 60}
     assert shards.items() <= {path: path.stat().st_mtime_ns for path in shards}.items()
     pd.testing.assert_frame_equal(
-        mended.outcomes[mended.outcomes["unlearner"] == "gradient_ascent"].reset_index(drop=True), corpus.outcomes
+        fixed.outcomes[fixed.outcomes["unlearner"] == "gradient_ascent"].reset_index(drop=True), corpus.outcomes
     )
 
 
@@ -145,8 +145,8 @@ def test_a_corpus_of_all_unlearners_notes_what_was_left_out(stumbling: Plugins, 
     assert again.manifest["left_out"] == left_out
     stumbling.points = [point for point in stumbling.points if point.name != "bad"]
     found.cache_clear()
-    mended = refresh_factors(tmp_path, [example_target()], progress=False)
-    assert mended.manifest["left_out"] == {what: why for what, why in left_out.items() if "factor" not in what}
+    fixed = refresh_factors(tmp_path, [example_target()], progress=False)
+    assert fixed.manifest["left_out"] == {what: why for what, why in left_out.items() if "factor" not in what}
 
 
 def test_a_built_in_that_raises_is_an_error(stumbling: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from forgetcast.evaluation.table import training_table
 from forgetcast.factors import FactorTable, factor_table
 from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.predictor.predictor import DifficultyPredictor
-from forgetcast.screening.record import append, verify
+from forgetcast.screening.record import append, check
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 
@@ -131,6 +131,6 @@ def test_a_record_verifies_while_others_append(tmp_path: Path, writers: int) -> 
     append(path, [{"n": 0}])
     together(
         *(repeat(1, lambda: append(path, [{"text": "x" * 5000}, {"n": 2}])) for _ in range(writers)),
-        repeat(1, lambda: verify(path)),
+        repeat(1, lambda: check(path)),
     )
-    assert verify(path).entries % 2 == 1
+    assert check(path).entries % 2 == 1

@@ -122,7 +122,9 @@ def test_what_retrained_models_say_can_be_made_typical_too(report: DifficultyRep
     usual, _ = report.explainer.typical(0)
     then = report.predictor.predict(row.assign(**usual[columns]), "retrain")
     assert found.loc["retraining", "percentile"] == pytest.approx(then["percentile"].item())
-    assert found.loc["retraining", "sentence"].startswith("were what retrained models say of it typical for its class")
+    assert found.loc["retraining", "sentence"].startswith(
+        "if retrained models gave its label a probability typical for its class"
+    )
     assert len(report.movers(5, "erase")) > 0
 
 

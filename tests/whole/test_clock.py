@@ -13,7 +13,7 @@ import pytest
 
 from forgetcast.screening import record
 from forgetcast.screening.costs import measure_costs
-from forgetcast.screening.record import append, verify
+from forgetcast.screening.record import append, check
 from small_targets import clouds
 
 
@@ -35,7 +35,7 @@ def test_a_record_orders_by_sequence_not_by_time(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(record, "datetime", Backwards)
     for number in range(3):
         last = append(path, [{"n": number}])
-    assert verify(path, expected=last).entries == 3
+    assert check(path, expected=last).entries == 3
     times = [json.loads(line)["time"] for line in path.read_text().splitlines()]
     assert times == sorted(times, reverse=True)
 

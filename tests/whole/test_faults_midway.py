@@ -103,7 +103,7 @@ def whole(tmp_path: Path) -> Contents:
 @pytest.mark.parametrize("fault", ["raises", "nan", "shape", "label"])
 @pytest.mark.parametrize("sound", [9, 19])
 def test_an_item_that_turns_bad_is_named(tmp_path: Path, whole: Contents, fault: str, sound: int) -> None:
-    """Shards that were finished stay, and once the data is mended the same call ends with the undisturbed corpus."""
+    """Shards that were finished stay, and once the data is fixed the same call ends with the undisturbed corpus."""
     folder = tmp_path / "corpus"
     with pytest.raises(DatasetError, match=rf"target 1 of 1, 'clouds': .*\b{BAD}\b.*[Ww]hat is finished stays in"):
         generate_corpus([made(fault, sound)], folder, **SETTINGS)

@@ -32,7 +32,7 @@ from forgetcast.files.parquet import write_parquet
 from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.report.page_parts import write_whole
 from forgetcast.screening.policy import Policy
-from forgetcast.screening.record import append, verify
+from forgetcast.screening.record import append, check
 from places import HELPERS
 from small_targets import clouds
 from synthetic import FEATURES, corpus
@@ -148,7 +148,7 @@ def test_a_record_on_a_full_disk_is_as_before(disk: Disk) -> None:
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
     append(path, [{"n": 1}])
-    assert verify(path).entries == 2
+    assert check(path).entries == 2
 
 
 def test_training_onto_a_full_disk_keeps_the_old_predictor(disk: Disk) -> None:

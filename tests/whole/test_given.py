@@ -1,4 +1,4 @@
-"""What is given to a forecast is used, or it says that it is not: factors worked out before, the training run."""
+"""What is given to a forecast is used, or it says that it is not: factors computed before, the training run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_folder_of_factors_is_made_and_used_again(tmp_path: Path, kind: Any) -> None:
-    """As ``--factors`` does, for a forecast and for a queue; the forecast is that of factors worked out at once."""
+    """As ``--factors`` does, for a forecast and for a queue; the forecast is that of factors computed at once."""
     plain = predict_difficulty(clouds(), objective="erase")
     folder = kind(tmp_path / "factors")
     same(predict_difficulty(clouds(), objective="erase", factors=folder).table, plain.table)
@@ -41,10 +41,10 @@ def test_a_folder_of_factors_is_made_and_used_again(tmp_path: Path, kind: Any) -
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "factors").iterdir()} == stamps
 
 
-def test_a_folder_of_another_model_is_told_and_worked_out_anew(tmp_path: Path) -> None:
+def test_a_folder_of_another_model_is_reported_and_computed_anew(tmp_path: Path) -> None:
     """Never is a stranger's value served."""
     predict_difficulty(clouds(shift=1.0), objective="erase", factors=tmp_path)
-    with pytest.warns(ForgetcastWarning, match="are of another model, data, heldout: they are worked out anew"):
+    with pytest.warns(ForgetcastWarning, match="are of another model, data, heldout: they are computed anew"):
         report = predict_difficulty(clouds(), objective="erase", factors=tmp_path)
     same(report.table, predict_difficulty(clouds(), objective="erase").table)
 
@@ -69,7 +69,7 @@ def test_a_table_of_another_model_or_data_is_refused(other: str, indices: list[i
     module = torch.nn.Sequential(torch.nn.Linear(4, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3))
     stranger = Target(module, (x, y)) if other == "model" else Target(target.module, (x + 0.1, y))
     for given in (factor_table(stranger), factor_table(stranger, indices=indices)):
-        with pytest.raises(InputError, match=f"factors: this table is of another {other}: work them out for this one"):
+        with pytest.raises(InputError, match=f"factors: this table is of another {other}: compute them for this one"):
             predict_difficulty(target, objective="erase", factors=given, indices=indices)
     report = predict_difficulty(target, objective="erase", factors=factor_table(clouds()), indices=indices)
     assert len(report.table) == (45 if indices is None else 2)

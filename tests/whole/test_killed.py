@@ -28,7 +28,7 @@ from forgetcast.factors.store import read_factors, write_factors
 from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.report.page_parts import write_whole
 from forgetcast.screening.policy import Policy
-from forgetcast.screening.record import append, verify
+from forgetcast.screening.record import append, check
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 
@@ -140,7 +140,7 @@ def test_old_or_new_after_a_kill_at_any_step(writers: Any, tmp_path: Path, kind:
 
 
 def test_a_corpus_killed_at_any_step_is_whole_or_made_so_by_the_next_write(tmp_path: Path) -> None:
-    """Four files move one after another: in between the folder is refused by name, and writing again mends it."""
+    """Four files move one after another: in between the folder is refused by name, and writing again fixes it."""
     old, new = corpus(2, 20, seed=0), corpus(2, 20, seed=1)
     folder = tmp_path / "corpus"
     digests = []
@@ -191,7 +191,7 @@ def test_a_record_killed_at_any_step_verifies(tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
         append(path, [{"n": 0}])
         killed = killed_before(step, lambda: append(path, entries))
-        found.append(verify(path).entries)
+        found.append(check(path).entries)
         if not killed:
             break
         step += 1
@@ -226,9 +226,9 @@ def test_a_record_killed_inside_the_write_verifies(
             os._exit(1)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
         assert len(path.read_bytes()) == len(before) + kept
-        assert verify(path).entries == (3 if kept == added else 1)
+        assert check(path).entries == (3 if kept == added else 1)
         last = append(path, [{"n": 3}])
-        assert verify(path, expected=last).entries == (4 if kept == added else 2)
+        assert check(path, expected=last).entries == (4 if kept == added else 2)
         assert [file.name for file in tmp_path.iterdir()] == ["record.jsonl"]
 
 
@@ -241,14 +241,14 @@ def test_a_copy_of_lines_that_are_not_the_last_changes_nothing(tmp_path: Path) -
     copies = [b"", b"x", b"-1\n", b"9" * 5000 + b"\n", b"%d\n" % len(whole), b"%d\nother" % cut]
     for copy in [*copies, b"%d\n" % cut + whole[cut:], b"%d\n" % cut + whole[cut:-2]]:
         (tmp_path / ".record.jsonl.pending").write_bytes(copy)
-        assert verify(path).entries == 2
+        assert check(path).entries == 2
         if copy in copies:
             path.write_bytes(whole[:-9])
             with pytest.raises(RecordError, match="line 2 is cut short"):
-                verify(path)
+                check(path)
             path.write_bytes(whole)
     append(path, [{"n": 2}])
-    assert verify(path).entries == 3
+    assert check(path).entries == 3
     assert [file.name for file in tmp_path.iterdir()] == ["record.jsonl"]
 
 
@@ -297,9 +297,9 @@ def test_the_command_line_survives_kills_while_it_writes(tmp_path: Path, monkeyp
         process.wait()
         assert len(read_factors("factors")[0].values) == 60
         if Path("record.jsonl").exists():
-            assert verify("record.jsonl").entries in (0, 3)
+            assert check("record.jsonl").entries in (0, 3)
         for name, end in (("out.html", "</html>"), ("out.csv", "\n")):
             assert not Path(name).exists() or Path(name).read_text().endswith(end)
     assert Path("out.csv").read_bytes() == Path("alone.csv").read_bytes()
-    assert verify("record.jsonl").entries in (3, 6)
+    assert check("record.jsonl").entries in (3, 6)
     assert not drafts(tmp_path)

@@ -26,7 +26,7 @@ from hostile_mutations import Canary
 SOURCE = Path(forgetcast.__file__).parent
 MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "jsonpickle", "yaml"}
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
-WRITES_ONLY = {"parallel.py": ("cloudpickle", "cloudpickle.Pickler(_Nowhere()).dump(value)")}
+WRITES_ONLY = {"parallel.py": ("cloudpickle", "cloudpickle.Pickler(_NullStream()).dump(value)")}
 """A module that asks whether a task can be sent, by pickling it into nothing; the one line that it may."""
 METHODS = {"read_pickle", "to_pickle", "unpickle", "literal_eval", "fromfile_pickle", "unsafe_load", "full_load"}
 

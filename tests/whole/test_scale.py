@@ -313,7 +313,7 @@ def test_quantiles_within_the_reference_are_counted_by_hand() -> None:
 
 @pytest.mark.usefixtures("small_reference")
 def test_a_factor_that_needs_all_samples_says_so() -> None:
-    """A mean over gradients of samples that were not worked out is stated, not hidden."""
+    """A mean over gradients of samples that were not computed is stated, not hidden."""
 
     @factor(family="mine", source="ours", high="it is large", low="it is small")
     def compared(gradient_norm: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from forgetcast.factors import factor_table
 from forgetcast.parallel import one_thread, run_tasks
 from forgetcast.target.layers import reproducible
 from forgetcast.target.seeding import seeded
-from forgetcast.target.settings import TURN, own_settings
+from forgetcast.target.settings import TORCH_LOCK, own_settings
 
 N, CLASSES = 30, 3
 Y = torch.arange(N) % CLASSES
@@ -157,9 +157,9 @@ def test_the_turn_is_over_when_a_forecast_fails() -> None:
     taken = []
 
     def next_one() -> None:
-        if TURN.acquire(timeout=5):
+        if TORCH_LOCK.acquire(timeout=5):
             taken.append(True)
-            TURN.release()
+            TORCH_LOCK.release()
 
     thread = threading.Thread(target=next_one)
     thread.start()

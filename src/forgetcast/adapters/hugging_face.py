@@ -1,8 +1,8 @@
 """Classifiers of Hugging Face's transformers, for sequences and for images, as targets.
 
-A target takes such a model as it is; what this adds is everything around it: columns become inputs, decoders that read
-the class off their last token get a last layer that can be watched, and attention runs in its plain form, for the fused
-kernels cannot be differentiated for many samples at once (torch then falls back to a loop, with a warning per layer).
+A target takes such a model as it is; what this adds is everything around it: columns become inputs, and decoders that
+read the class off their last token get a last layer that can be watched. Attention runs in its plain form: the fused
+kernels cannot be differentiated for many samples at once. (torch then falls back to a loop, with a warning per layer.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from forgetcast.corpus.zoo.torchvision_import import does_not_import
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError, first_line
 from forgetcast.target.dataset_reader import LABEL_NAMES
 from forgetcast.target.samples import is_missing
-from forgetcast.target.seeding import as_before
+from forgetcast.target.seeding import fork_all_rngs
 from forgetcast.target.target import Target, TrainFunction
 from forgetcast.target.trajectory import Trajectory
 
@@ -73,8 +73,10 @@ def from_transformers(
         max_length: tokens kept of a text; default: what tokenizer and model can take, tried on the model itself. How
             many texts are cut stands in the target's ``notes``.
         train: ``train(indices, seed)`` returns a model of the same kind, trained from its starting point on those rows.
-        trajectory, batch_size, info: as for ``Target``; ``info`` gets the architecture if it has none.
+        trajectory: checkpoints of the training run, or outputs recorded during it; None: its factors do not apply.
         name: of the target; default: the model's type.
+        batch_size: samples per forward pass.
+        info: descriptors kept with results; it gets the architecture if it has none.
 
     Returns:
         A target for ``predict_difficulty`` and everything else.
@@ -257,10 +259,10 @@ class _Reader:
         Raises:
             InputError: the model cannot take what was asked for.
         """
-        told = int(getattr(self.model.config, "max_position_embeddings", None) or LONGEST)
+        stated = int(getattr(self.model.config, "max_position_embeddings", None) or LONGEST)
         if self.max_length is None:
-            return self._tried(texts, min(length, told, int(getattr(self.tokenizer, "model_max_length", LONGEST))))
-        wanted = min(self.max_length, told + 1 if told < LONGEST else length)  # one more shows that there is a limit
+            return self._tried(texts, min(length, stated, int(getattr(self.tokenizer, "model_max_length", LONGEST))))
+        wanted = min(self.max_length, stated + 1 if stated < LONGEST else length)  # one more shows a limit
         taken = self._tried([" ".join([text] * (wanted // length + 1)) for text in texts], wanted)
         if taken < wanted:
             raise InputError(f"max_length: the model takes at most {taken} tokens; got {self.max_length}")
@@ -278,7 +280,7 @@ class _Reader:
                 return False
             return True
 
-        with torch.no_grad(), as_before():
+        with torch.no_grad(), fork_all_rngs():
             if takes(length):
                 return length
             low, high = 0, length

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from forgetcast.adapters._library import library
 from forgetcast.errors import DatasetError, ForgetcastError, InputError, ModelError, first_line
 from forgetcast.target.data import Data
-from forgetcast.target.seeding import as_before
+from forgetcast.target.seeding import fork_all_rngs
 from forgetcast.target.target import Target
 from forgetcast.target.trajectory import Trajectory
 
@@ -28,7 +28,7 @@ PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 """Lightning has two names; a module is of the one that its author imported."""
 SEED = "PL_GLOBAL_SEED"
 FEW = 64
-"""Samples, spread over a dataset, by which two splits are told apart."""
+"""Samples, spread over a dataset, by which two splits are compared."""
 
 
 def from_lightning(
@@ -56,8 +56,10 @@ def from_lightning(
         make: returns a new, untrained module; with ``trainer`` the target can be retrained.
         trainer: returns a new ``Trainer``; say there whether it draws bars, logs and keeps checkpoints. It fits the new
             module to batches of the training loader's size (32 where there is no loader), shuffled.
-        trajectory, batch_size, info: as for ``Target``.
+        trajectory: checkpoints of the training run, or outputs recorded during it; None: its factors do not apply.
         name: of the target; default: the module's class.
+        batch_size: samples per forward pass.
+        info: descriptors kept with results, such as ``{"dataset": "digits"}``.
 
     Raises:
         NotApplicableError: Lightning is not installed.
@@ -128,7 +130,7 @@ def _of_module(data: Any) -> tuple[DataLoader, Any]:
         InputError: the data module raised.
     """
     other = data
-    with as_before():
+    with fork_all_rngs():
         try:
             _seed(0)
             found = _ask(data)
@@ -243,7 +245,7 @@ class _Retrained:
             x, y = Data(data).fetch(torch.as_tensor(indices))
             data, indices = TensorDataset(x, y), np.arange(len(y))
         try:
-            with as_before():
+            with fork_all_rngs():
                 package.seed_everything(seed % 2**32, verbose=False)
                 module = self.make()
                 loader = DataLoader(

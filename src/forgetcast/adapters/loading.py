@@ -164,8 +164,8 @@ def load_dataset(spec: str, *, heldout: bool = False) -> Any:
     """The dataset that ``spec`` names, as :class:`forgetcast.target.data.Data` takes it.
 
     Args:
-        spec: ``module:factory`` (a factory without arguments that returns a dataset or a pair (x, y), or such
-            an object itself), the path of a ``.npz``, ``.parquet`` or ``.csv`` file, or a built-in name.
+        spec: ``module:factory`` (such an object, or a factory without arguments that returns one), the path of a
+            ``.npz``, ``.parquet`` or ``.csv`` file, or a built-in name.
         heldout: of a built-in dataset, the held-out part instead of the training part.
 
     A ``.npz`` file holds the arrays ``x`` (n, ...) and ``y`` (n,), or another pair of :data:`ARRAY_NAMES`. A

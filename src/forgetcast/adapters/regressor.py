@@ -52,7 +52,7 @@ class DifficultyRegressor(RegressorMixin, BaseEstimator):
             X: factor columns, NaN where one does not apply.
             y: what is forecast.
             sample_weight: weight of every row, (n,), at least 0.
-            groups: target of every row, (n,); with at least two, errors on targets left out calibrate intervals.
+            groups: target of every row, (n,); with at least two, errors on targets left out give the intervals.
 
         Raises:
             InputError: groups that are fewer than two, or LightGBM refuses a parameter.

@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 from forgetcast.adapters._library import library
 from forgetcast.errors import DatasetError, ModelError
 from forgetcast.target.data import Data
-from forgetcast.target.seeding import as_before, seeded
+from forgetcast.target.seeding import fork_all_rngs, seeded
 from forgetcast.target.target import Target
 
 __all__ = ["from_skorch"]
@@ -41,14 +41,16 @@ def from_skorch(
 
     Args:
         net: a fitted ``NeuralNetClassifier`` or ``NeuralNetBinaryClassifier``; it stays as it is.
-        X, y: what it was trained on: arrays or tensors, a dict of them, or a dataset of (x, y) and no ``y``. By default
-            skorch holds a fifth of what ``fit`` gets back and trains without it; such a net wants the trained part, as
+        X: what it was trained on: arrays or tensors (n, ...), a dict of them, or a dataset of (x, y). By default skorch
+            holds a fifth of what ``fit`` gets back and trains without it; such a net wants the trained part, as
             in ``trained, held = net.get_split_datasets(X, y)`` and ``from_skorch(net, trained, heldout=held)``.
+        y: its labels, integers (n,); None where ``X`` is a dataset.
         heldout: a pair (X, y), or a dataset, that it was not trained on.
         can_train: let the target be retrained by a clone of the net with all its settings; where the net held samples
             back, the clone is validated on ``heldout``, or not at all.
         name: of the target; default: the module's class.
-        batch_size, info: as for ``Target``.
+        batch_size: samples per forward pass.
+        info: descriptors kept with results, such as ``{"dataset": "digits"}``.
 
     Raises:
         NotApplicableError: skorch is not installed.
@@ -104,7 +106,7 @@ def _check_split(net: Any, trained: Subset) -> None:
         DatasetError: the split is drawn anew each time, or gives other samples.
     """
     parts = []
-    with as_before():
+    with fork_all_rngs():
         for seed in (0, 1):
             np.random.seed(seed)
             torch.default_generator.manual_seed(seed)
@@ -209,7 +211,7 @@ class _Retrained:
         x, labels = self._as_fitted(Data(self.data), indices)
         if self.splits:
             fresh.set_params(train_split=self._validation())
-        with as_before(), seeded(seed):
+        with fork_all_rngs(), seeded(seed):
             np.random.seed(seed % 2**32)
             fresh.fit(x, labels)
         return _as_logits(fresh)

@@ -1,7 +1,8 @@
 """The command ``forgetcast``: parse, call, print. One file per command, heavy imports inside it.
 
-Progress goes to standard error, results to standard output or to a file. Exit codes: 0 done, 2 bad input
-(one line on standard error, nothing half-written), 130 interrupted.
+Progress goes to standard error, results to standard output or to a file. Exit codes: 0 done; 1 a plugin cannot be
+used or breaks a law (``plugins``); 2 bad input (one line on standard error, nothing half-written); 3 the predictor in
+place was kept, 4 the new one is worse than one it was compared with (both ``train``); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class Commands(click.Group):
         with any_text() as output:
             code = self._run(*args, **kwargs)
             if output is not None:
-                code = _told_of(output, code)
+                code = _report_lost_output(output, code)
         sys.exit(code)
 
     def _run(self, *args: Any, **kwargs: Any) -> int:
-        """Run a command, tell its errors, and return its exit code."""
+        """Run a command, report its errors, and return its exit code."""
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _shown_as(warnings.showwarning)
@@ -65,7 +66,7 @@ class Commands(click.Group):
         return code if isinstance(code, int) else 0
 
 
-def _told_of(output: AnyText, code: int) -> int:
+def _report_lost_output(output: AnyText, code: int) -> int:
     """The exit code, after a word on what standard output could not hold."""
     output.flush()
     if output.narrowed:

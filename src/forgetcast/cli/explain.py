@@ -40,8 +40,8 @@ def explain(indices: tuple[int, ...], form: str, plot: Path | None, html: Path |
     forecast over the predictor's training data) they add up to the forecast. Factors that carry the same
     information share the credit between them; the sum of a family is what to rely on.
 
-    Below them stands what the forecast would be if one family of factors were typical for the sample's class, and
-    which training samples would move with it if the last layer unlearned it. --format json has more of both.
+    Below them stands what the forecast would be if one family of factors were typical for the sample's class. Then come
+    the training samples that would move with it if the last layer unlearned it. --format json has more of both.
 
     \b
     EXAMPLES

@@ -10,6 +10,7 @@ import click
 from forgetcast.cli.interrupted import kept
 from forgetcast.cli.options import OBJECTIVES, quiet_option
 from forgetcast.errors import InputError
+from forgetcast.wording import count
 
 __all__ = ["generate"]
 
@@ -57,7 +58,7 @@ __all__ = ["generate"]
 @click.option(
     "--factors-only",
     is_flag=True,
-    help="Measure nothing: work out the factors of the corpus in --out anew, after a new factor was installed.",
+    help="Measure nothing: compute the factors of the corpus in --out anew, after a new factor was installed.",
 )
 @quiet_option
 def generate(
@@ -110,7 +111,9 @@ def generate(
         from forgetcast.corpus.refresh import refresh_factors
 
         corpus = refresh_factors(out, targets, seed=seed, n_jobs=jobs, progress=not quiet)
-        click.echo(f"{out}: {corpus.factors.shape[1] - 2} factor columns of {len(corpus.factors)} samples")
+        click.echo(
+            f"{out}: {count(corpus.factors.shape[1] - 2, 'factor column')} of {count(len(corpus.factors), 'sample')}"
+        )
         return
     with kept(f"what is finished stays in {out}"):
         corpus = generate_corpus(
@@ -129,7 +132,7 @@ def generate(
         )
     stayed = len(corpus.targets) - len(targets)
     click.echo(
-        f"{out}: {corpus.targets['target'].nunique()} targets, {len(corpus.instances)} samples, "
-        f"{len(corpus.outcomes)} outcomes"
+        f"{out}: {count(corpus.targets['target'].nunique(), 'target')}, "
+        f"{count(len(corpus.instances), 'sample')}, {count(len(corpus.outcomes), 'outcome')}"
         + (f"; {stayed} of the targets were there before and stay" if stayed > 0 else "")
     )

@@ -11,6 +11,7 @@ from forgetcast.cli.options import FILE
 from forgetcast.cli.output import check_output
 from forgetcast.errors import InputError, PluginError, shortened
 from forgetcast.files.atomic import whole_file
+from forgetcast.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,7 @@ def corpus(folder: str, agreement: bool) -> None:
     present = sorted(found.outcomes["unlearner"].unique())
     averaged = [name for name in labels.CONSENSUS if name in present] or present
     partial = found.manifest.get("partial")
-    click.echo(f"{folder}: {len(found.instances)} samples, {len(found.outcomes)} outcomes")
+    click.echo(f"{folder}: {count(len(found.instances), 'sample')}, {count(len(found.outcomes), 'outcome')}")
     if partial:
         click.echo(f"Partial: {partial}")
     for what, why in found.manifest.get("left_out", {}).items():

@@ -152,7 +152,7 @@ def forecast_inputs(
 ) -> dict[str, Any]:
     """What the options name, loaded: keyword arguments of ``predict_difficulty`` and ``triage``.
 
-    With ``--factors`` the model is a ``Target`` and its factor table is there, read from the folder or worked out.
+    With ``--factors`` the model is a ``Target`` and its factor table is there, read from the folder or computed.
     """
     from forgetcast.adapters.loading import load_checkpoints, load_dataset, load_model, load_target
     from forgetcast.predict import needed_factors, target_of

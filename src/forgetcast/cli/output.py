@@ -12,6 +12,7 @@ import click
 
 from forgetcast.errors import InputError, PathError
 from forgetcast.files.atomic import whole_file
+from forgetcast.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,7 @@ def put_table(frame: pd.DataFrame, path: Path | None, provenance: Mapping[str, A
     """Write a table into a file and say so on stderr; None writes nothing."""
     if path is not None:
         write_table(frame, path, provenance)
-        click.echo(f"wrote {path} ({len(frame)} rows)", err=True)
+        click.echo(f"wrote {path} ({count(len(frame), 'row')})", err=True)
 
 
 def table_json(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from forgetcast.cli.output import (
 )
 from forgetcast.cli.requests import COLOURS, request_options, screened, shown_id, summary
 from forgetcast.errors import InputError
-from forgetcast.wording import duration
+from forgetcast.wording import count, duration
 
 if TYPE_CHECKING:
     from forgetcast.screening.triage import Triage
@@ -40,15 +40,21 @@ SHOWN = 40
 @click.option("--html", type=FILE, help="Also write the queue as one self-contained HTML file.")
 @click.option("--record", type=FILE, help="Append every decision to this file, JSON lines that chain by hash.")
 @click.option("--no-times", is_flag=True, help="Leave out wall times, train nothing: always the same answer.")
-@click.option("--verify-record", type=FILE, help="Only check a record; any edit of it is named by its line.")
-@click.option("--expected", metavar="HASH", help="With --verify-record: the last hash, to notice a cut end.")
+@click.option(
+    "--check-record",
+    "--verify-record",
+    "check_record",
+    type=FILE,
+    help="Only check a record; any edit of it is named by its line.",
+)
+@click.option("--expected", metavar="HASH", help="With --check-record: the last hash, to notice a cut end.")
 def prescreen(
     form: str,
     out: Path | None,
     html: Path | None,
     record: Path | None,
     no_times: bool,
-    verify_record: Path | None,
+    check_record: Path | None,
     expected: str | None,
     **inputs: Any,
 ) -> None:
@@ -71,16 +77,16 @@ def prescreen(
       forgetcast prescreen --requests requests.csv --ids ids.txt --policy policy.json --factors factors \\
           --model mymodels:mlp --weights mlp.pt --dataset train.npz --heldout test.npz --objective erase \\
           --person-column customer --out queue.csv --html queue.html --record decisions.jsonl
-      forgetcast prescreen --verify-record decisions.jsonl
+      forgetcast prescreen --check-record decisions.jsonl
     """
-    if verify_record is not None:
-        from forgetcast.screening.record import verify
+    if check_record is not None:
+        from forgetcast.screening.record import check
 
-        found = verify(verify_record, expected=expected)
-        click.echo(f"{verify_record}: {found.entries} entries, none edited; last hash {found.last}")
+        found = check(check_record, expected=expected)
+        click.echo(f"{check_record}: {count(found.entries, 'entry')}, none edited; last hash {found.last}")
         return
     if expected is not None:
-        raise InputError("--expected goes with --verify-record")
+        raise InputError("--expected goes with --check-record")
     check_output(out, TABLE_SUFFIXES)
     check_output(html, (".html", ".htm"))
     check_output(record, (".jsonl", ".ndjson", ".json"))
@@ -102,7 +108,7 @@ def prescreen(
         from forgetcast.screening.decisions import decisions
 
         last = append(record, decisions(queue))
-        click.echo(f"recorded {queue.batch['requests']} decisions in {record}; last hash {last}", err=True)
+        click.echo(f"recorded {count(queue.batch['requests'], 'decision')} in {record}; last hash {last}", err=True)
     done = "" if record is None else f"the decisions are in {record} already, so leave --record out"
     with kept(done):
         if form == "table":

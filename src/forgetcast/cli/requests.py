@@ -10,7 +10,7 @@ import click
 
 from forgetcast.cli.options import FILE, forecast_inputs
 from forgetcast.errors import FileFormatError, InputError, PathError
-from forgetcast.wording import duration
+from forgetcast.wording import count, duration
 
 if TYPE_CHECKING:
     from forgetcast.screening.triage import Triage
@@ -78,7 +78,7 @@ def screened(
     if found.table.empty:
         first = found.problems.iloc[0]
         raise InputError(
-            f"none of the {len(found.problems)} requests can be served; the first: row {first['row']}: "
+            f"none of the {count(len(found.problems), 'request')} can be served; the first: row {first['row']}: "
             f"{first['problem']}"
         )
     for row in found.problems.to_dict("records"):
@@ -90,9 +90,9 @@ def summary(found: Triage) -> list[str]:
     """The queue as a whole, in lines; with colours, which ``click.echo`` takes away where they are not supported."""
     batch = found.batch
     counts = ", ".join(
-        click.style(f"{count} {route}", fg=COLOURS[route], bold=True) for route, count in batch["routes"].items()
+        click.style(f"{many} {route}", fg=COLOURS[route], bold=True) for route, many in batch["routes"].items()
     )
-    lines = [f"{batch['served']} of {batch['requests']} requests served: {counts}"]
+    lines = [f"{batch['served']} of {count(batch['requests'], 'request')} served: {counts}"]
     if batch["retraining_seconds"] is not None and batch["unlearning_seconds"] is not None:
         share = batch["share_of_retraining"]
         even = batch["break_even"]
@@ -102,7 +102,9 @@ def summary(found: Triage) -> list[str]:
             + (f"; break-even at {even:,.{0 if even >= 10 else 1}f} requests" if even is not None else "")
         )
     if batch["groups"]:
-        lines.append(f"{batch['groups']} groups of requests interact, the largest has {batch['largest_group']}")
+        lines.append(
+            f"{count(batch['groups'], 'group')} of interacting requests, the largest has {batch['largest_group']}"
+        )
     lines += [f"note: {note}" for note in batch["notes"]]
     if batch["retraining_seconds"] is not None:
         lines.append(f"one retraining: {duration(batch['retraining_seconds'])}, {batch['retraining_basis']}")

@@ -134,7 +134,7 @@ def _run(out: Path, samples: int, jobs: int, seed: int, progress: bool, say: Cal
     say(
         f"Target: a GELU network with layer normalisation, trained on {len(target)} handwritten digits, {len(wrong)} "
         f"of them\nmislabelled on purpose (held-out accuracy {_accuracy(target):.1%}). The predictor has seen digits, "
-        "but neither this\narchitecture nor this model, and is not told which labels are wrong.\n"
+        "but neither this\narchitecture nor this model, and does not know which labels are wrong.\n"
     )
     report = predict_difficulty(target, None, objective="both", seed=seed, progress=progress)
     say(f"Forecast for all {len(target)} samples after {time.perf_counter() - began:.0f} s.\n")

@@ -3,7 +3,7 @@
 A console of Windows (cp1252) or an ASCII one holds no Greek letter and hardly anybody's name: what the encoding lacks
 is written as an escape. Printing comes after files were written and decisions recorded, so whoever ran a command again
 because printing failed would record them twice. A reader that has gone (``| head``) is no failure; a disk that is full
-is told at the end.
+is reported at the end.
 """
 
 from __future__ import annotations

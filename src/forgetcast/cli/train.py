@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from forgetcast.cli.options import FOLDER, corpus_option, quiet_option, read_corpora, read_predictor
+from forgetcast.wording import count
 
 if TYPE_CHECKING:
     from forgetcast.evaluation.training import TrainedPredictor
@@ -73,12 +74,13 @@ def train(
 ) -> int:
     """Fit a difficulty predictor to measured difficulty, and compare it with the one that is there.
 
-    From your own corpus, from the published one together with yours (a few measured samples of models like yours go
-    far), or by continuing a saved predictor on new targets, without the corpus that it came from.
+    From your own corpus, or from the published one together with yours: a few measured samples of models like yours go
+    far. Or continue a saved predictor on new targets, without the corpus that it came from.
 
     Old and new forecast targets that neither was fitted to: the new one leaves each out in turn. A predictor at OUT is
-    replaced if the new one is better for one objective, with its whole 95 % interval, and at least no worse (by 0.02)
-    for the other. Targets that parameters were chosen on are not compared. OUT/comparison.csv has every target.
+    replaced if the new one is better for one objective and at least no worse for the other. The whole 95 % interval of
+    the difference decides: above 0, and above -0.02. Targets that parameters were chosen on are not compared.
+    OUT/comparison.csv has every target.
 
     Where OUT holds none, the new one is written in any case. If it turns out worse than the one that comes with
     forgetcast, as one from a few targets may, a warning says so; mostly it helps to fit to both corpora.
@@ -120,7 +122,9 @@ def train(
         return KEPT
     rows = trained.predictor.manifest["training"]["rows"]
     features = len(trained.predictor.features)
-    click.echo(f"{out}: {sum(rows.values())} samples of {len(rows)} targets, {features} features")
+    click.echo(
+        f"{out}: {count(sum(rows.values()), 'sample')} of {count(len(rows), 'target')}, {count(features, 'feature')}"
+    )
     return WORSE if trained.worse_than and replace != "always" else 0
 
 

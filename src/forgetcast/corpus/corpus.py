@@ -27,9 +27,9 @@ __all__ = [
     "FORMAT",
     "Corpus",
     "corpus_folder",
-    "got",
-    "held",
-    "put",
+    "locked_corpus",
+    "read_corpus",
+    "write_corpus",
 ]
 
 FORMAT = 1
@@ -108,16 +108,15 @@ class Corpus:
     def write(self, folder: str | Path | Place) -> Place:
         """Write the tables and the manifest that names their hashes, into a folder or a store (``s3://...``).
 
-        In a folder all four are written beside their places before the first is moved there, so that a disk that is
-        full leaves the corpus that was there as it was; processes that write to one folder wait for each other. In a
-        store the manifest comes last.
+        In a folder all four are written beside their places before the first is moved there: a full disk leaves the old
+        corpus as it was; processes that write to one folder wait for each other. In a store the manifest comes last.
 
         Raises:
             PathError: ``folder`` is a file, or cannot be written or reached.
         """
         folder = corpus_folder(folder)
-        with held(folder):
-            put(self, folder)
+        with locked_corpus(folder):
+            write_corpus(self, folder)
         return folder
 
     @classmethod
@@ -143,9 +142,9 @@ class Corpus:
             kind = "is a file" if folder.exists() else "does not exist"
             raise PathError(f"expected a corpus folder; {folder} {kind}")
         if not isinstance(folder, Path):
-            return got(folder)
+            return read_corpus(folder)
         with locked_folder(folder, shared=True):
-            return got(folder)
+            return read_corpus(folder)
 
     @classmethod
     def published(cls) -> Corpus:
@@ -182,7 +181,7 @@ class Corpus:
 
 
 @contextmanager
-def held(folder: Place) -> Iterator[None]:
+def locked_corpus(folder: Place) -> Iterator[None]:
     """A block in which no other process reads or writes the corpus in a folder, which is made. A store has no lock."""
     if not isinstance(folder, Path):
         yield
@@ -193,8 +192,8 @@ def held(folder: Place) -> Iterator[None]:
         yield
 
 
-def put(corpus: Corpus, folder: Place) -> None:
-    """Write a corpus into a place that is ``held``."""
+def write_corpus(corpus: Corpus, folder: Place) -> None:
+    """Write a corpus into a place that is locked."""
     manifest = corpus.manifest
     if not isinstance(folder, Path):
         for table, name in zip(TABLES, FILES, strict=True):
@@ -214,8 +213,8 @@ def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
     return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
 
 
-def got(folder: Place) -> Corpus:
-    """Read and check the corpus of a place that is ``held``, or that nobody writes to; errors as ``Corpus.read``."""
+def read_corpus(folder: Place) -> Corpus:
+    """Read and check the corpus of a place that is locked, or that nobody writes to; errors as ``Corpus.read``."""
     path = folder / MANIFEST
     if not path.is_file():
         raise PathError(f"expected a corpus with manifest.json in {folder}; there is none (see forgetcast generate)")

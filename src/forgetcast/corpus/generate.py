@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from forgetcast import registry
 from forgetcast._arguments import checked
 from forgetcast.corpus.corpus import FORMAT, Corpus, corpus_folder
-from forgetcast.corpus.growth import UNKNOWN_FACTOR, Standing, add, marked, partial_of
+from forgetcast.corpus.growth import UNKNOWN_FACTOR, ExistingCorpus, add, marked, partial_of
 from forgetcast.corpus.labels import CONSENSUS
 from forgetcast.corpus.measuring import Measurement, measure_instances, suspicion
 from forgetcast.corpus.preconditions import asks_for_all, check_target, checked_names, named_failures
@@ -37,7 +37,7 @@ from forgetcast.errors import (
     UnlearnerFailedError,
     shortened,
 )
-from forgetcast.files.stores import Place, check_writable, sweep
+from forgetcast.files.stores import Place, check_writable, remove_stale_drafts
 from forgetcast.objectives import OBJECTIVES
 from forgetcast.target.target import Target
 from forgetcast.unlearn import Protocol
@@ -76,7 +76,7 @@ def generate_corpus(
     An unlearner of a plugin that raises is left out of that target wholly, and a factor of one has no values there.
     The manifest names both under ``left_out``, and what an unlearner failed over under ``partial``; everything else is
     measured and written. If the unlearner was asked for by name, the run then ends with an error: with the plugin
-    mended, the same call measures what is missing and no more.
+    fixed, the same call measures what is missing and no more.
 
     Args:
         targets: targets, recipes, or functions that return a target (built one at a time).
@@ -87,8 +87,14 @@ def generate_corpus(
         screen_models: half of the instances are drawn from those suspected of being memorized. 0: suspect those whose
             neighbours have other labels; else train so many models on random 70 % of the data and suspect those that
             only models that saw them get right (:func:`forgetcast.corpus.oracle.subset_screen`).
-        unlearners, seeds, objectives, oracle_groups, oracle_seeds, n_jobs, progress, seed: as in :func:`measure`,
-            with exact retraining beside the default unlearners.
+        unlearners: registered names, or ("all",); default: those that the label averages, and exact retraining.
+        seeds: runs per unlearner with different seeds (see ``tasks.SEEDS`` for the exceptions).
+        objectives: some of "retrain" and "erase".
+        oracle_groups: how many groups of samples the oracle leaves out, a group at a time.
+        oracle_seeds: models that the oracle trains without each group.
+        n_jobs: processes, as in joblib; None obeys ``joblib.parallel_config``.
+        progress: bars on stderr.
+        seed: of the draw of samples, of the groups and of the factors.
 
     Returns:
         The corpus, as written, with what the folder held before.
@@ -111,10 +117,10 @@ def generate_corpus(
         if isinstance(source, Target):
             check_target(source, names, objectives)
     folder = corpus_folder(folder)
-    standing = Standing.of(folder)
-    standing.check(known, len(targets) - len(known))
+    existing = ExistingCorpus.of(folder)
+    existing.check(known, len(targets) - len(known))
     check_writable(folder)
-    sweep(folder)
+    remove_stale_drafts(folder)
     settings = MeasurementSettings(names, objectives, seeds, oracle_groups, oracle_seeds, retraining_instances, seed)
     described = _described_settings(settings, instances, screen_models)
     everything = asks_for_all(unlearners)
@@ -127,31 +133,31 @@ def generate_corpus(
             target = built(source)
             check_names([*gathered.names, target.name])
             check_target(target, names, objectives)
-            standing.check_target(target, described)
+            existing.check_target(target, described)
             runner = Runner(folder / "shards" / target.name, n_jobs, progress)
             suspected = suspicion(target, screen_models, seed, runner) if screen_models else None
             chosen = draw_instances(target, min(instances, len(target)), seed, suspicion=suspected)
             measured = measure_instances(target, chosen, settings, runner, with_factors=True)
             if lost := gathered.take(target, measured):
                 warnings.warn(f"{lost}; it is left out", PluginWarning, stacklevel=3)
-            corpus = add(gathered.corpus(len(targets)), folder, over=standing.damage if number == 1 else "")
-    if dropped := [name for name in standing.names if name not in corpus.targets["target"].tolist()]:
+            corpus = add(gathered.corpus(len(targets)), folder, over=existing.damage if number == 1 else "")
+    if dropped := [name for name in existing.names if name not in corpus.targets["target"].tolist()]:
         warnings.warn(
             f"the corpus in {folder} was damaged and is written anew without {shortened(dropped)}, which this run did "
-            f"not measure; their shards stay ({standing.damage})",
+            f"not measure; their shards stay ({existing.damage})",
             ForgetcastWarning,
             stacklevel=3,
         )
     if any(why == UNKNOWN_FACTOR for why in corpus.manifest.get("left_out", {}).values()):
         warnings.warn(
             f"targets in {folder} were measured with other factors than those that are installed now: values are "
-            "missing until 'forgetcast generate --factors-only' has worked them out",
+            "missing until 'forgetcast generate --factors-only' has computed them",
             ForgetcastWarning,
             stacklevel=3,
         )
     if gathered.not_served and not everything:
         raise UnlearnerFailedError(
-            f"{'; '.join(gathered.not_served)}. The corpus {folder} has everything else: mend the plugin and run the "
+            f"{'; '.join(gathered.not_served)}. The corpus {folder} has everything else: fix the plugin and run the "
             "same again, what is finished is not done again"
         )
     return corpus
@@ -266,10 +272,12 @@ def _naming_target(number: int, total: int, source: Any, folder: Place) -> Itera
     except ForgetcastError as error:
         name = getattr(source, "name", None)
         which = f"target {number} of {total}" + (f", {name!r}" if isinstance(name, str) else "")
-        told = f"{which}: {error}"
+        message = f"{which}: {error}"
         if (folder / "shards").exists():
-            told = f"{told.rstrip('.')}. What is finished stays in {folder}: run the same again when this is mended"
-        raise type(error)(told) from error
+            message = (
+                f"{message.rstrip('.')}. What is finished stays in {folder}: run the same again when this is fixed"
+            )
+        raise type(error)(message) from error
 
 
 def _rows(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from forgetcast.corpus.corpus import MANIFEST, TABLES, Corpus, got, held, put
+from forgetcast.corpus.corpus import MANIFEST, TABLES, Corpus, locked_corpus, read_corpus, write_corpus
 from forgetcast.errors import (
     FileFormatError,
     ForgetcastWarning,
@@ -28,15 +28,15 @@ from forgetcast.files.canonical_json import json_value
 from forgetcast.files.stores import Place, reached
 from forgetcast.target.target import Target
 
-__all__ = ["UNKNOWN_FACTOR", "Standing", "add", "marked", "merged", "partial_of", "replace_unchanged"]
+__all__ = ["UNKNOWN_FACTOR", "ExistingCorpus", "add", "marked", "merged", "partial_of", "replace_unchanged"]
 
 ORIGIN = ("forgetcast", "settings")
 """What the manifest says of all targets; one that was made otherwise says so itself."""
-UNKNOWN_FACTOR = "was not installed when this target was measured: 'forgetcast generate --factors-only' works it out"
+UNKNOWN_FACTOR = "was not installed when this target was measured: 'forgetcast generate --factors-only' computes it"
 
 
 @dataclass(frozen=True)
-class Standing:
+class ExistingCorpus:
     """What a folder held when a run began."""
 
     folder: Place
@@ -44,10 +44,10 @@ class Standing:
     damage: str = ""
     """Why its corpus cannot be read, though it is one."""
     names: tuple[str, ...] = ()
-    """Its targets, as far as that can be told."""
+    """Its targets, as far as that is known."""
 
     @classmethod
-    def of(cls, folder: Place) -> Standing:
+    def of(cls, folder: Place) -> ExistingCorpus:
         """Look into a folder.
 
         Raises:
@@ -58,9 +58,9 @@ class Standing:
         with reached(folder):
             if not (folder / MANIFEST).is_file():
                 return cls(folder)
-            with held(folder):
+            with locked_corpus(folder):
                 try:
-                    corpus = got(folder)
+                    corpus = read_corpus(folder)
                 except SchemaError as error:
                     raise SchemaError(f"{str(error).rstrip('.')}, in another folder") from error
                 except (FileFormatError, PathError) as error:
@@ -99,13 +99,14 @@ class Standing:
         if not other:
             return
         what = shortened(other)
-        told = f"the corpus in {self.folder} holds target {target.name!r}, measured otherwise (other {what})"
+        message = f"the corpus in {self.folder} holds target {target.name!r}, measured otherwise (other {what})"
         if not (self.folder / "shards" / target.name).exists():
             raise InputError(
-                f"{told}, and no shards of it to go back to: this run would destroy them. Give another folder or name"
+                f"{message}, and no shards of it to go back to: this run would destroy them. "
+                "Give another folder or name"
             )
         warnings.warn(
-            f"{told}: this run replaces its rows; its shards stay, and the call that measured them brings them back",
+            f"{message}: this run replaces its rows; its shards stay, and the call that measured them brings them back",
             ForgetcastWarning,
             stacklevel=4,
         )
@@ -115,7 +116,7 @@ def _listed(folder: Place) -> tuple[str, ...]:
     """The targets that a manifest lists.
 
     Raises:
-        FileFormatError: it is none of a corpus.
+        FileFormatError: it is not a corpus's.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -133,7 +134,7 @@ def add(corpus: Corpus, folder: Place, *, over: str = "") -> Corpus:
     Args:
         corpus: what was measured.
         folder: where.
-        over: the damage of the corpus there that may be written over (``Standing.damage``).
+        over: the damage of the corpus there that may be written over (``ExistingCorpus.damage``).
 
     Returns:
         What the folder holds now.
@@ -141,15 +142,15 @@ def add(corpus: Corpus, folder: Place, *, over: str = "") -> Corpus:
     Raises:
         FileFormatError, PathError: what is there cannot be read, or nothing can be written.
     """
-    with held(folder):
+    with locked_corpus(folder):
         before = None
         try:
-            before = got(folder) if (folder / MANIFEST).is_file() else None
+            before = read_corpus(folder) if (folder / MANIFEST).is_file() else None
         except (FileFormatError, PathError) as error:
             if str(error) != over:
                 raise
         whole = corpus if before is None else merged(before, corpus)
-        put(whole, folder)
+        write_corpus(whole, folder)
     return whole
 
 
@@ -159,10 +160,10 @@ def replace_unchanged(folder: Place, before: Corpus, fresh: Corpus) -> None:
     Raises:
         InputError: another run has written there since.
     """
-    with held(folder):
-        if got(folder).digest != before.digest:
+    with locked_corpus(folder):
+        if read_corpus(folder).digest != before.digest:
             raise InputError(f"the corpus in {folder} was changed by another run meanwhile: run the same again")
-        put(fresh, folder)
+        write_corpus(fresh, folder)
 
 
 def merged(before: Corpus, new: Corpus) -> Corpus:
@@ -179,11 +180,11 @@ def merged(before: Corpus, new: Corpus) -> Corpus:
     names = {entry["target"] for entry in kept}
     left_out = _left_out(before, new, names) | new.manifest.get("left_out", {})
     targets = [entries[name] for name in order]
-    told = {"left_out": left_out, "partial": partial_of(targets)}
-    manifest = {key: value for key, value in new.manifest.items() if key not in told}
+    missing = {"left_out": left_out, "partial": partial_of(targets)}
+    manifest = {key: value for key, value in new.manifest.items() if key not in missing}
     manifest |= {"targets": targets, "files": {}}
     frames = {table: _stacked(getattr(before, table), getattr(new, table), names, order) for table in TABLES}
-    return replace(new, **frames, manifest=manifest | {key: value for key, value in told.items() if value})
+    return replace(new, **frames, manifest=manifest | {key: value for key, value in missing.items() if value})
 
 
 def _origin(entry: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,13 +208,13 @@ def _left_out(before: Corpus, new: Corpus, kept: Collection[str]) -> dict[str, s
     if not kept:
         return {}
     renewed = tuple(f" on {entry['target']}" for entry in new.manifest["targets"])
-    told = {what: why for what, why in before.manifest.get("left_out", {}).items() if not what.endswith(renewed)}
+    reasons = {what: why for what, why in before.manifest.get("left_out", {}).items() if not what.endswith(renewed)}
     names = (kept, [entry["target"] for entry in new.manifest["targets"]])
     for targets, own, other in zip(names, (before, new), (new, before), strict=True):
         strange = (str(name) for name in other.factors if name not in own.factors)
         lacking = [name for name in strange if not name.endswith("_quantile")]
-        told |= {f"factor {name} on {target}": UNKNOWN_FACTOR for target in targets for name in lacking}
-    return told
+        reasons |= {f"factor {name} on {target}": UNKNOWN_FACTOR for target in targets for name in lacking}
+    return reasons
 
 
 def _stacked(before: pd.DataFrame, new: pd.DataFrame, kept: Collection[str], order: list[str]) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def reliability_table(corpus: Corpus, unlearners: Sequence[str] = labels.CONSENS
 
     Returns:
         objective, samples ("all" or "not trivial"), kind (unlearners, seeds, oracle), reliability, worst, targets.
-        The oracle's reliability is that of p_out, over all samples. No rows where none can be told.
+        The oracle's reliability is that of p_out, over all samples. No rows where none can be estimated.
     """
     parts = []
     for objective in corpus.outcomes["objective"].unique():

@@ -47,7 +47,7 @@ def difficulty(outcomes: pd.DataFrame) -> pd.Series:
     """Difficulty = 1 - H of every outcome row; see :func:`harmonic_score`.
 
     Args:
-        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        outcomes: outcome rows (see ``forgetcast.unlearn.protocol.OUTCOME_COLUMNS``).
 
     Returns:
         One value per row, in [0, 1]; 0 for trivial ones (nothing had to change).
@@ -66,7 +66,7 @@ def per_unlearner(
     """Difficulty, or a part of the outcome, under every unlearner, averaged over seeds.
 
     Args:
-        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        outcomes: outcome rows (see ``forgetcast.unlearn.protocol.OUTCOME_COLUMNS``).
         objective: "retrain" or "erase".
         unlearners: which.
         part: "difficulty", or a name of ``forgetcast.objectives.PARTS``.
@@ -125,7 +125,7 @@ def consensus(
     """Consensus difficulty of every (target, instance) under one objective.
 
     Args:
-        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        outcomes: outcome rows (see ``forgetcast.unlearn.protocol.OUTCOME_COLUMNS``).
         instances: target, index and weight (inverse sampling probability).
         objective: "retrain" or "erase".
         unlearners: whose difficulty is averaged; seeds are averaged first.
@@ -159,7 +159,7 @@ def outcome_parts(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[s
     """What it took to meet the goal: mean over unlearners, seeds averaged first, of every part that was recorded.
 
     Args:
-        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        outcomes: outcome rows (see ``forgetcast.unlearn.protocol.OUTCOME_COLUMNS``).
         objective: "retrain" or "erase".
         unlearners: which are averaged.
 
@@ -181,7 +181,7 @@ def agreement(outcomes: pd.DataFrame, objective: str, unlearners: Sequence[str] 
     A target on which an unlearner says the same of all samples has no correlation and does not enter the average.
 
     Args:
-        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        outcomes: outcome rows (see ``forgetcast.unlearn.protocol.OUTCOME_COLUMNS``).
         objective: "retrain" or "erase".
         unlearners: which are compared.
 
@@ -226,7 +226,7 @@ def reliability(
     correlation with the truth cannot exceed the root of the reliability.
 
     Args:
-        outcomes: outcome rows (see ``forgetcast.unlearn.engine.OUTCOME_COLUMNS``).
+        outcomes: outcome rows (see ``forgetcast.unlearn.protocol.OUTCOME_COLUMNS``).
         instances: target, index and weight (inverse sampling probability), and the answers of the oracle's seeds.
         objective: "retrain" or "erase".
         unlearners: whose consensus is the label.

@@ -104,7 +104,8 @@ def measure(
         unlearners: registered names, or ("all",); default those that the label averages (``labels.CONSENSUS``).
         seeds: runs per unlearner with different seeds (see ``tasks.SEEDS`` for the exceptions).
         objectives: some of "retrain" and "erase".
-        oracle_groups, oracle_seeds: the oracle trains groups x seeds models without a group of the samples each.
+        oracle_groups: how many groups of samples the oracle leaves out, a group at a time.
+        oracle_seeds: models that the oracle trains without each group.
         retraining_instances: how many samples exact retraining serves, if it is among the unlearners.
         n_jobs: as in joblib; None obeys ``joblib.parallel_config``.
         progress: show bars on stderr.
@@ -139,7 +140,7 @@ def measure(
         failures = named_failures(measured.failed)
         if measured.outcomes.empty or not asks_for_all(unlearners):
             raise UnlearnerFailedError(
-                f"{failures}; mend the plugin or leave it out (the outcomes of the others are kept in the "
+                f"{failures}; fix the plugin or leave it out (the outcomes of the others are kept in the "
                 "attribute 'outcomes' of this error)",
                 measured.outcomes,
                 measured.instances,
@@ -164,7 +165,11 @@ def retrained_answers(
 
     Args:
         target: with a ``train`` callable.
-        groups, seeds, n_jobs, progress, seed: as in :func:`measure`; every seed deals the groups anew.
+        groups: parts of the data, of which each model goes without one.
+        seeds: models per group; every seed deals the groups anew.
+        n_jobs: processes, as in joblib; None obeys ``joblib.parallel_config``.
+        progress: bars on stderr.
+        seed: of the groups.
 
     Returns:
         As :func:`forgetcast.corpus.oracle.summarise`.

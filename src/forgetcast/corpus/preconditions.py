@@ -89,7 +89,7 @@ def _check_usable(name: str) -> None:
     """Make an unlearner, to see that it can be.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: unknown name.
         PluginError: it comes from a plugin that cannot be used.
     """
     made = registry.unlearner(name)

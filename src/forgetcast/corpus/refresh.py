@@ -1,4 +1,4 @@
-"""New factors for a corpus that is there: a factor is worked out in seconds, an outcome in hours."""
+"""New factors for a corpus that is there: a factor is computed in seconds, an outcome in hours."""
 
 from __future__ import annotations
 

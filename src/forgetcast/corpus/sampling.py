@@ -8,8 +8,8 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from forgetcast.errors import InputError
-from forgetcast.target.filled import filled
 from forgetcast.target.inputs import leaves
+from forgetcast.target.preallocated import concatenated
 from forgetcast.target.target import Target
 
 __all__ = ["draw_instances", "neighbour_support"]
@@ -23,7 +23,7 @@ def neighbour_support(target: Target, k: int = 10) -> np.ndarray:
     The cheap screen: only a model that memorized it can be sure of a sample whose surroundings speak against it.
     """
     batches = (torch.cat([leaf.flatten(1).float() for leaf in leaves(x)], 1) for _, x, _ in target.data.batches())
-    inputs = filled(len(target), batches)
+    inputs = concatenated(len(target), batches)
     k = min(k, len(target) - 1)
     found = NearestNeighbors(n_neighbors=k + 1).fit(inputs.numpy()).kneighbors(inputs.numpy(), return_distance=False)
     labels = target.labels.numpy()

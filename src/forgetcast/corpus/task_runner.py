@@ -11,7 +11,7 @@ import pandas as pd
 
 from forgetcast.corpus.shards import Rows, make_shard, read_shard
 from forgetcast.errors import PathError
-from forgetcast.files.stores import Place, sweep
+from forgetcast.files.stores import Place, remove_stale_drafts
 from forgetcast.parallel import run_tasks
 from forgetcast.unlearn.protocol import OUTCOME_COLUMNS
 
@@ -84,7 +84,7 @@ class Runner:
             made = results[len(beside) :]
             return _done([one for one in made if not isinstance(one, Failure)], results[: len(beside)], _failed(made))
         shards = {task.shard(self.folder, fingerprint): task for task in tasks}
-        sweep(self.folder)
+        remove_stale_drafts(self.folder)
         kept = {path: read_shard(path, task.rows) for path, task in shards.items()}
         missing = {path: task for path, task in shards.items() if kept[path] is None}
         calls = [(make_shard, path, task.rows, task.function, *task.arguments) for path, task in missing.items()]

@@ -33,8 +33,10 @@ def unlearner_choice(
     Args:
         table: training table with columns under_<unlearner>_<objective>.
         features: feature columns.
-        params, seed, n_jobs: as in ``holdout.leave_one_group_out``.
+        params: LightGBM parameters over the defaults.
         resamples: of the bootstrap over targets.
+        seed: of row and column sampling, and of the bootstrap.
+        n_jobs: fits run at a time.
 
     Returns:
         One row per objective: unlearners (how many), named, single_best (the unlearner that was best on the training

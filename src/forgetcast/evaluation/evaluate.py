@@ -47,13 +47,13 @@ class Evaluation:
 
     summary: pd.DataFrame
     """One row per group, objective, subset and method: rho (mean over targets) with intervals, worst, worst_target,
-    targets (how many say something), uses (the factor chosen), measured (uses what only a measurement tells)."""
+    targets (how many say something), uses (the factor chosen), measured (uses what only a measurement shows)."""
     differences: pd.DataFrame
     """Forecast minus each rival, paired: group, objective, subset, against, rho with both intervals."""
     per_target: pd.DataFrame
     """One row per group, objective and target: n, nontrivial, rho, low, high, baseline (best single factor), gain over
-    it with gain_low, familiarity (p-value against the other groups), ceiling, rho_nontrivial, partial (given
-    memorization), auc, concordance, recall, coverage (of the percentile with ties placed as in the fit),
+    it with gain_low; familiarity (p-value against the other groups), ceiling, rho_nontrivial, partial (given
+    memorization), auc, concordance, recall; coverage (of the percentile with ties placed as in the fit),
     coverage_difficulty, mae."""
     metrics: pd.DataFrame
     """Means over targets of the per-target numbers, and numbers over all rows: group, objective, metric, value."""
@@ -150,7 +150,7 @@ def evaluate(
     """Leave whole targets, architectures and datasets out, and compare with baselines and noise ceilings.
 
     Order is judged by Spearman's correlation inside each target over its measured instances, unweighted; what is meant
-    for the population (errors and calibration of the absolute difficulty) uses the instances' sampling weights.
+    for the population (errors and deciles of the absolute difficulty) uses the instances' sampling weights.
     For ``retrain`` the order is also judged among samples that are not trivial, the hard part of that objective.
 
     Args:

@@ -1,4 +1,4 @@
-"""Forecasts of held-out groups, graded: order, rivals, ceilings, intervals, calibration."""
+"""Forecasts of held-out groups, graded: order, rivals, ceilings, intervals, deciles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["against_ceilings", "grade", "noise_ceilings"]
 BINS = 10
 NAMED = {"KSD score": "stein_", "averaged confidence": "training_confidence"}
 """Scores of the literature, and what their columns begin with; of several the best on the other groups is taken."""
-RIVALS = ("ridge", "best single factor", *NAMED, "best factor in hindsight", "memorization", "distance to the goal")
+BASELINES = ("ridge", "best single factor", *NAMED, "best factor in hindsight", "memorization", "distance to the goal")
 MEASURED = {"memorization", "best factor in hindsight", "distance to the goal"}
 """Rivals that use what is not known before unlearning: they bound, they do not forecast."""
 
@@ -101,7 +101,7 @@ def grade(
                     | {"worst": worst, "worst_target": worst_target, "targets": len(boot.targets)}
                     | {"uses": _uses(method, chosen), "measured": method in MEASURED}
                 )
-            for rival in RIVALS:
+            for rival in BASELINES:
                 if rival in scores:
                     out["differences"].append({**keys, "against": rival} | boot.mean("forecast", rival))
             out["parts"].extend({**keys, **part} for part in _parts(own[kept & scored], bootstrap))
@@ -112,7 +112,7 @@ def grade(
         rows_of = _per_target(own, boots, group, str(objective), ceilings, scored, best, likeness)
         per_target.append(rows_of)
         out["metrics"].extend(_metrics(own[scored], rows_of, group, str(objective)))
-        out["calibration"].append(_calibration(own[scored], group, str(objective)))
+        out["calibration"].append(_deciles(own[scored], group, str(objective)))
     return {
         "summary": pd.DataFrame(out["summary"]),
         "differences": pd.DataFrame(out["differences"]),
@@ -271,7 +271,7 @@ def _metrics(own: pd.DataFrame, per_target: pd.DataFrame, group: Group, objectiv
     return records
 
 
-def _calibration(own: pd.DataFrame, group: Group, objective: str) -> pd.DataFrame:
+def _deciles(own: pd.DataFrame, group: Group, objective: str) -> pd.DataFrame:
     """Predicted and measured mean difficulty in deciles of the prediction, over all targets, weighted."""
     bins = pd.qcut(own["difficulty"].rank(method="first"), min(BINS, len(own)), labels=False)
     records = [

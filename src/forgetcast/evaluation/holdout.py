@@ -19,7 +19,7 @@ from forgetcast.predictor.columns import (
     recorded_parts,
 )
 from forgetcast.predictor.heads import fit_excluding, fit_without
-from forgetcast.predictor.intervals import balanced_residuals, calibration_groups, conformal_interval, deal_targets
+from forgetcast.predictor.intervals import balanced_residuals, conformal_interval, deal_targets, residual_groups
 
 __all__ = ["Group", "leave_one_group_out"]
 
@@ -57,9 +57,9 @@ def leave_one_group_out(
 
     Returns:
         One row per objective and instance: objective, target, index, group, weight, memorization (NaN where the table
-        has none), difficulty_measured, percentile_measured, trivial_measured, percentile_placed (ties among trivial
-        samples resolved as in the fit, see ``columns.labels_of``), the columns of ``DifficultyPredictor.predict``, and
-        for every part in ``objectives.PARTS`` that was recorded its forecast and, with _measured, what was measured.
+        has none); difficulty_measured, percentile_measured, trivial_measured, percentile_placed (ties among trivial
+        samples resolved as in the fit, see ``columns.labels_of``); the columns of ``DifficultyPredictor.predict``; for
+        every recorded part in ``objectives.PARTS`` its forecast and, with _measured, what was measured.
 
     Raises:
         SchemaError: columns are missing.
@@ -77,7 +77,7 @@ def leave_one_group_out(
     for objective in objectives_of(table):
         rows = labelled(table, objective).reset_index(drop=True)
         groups = rows[group].astype(str).to_numpy(dtype=object)
-        raw, residuals = _calibrated(rows, features, objective, groups, params, seed, n_jobs)
+        raw, residuals = _out_of_group(rows, features, objective, groups, params, seed, n_jobs)
         raw[list(HEADS)] = raw[list(HEADS)].clip(0, 1)
         out = pd.DataFrame({"objective": objective, "target": rows["target"].astype(str), "index": rows["index"]})
         out["group"] = groups
@@ -99,7 +99,7 @@ def leave_one_group_out(
     return pd.concat(parts, ignore_index=True)
 
 
-def _calibrated(
+def _out_of_group(
     rows: pd.DataFrame,
     features: Sequence[str],
     objective: str,
@@ -128,15 +128,18 @@ def _calibrated(
     for group in own:
         if not residuals[group]:  # a single target is left to fit to: folds of its rows, as in the predictor itself
             rest = rows[groups != group]
-            folds, _ = calibration_groups(rest, seed)
+            folds, _ = residual_groups(rest, seed)
             frame = fit_without(rest, features, objective, folds, heads=INTERVAL_HEADS, **settings)
             residuals[group]["folds"] = _residuals(rest, frame, objective)
     return predicted.reindex(rows.index), residuals
 
 
 def _exclusions(own: Mapping[str, frozenset[str]], targets: Sequence[str]) -> dict[tuple[str, str], frozenset[str]]:
-    """For every group and every target outside it, the targets that the fit leaves out whose error on that target
-    calibrates the group's intervals: the group (a single target with its fold) and the target's fold."""
+    """For every group and every target outside it, the targets that a fit leaves out.
+
+    Its error on that target enters the group's intervals. It leaves out the group (a single target with its fold) and
+    the target's fold.
+    """
     fold = {name: members for members in deal_targets(targets) for name in members}
     sets = {}
     for group, members in own.items():
@@ -155,7 +158,7 @@ def _residuals(rows: pd.DataFrame, predicted: pd.DataFrame, objective: str) -> d
 def _bounds(
     predicted: pd.DataFrame, residuals: dict[str, Residuals], groups: np.ndarray, level: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Lower and upper bound of every row on the head's own scale, calibrated without the row's group."""
+    """Lower and upper bound of every row on the head's own scale, from errors outside the row's group."""
     out = {}
     for head in INTERVAL_HEADS:
         lower, upper = np.zeros(len(predicted)), np.ones(len(predicted))

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from forgetcast.wording import count
+
 __all__ = ["page"]
 
 Cell = Callable[[Mapping[str, Any]], str]
@@ -22,7 +24,8 @@ def page(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any], pictur
     """
     parts = [
         "# How good the forecast is on what it has not seen",
-        f"{settings['targets']} targets, {settings['rows']} measured instances, {settings['features']} columns. "
+        f"{count(settings['targets'], 'target')}, {count(settings['rows'], 'measured instance')}, "
+        f"{count(settings['features'], 'column')}. "
         f"The label is the consensus of {', '.join(settings['unlearners'])}. "
         "ρ is Spearman's correlation of forecast and measured difficulty inside a target over its measured instances, "
         "unweighted, mean over targets. Intervals are 95 %: the first redraws instances (these targets, "
@@ -74,7 +77,7 @@ def page(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any], pictur
         parts.append(f"{objective!s}: mean over targets, in brackets the lowest and the highest target.")
         parts.append(_metrics(rows))
     parts.append("Mean difficulty in deciles of the forecast (one target left out at a time, weighted):")
-    parts.append(_calibration(tables["calibration"]))
+    parts.append(_deciles(tables["calibration"]))
     if len(tables["learning"]):
         parts.append("## What more data brings")
         parts.append(
@@ -232,7 +235,7 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict(orient="records")]
 
 
-def _calibration(rows: pd.DataFrame) -> str:
+def _deciles(rows: pd.DataFrame) -> str:
     own = rows[rows["group"] == rows["group"].iloc[0]]
     return table(
         own,

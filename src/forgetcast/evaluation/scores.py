@@ -217,7 +217,7 @@ def _interval(value: float, draws: np.ndarray) -> tuple[float, float]:
 
 
 def says_something(measured: np.ndarray) -> bool:
-    """Whether the measurements of a target, shape (n,), tell a good order from a bad one: enough, and not all equal."""
+    """Whether the measurements of a target, (n,), distinguish good orders from bad ones: enough, and not all equal."""
     return len(measured) >= FEWEST_ROWS and np.ptp(measured) > 0
 
 

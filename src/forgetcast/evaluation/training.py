@@ -77,7 +77,7 @@ def train_predictor(
     which keeps the trees of a saved predictor and adds more, fitted to new targets alone.
 
     Where ``out`` holds none, the new one is saved even if it turns out worse than what it is compared with; a
-    ``ForgetcastWarning`` says so and how to mend it, and ``worse_than`` names them.
+    ``ForgetcastWarning`` says so and how to fix it, and ``worse_than`` names them.
 
     Args:
         corpora: one or more, without a target in common; all with the same factors, or at least those of
@@ -110,13 +110,13 @@ def train_predictor(
         raise InputError(f"expected replace to be 'if-better', 'always' or 'never'; got {replace!r}")
     if validate_on and not tune:
         raise InputError("validation targets serve the search for parameters: set the number of trials (tune) as well")
-    standing, unread = _standing(out, replace)
+    existing, unread = _existing_predictor(out, replace)
     table, features, notes = _training_data(corpora, unlearners, continue_from, training_run)
     if against is None:
-        against = {} if standing is not None else _usual_rivals(continue_from)
+        against = {} if existing is not None else _default_rivals(continue_from)
     rivals = dict(against)
-    if standing is not None:
-        rivals[str(out)] = standing
+    if existing is not None:
+        rivals[str(out)] = existing
     settings = dict(params or {})
     if continue_from is not None:
         settings = {**continue_from.manifest["params"], "num_boost_round": ADDED_ROUNDS, **settings}
@@ -134,9 +134,9 @@ def train_predictor(
     }
     if unread:
         comparisons[str(out)] = Comparison(str(out), reasons=(unread,))
-    told = settings, tuple(comparisons.values()), tried, validated_on, tuple(notes)
-    if standing is not None and (replace == "never" or (replace == "if-better" and not comparisons[str(out)].better)):
-        return TrainedPredictor(standing, True, *told)
+    record = settings, tuple(comparisons.values()), tried, validated_on, tuple(notes)
+    if existing is not None and (replace == "never" or (replace == "if-better" and not comparisons[str(out)].better)):
+        return TrainedPredictor(existing, True, *record)
     provenance = {
         "corpora": [corpus.digest for corpus in corpora],
         "targets": sorted(table["target"].astype(str).unique()),
@@ -146,7 +146,7 @@ def train_predictor(
     worse = tuple(name for name, one in comparisons.items() if "worse" in set(one.summary["verdict"]))
     for name in worse:
         warnings.warn(
-            _how_to_mend(comparisons[name], rivals[name], table, name == str(out)), ForgetcastWarning, stacklevel=3
+            _how_to_improve(comparisons[name], rivals[name], table, name == str(out)), ForgetcastWarning, stacklevel=3
         )
     if rivals and not any(len(one.summary) for one in comparisons.values()):
         notes.append(f"nothing shows that the new predictor is as good as {shortened(list(rivals))}: {UNTESTED}")
@@ -154,10 +154,10 @@ def train_predictor(
     new = DifficultyPredictor.fit(table, features, metrics={"compared": summaries}, provenance=provenance, **shared)
     if out is not None:
         new.save(out, _records(comparisons, tried))
-    return TrainedPredictor(new, False, *told[:-1], tuple(notes), worse)
+    return TrainedPredictor(new, False, *record[:-1], tuple(notes), worse)
 
 
-def _how_to_mend(comparison: Comparison, rival: DifficultyPredictor, table: pd.DataFrame, replaced: bool) -> str:
+def _how_to_improve(comparison: Comparison, rival: DifficultyPredictor, table: pd.DataFrame, replaced: bool) -> str:
     """That the new predictor is worse, and what helps."""
     summary = comparison.summary
     lost = [
@@ -166,16 +166,16 @@ def _how_to_mend(comparison: Comparison, rival: DifficultyPredictor, table: pd.D
     ]
     name = comparison.against
     together = "" if set(rival.manifest["training"]["rows"]) <= set(table["target"]) else TOGETHER
-    told = f"the new predictor forecasts held-out targets worse than {name} for {' and '.join(lost)}"
+    message = f"the new predictor forecasts held-out targets worse than {name} for {' and '.join(lost)}"
     if replaced:
-        return f"{told}, which it replaces as asked: to mend it, {together}measure more targets"
+        return f"{message}, which it replaces as asked: to improve it, {together}measure more targets"
     return (
-        f"{told}: use {name}, or {together}measure more targets; {name} can also be adapted to a model "
+        f"{message}: use {name}, or {together}measure more targets; {name} can also be adapted to a model "
         "(predict --calibrate 40, calibrate=40)"
     )
 
 
-def _standing(out: str | Path | None, replace: Replace) -> tuple[DifficultyPredictor | None, str]:
+def _existing_predictor(out: str | Path | None, replace: Replace) -> tuple[DifficultyPredictor | None, str]:
     """The predictor that ``out`` holds, or why it cannot be read where it may be written over all the same."""
     if out is None:
         return None, ""
@@ -190,7 +190,7 @@ def _standing(out: str | Path | None, replace: Replace) -> tuple[DifficultyPredi
         raise type(error)(f"{str(error).rstrip('.')}; replace 'always' writes over it") from error
 
 
-def _usual_rivals(continue_from: DifficultyPredictor | None) -> dict[str, DifficultyPredictor]:
+def _default_rivals(continue_from: DifficultyPredictor | None) -> dict[str, DifficultyPredictor]:
     if continue_from is not None:
         return {"the continued predictor": continue_from}
     try:

@@ -60,9 +60,9 @@ def choose_params(
     correlation of the percentile, mean over validation targets and objectives. The first trial is
     ``settings.params``; the others are drawn by a tree-structured Parzen estimator (Bergstra et al. 2011, "Algorithms
     for hyper-parameter optimization"; Optuna, Akiba et al. 2019, arXiv 1907.10902). A handful of validation targets
-    cannot tell many candidates apart, so the best trial is taken only if its gain over the first is above 0 with its
-    whole 95 % interval (paired bootstrap, instances and targets redrawn). Targets named here must not be scored in
-    what follows (``evaluate(tuned_on=...)``).
+    cannot separate many candidates. So the best trial is taken only if the whole 95 % interval of its gain over the
+    first is above 0 (paired bootstrap, instances and targets redrawn). Targets named here must not be scored in what
+    follows (``evaluate(tuned_on=...)``).
 
     Args:
         table: training table.

@@ -22,7 +22,7 @@ def boundary_distance(margin: Tensor, margin_input_gradient_norm: Tensor) -> Ten
     """Distance to the decision boundary in the input, first order. Shape (n,), in input units.
 
     margin / ‖∇x margin‖, negative when misclassified; the norm is taken as at least 1e-6 of its mean over
-    the samples that are worked out.
+    the samples that are computed.
     """
     norm = margin_input_gradient_norm
     return margin / norm.clamp(min=1e-6 * float(norm.nanmean()) + 1e-30)

@@ -29,8 +29,8 @@ def training_samples(labels: Tensor) -> float:
     family="context",
     source="ours",
     unit="classes",
-    high="the model tells {value:.0f} classes apart",
-    low="the model tells {value:.0f} classes apart",
+    high="the model distinguishes {value:.0f} classes",
+    low="the model distinguishes {value:.0f} classes",
     per_target=True,
 )
 def classes(logits: Tensor) -> float:

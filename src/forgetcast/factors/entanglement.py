@@ -1,8 +1,8 @@
 """How entangled a sample is with what stays: the Entanglement Score of Zhao et al. 2024 for a forget set of one.
 
-Their score of two sets R and S in feature space is the sum of the variances within each set over half the sum of the
-squared distances of the two means to the mean of both together. For S = {i} and R of m samples with mean μ and variance
-V = mean ‖z_j - μ‖² that is
+Their score of two sets R and S in feature space is a ratio. Above is the sum of the variances within each set; below,
+half the sum of the squared distances of the two means to the mean of both together. For S = {i} and R of m samples with
+mean μ and variance V = mean ‖z_j - μ‖² that is
 
     ES = 2 V (m + 1)² / ((1 + m²) ‖z_i - μ‖²).
 

@@ -67,7 +67,7 @@ class Factor:
             expected = "one number" if self.per_target else f"shape ({n},), one number per sample"
             raise PluginError(
                 f"factor {self.name!r}: expected {expected}; got shape {values.shape}. "
-                "Mend the function, or its per_target flag."
+                "Fix the function, or its per_target flag."
             )
         return np.full(n, values) if self.per_target else values
 

@@ -19,7 +19,7 @@ def gradient_norm(gradient_norm: Tensor) -> Tensor:
     """Norm of its loss gradient in all parameters. Shape (n,), at least 0.
 
     Its square is TracIn's self-influence at this one checkpoint (Pruthi et al. 2020, arXiv 2002.08484) with rate 1.
-    Frozen parameters do not count. Those that only plain differentiation tells, and that are too large for a gradient
+    Frozen parameters do not count. Those that only plain differentiation yields, and that are too large for a gradient
     per sample, are left out and named in the table's notes.
     """
     return gradient_norm

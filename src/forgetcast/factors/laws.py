@@ -38,7 +38,8 @@ def check_factor(
         factor: as :func:`forgetcast.factors.factor` makes it.
         target: the model and data that it is checked on; stays as it is.
         seed: of the probes and of the permutation.
-        rtol, atol: how far values may differ, as above.
+        rtol: how far values may differ, relative to the value.
+        atol: how far they may differ beside that, in standard deviations of the factor.
 
     Raises:
         AssertionError: a law is broken; the message names the factor, the law and the first sample.

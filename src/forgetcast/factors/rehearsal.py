@@ -16,7 +16,7 @@ from forgetcast.target.last_layer import KernelRows
 
 __all__ = ["FACTORS"]
 
-OURS = "ours; last-layer rehearsal, closed form"
+SOURCE = "ours; last-layer rehearsal, closed form"
 
 
 def _heldout(rehearsal: Rehearsal) -> Tensor:
@@ -27,7 +27,7 @@ def _heldout(rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="logits",
     high="its own prediction must be moved farther than usual here before the model no longer recognises it "
     "({value:.2f} logits)",
@@ -41,7 +41,7 @@ def rehearsed_erase_step(ascent_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="weight norm",
     high="erasing it takes a larger change of the last layer than usual here ({value:.3g})",
     low="erasing it takes a smaller change of the last layer than usual here ({value:.3g})",
@@ -53,7 +53,7 @@ def rehearsed_erase_strength(erase_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="share of the weight norm",
     high="erasing it shifts the last layer's weights by {value:.2%}, more than usual here",
     low="erasing it shifts the last layer's weights by {value:.2%}, less than usual here",
@@ -65,7 +65,7 @@ def rehearsed_erase_shift(erase_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="total variation",
     high="erasing it disturbs the other training samples more than usual here ({value:.2%} of their predictions)",
     low="erasing it disturbs the other training samples less than usual here ({value:.2%} of their predictions)",
@@ -77,7 +77,7 @@ def rehearsed_erase_damage(erase_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="total variation",
     high="erasing it disturbs predictions on unseen data more than usual here ({value:.2%})",
     low="erasing it disturbs predictions on unseen data less than usual here ({value:.2%})",
@@ -89,7 +89,7 @@ def rehearsed_erase_heldout_damage(erase_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="total variation",
     high="erasing it disturbs its nearest neighbours more than usual here ({value:.1%} of their predictions)",
     low="erasing it disturbs its nearest neighbours less than usual here ({value:.1%} of their predictions)",
@@ -101,7 +101,7 @@ def rehearsed_erase_neighbour_damage(erase_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="accuracy",
     high="erasing it hardly lowers the accuracy on other training samples ({value:+.2%})",
     low="erasing it lowers the accuracy on other training samples more than usual here ({value:+.2%})",
@@ -113,7 +113,7 @@ def rehearsed_erase_accuracy_change(erase_accuracy_change: Tensor) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="weight norm",
     high="gradient ascent on it takes a larger change of the last layer than usual here ({value:.3g})",
     low="gradient ascent on it takes a smaller change of the last layer than usual here ({value:.3g})",
@@ -125,7 +125,7 @@ def rehearsed_ascent_strength(ascent_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="total variation",
     high="gradient ascent on it disturbs other training samples more than usual here ({value:.2%})",
     low="gradient ascent on it disturbs other training samples less than usual here ({value:.2%})",
@@ -137,7 +137,7 @@ def rehearsed_ascent_damage(ascent_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="total variation",
     high="gradient ascent on it disturbs predictions on unseen data more than usual here ({value:.2%})",
     low="gradient ascent on it disturbs predictions on unseen data less than usual here ({value:.2%})",
@@ -149,7 +149,7 @@ def rehearsed_ascent_heldout_damage(ascent_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="total variation",
     high="gradient ascent on it disturbs its nearest neighbours more than usual here ({value:.1%})",
     low="gradient ascent on it disturbs its nearest neighbours less than usual here ({value:.1%})",
@@ -161,7 +161,7 @@ def rehearsed_ascent_neighbour_damage(ascent_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="logits",
     high="its prediction must move farther than usual here to look as if it had never been trained on "
     "({value:.2f} logits)",
@@ -175,7 +175,7 @@ def rehearsed_retrain_step(retrain_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="share of the weight norm",
     high="making the model treat it as unseen shifts the last layer's weights by {value:.2%}, more than usual here",
     low="making the model treat it as unseen shifts the last layer's weights by {value:.2%}, less than usual here",
@@ -187,7 +187,7 @@ def rehearsed_retrain_shift(retrain_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="total variation",
     high="making the model treat it as unseen disturbs other training samples more than usual here ({value:.2%})",
     low="making the model treat it as unseen disturbs other training samples less than usual here ({value:.2%})",
@@ -199,7 +199,7 @@ def rehearsed_retrain_damage(retrain_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="total variation",
     high="making the model treat it as unseen disturbs predictions on unseen data more than usual here ({value:.2%})",
     low="making the model treat it as unseen disturbs predictions on unseen data less than usual here ({value:.2%})",
@@ -211,7 +211,7 @@ def rehearsed_retrain_heldout_damage(retrain_rehearsal: Rehearsal) -> Tensor:
 
 @factor(
     family="rehearsal",
-    source=OURS,
+    source=SOURCE,
     unit="total variation",
     high="making the model treat it as unseen disturbs its nearest neighbours more than usual here ({value:.1%})",
     low="making the model treat it as unseen disturbs its nearest neighbours less than usual here ({value:.1%})",

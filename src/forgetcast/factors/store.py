@@ -38,14 +38,15 @@ def factors_of(
     progress: bool = False,
     say: Callable[[str], object] = lambda text: None,
 ) -> FactorTable:
-    """The factors of all samples of a target: those in ``folder`` where they are of this target, else worked out anew
-    and written there (not where a factor of a plugin failed: mended, it shall be asked again).
+    """The factors of all samples of a target: those in ``folder`` where they are of this target, else computed anew
+    and written there (a table with a failed plugin factor is not kept).
 
     Args:
         target: the model and its data.
         names: factors that are needed.
         folder: where the table is kept; what is there of another model, other data or other settings is replaced.
-        seed, progress: as for ``factor_table``.
+        seed: of the random projections and features inside factors.
+        progress: bars on stderr.
         say: called with a sentence where a table is replaced.
 
     Raises:
@@ -57,13 +58,13 @@ def factors_of(
     wanted = _described(target, names, seed)
     if (folder / MANIFEST).is_file():
         table, described = read_factors(folder)
-        if described == wanted and target.trajectory is None:  # training runs are not compared: worked out anew
+        if described == wanted and target.trajectory is None:  # training runs are not compared: computed anew
             return table
         other = ", ".join(name for name in wanted if described.get(name) != wanted[name]) or "training run"
-        say(f"the factors in {folder} are of another {other}: they are worked out anew")
+        say(f"the factors in {folder} are of another {other}: they are computed anew")
     table = factor_table(target, names=names, seed=seed, progress=progress)
     if table.failed:
-        say(f"the factors are not kept in {folder}: {', '.join(table.failed)} failed; mend the plugin")
+        say(f"the factors are not kept in {folder}: {', '.join(table.failed)} failed; fix the plugin")
     else:
         write_factors(table, folder, wanted)
     return table

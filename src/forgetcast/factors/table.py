@@ -26,11 +26,11 @@ from forgetcast.target.target import Target
 
 __all__ = ["FactorTable", "factor_table", "quantile_column"]
 
-RECORDED = frozenset({"learning_curves", "checkpoint_gradient_norms"})
-"""Probes that tell copies of a sample apart: the training run visited each in its own turn."""
+RECORDED = frozenset({"training_dynamics", "checkpoint_gradient_norms"})
+"""Probes that differ between copies of a sample: the training run visited each by itself."""
 
 REFERENCE = 2000
-"""Samples that quantiles are taken among where not all are worked out: a standard error of at most 0.011."""
+"""Samples that quantiles are taken among where not all are computed: a standard error of at most 0.011."""
 
 
 def quantile_column(name: str) -> str:
@@ -110,9 +110,9 @@ def factor_table(
 
     With ``indices`` the values are those of the whole table, for less: one forward pass over all data (and what
     follows from it: features, last-layer factors, fits of the surrogates), but gradients, neighbours, rehearsals and
-    Stein kernels only for the samples asked for and for a reference sample, namely all samples up to 2000 and beyond
-    that 2000 drawn by ``seed``. A quantile is the rank within the whole target where the factor's value is known of
-    all samples, and else the rank within the reference sample and the sample itself. So up to 2000 samples every row
+    Stein kernels only for the samples asked for and for a reference sample: all samples up to 2000, and beyond that
+    2000 drawn by ``seed``. A quantile is the rank within the whole target where the factor's value is known of all
+    samples; else it is the rank within the reference sample and the sample itself. So up to 2000 samples every row
     equals that of the whole table, and beyond that all but the quantiles of the factors named above.
 
     A factor of a plugin that raises, or returns a wrong shape, does not apply, with the error as its reason, and is
@@ -221,7 +221,7 @@ class _FailedFactorError(NotApplicableError):
 def _computed(item: Factor, probes: Probes) -> np.ndarray:
     """The factor's values; an error of a plugin's factor becomes a reason why it does not apply.
 
-    Its probes are worked out before, for an error in one of those is not the plugin's.
+    Its probes are computed before, for an error in one of those is not the plugin's.
     """
     plugin: Plugin | None = third_party(FACTOR_GROUP, item.name)
     if plugin is None:

@@ -7,23 +7,23 @@ from torch import Tensor
 
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors.factor import factor
-from forgetcast.factors.probes.learning_curves import LearningCurves
+from forgetcast.factors.probes.training_dynamics import TrainingDynamics
 
 __all__ = ["FACTORS"]
 
 
-def _margins(curves: LearningCurves) -> Tensor:
+def _margins(dynamics: TrainingDynamics) -> Tensor:
     """Margins (points, n), float64.
 
     Raises:
         NotApplicableError: the trajectory holds probabilities of the label alone.
     """
-    if curves.margin is None:
+    if dynamics.margin is None:
         raise NotApplicableError(
-            "probabilities of the label do not tell which class was the most likely: give logits of shape "
+            "probabilities of the label do not show which class was the most likely: give logits of shape "
             "(points, n, C), or checkpoints"
         )
-    return curves.margin.double()
+    return dynamics.margin.double()
 
 
 @factor(
@@ -33,9 +33,9 @@ def _margins(curves: LearningCurves) -> Tensor:
     high="the model was sure of it through more of its training than usual here (mean probability {value:.1%})",
     low="the model was sure of it through less of its training than usual here (mean probability {value:.1%})",
 )
-def training_confidence(learning_curves: LearningCurves) -> Tensor:
+def training_confidence(training_dynamics: TrainingDynamics) -> Tensor:
     """Mean probability of its label over training. Shape (n,), in [0, 1]."""
-    return learning_curves.confidence.mean(0)
+    return training_dynamics.confidence.mean(0)
 
 
 @factor(
@@ -45,12 +45,12 @@ def training_confidence(learning_curves: LearningCurves) -> Tensor:
     high="the model changed its mind about it during training more than usual here (spread {value:.2f})",
     low="the model changed its mind about it during training less than usual here (spread {value:.2f})",
 )
-def training_variability(learning_curves: LearningCurves) -> Tensor:
+def training_variability(training_dynamics: TrainingDynamics) -> Tensor:
     """Standard deviation of its label's probability over training. Shape (n,), in [0, 1/2].
 
     √(mean_t (p_t - mean p)²) over the points t of the trajectory.
     """
-    return learning_curves.confidence.std(0, correction=0)
+    return training_dynamics.confidence.std(0, correction=0)
 
 
 @factor(
@@ -60,9 +60,9 @@ def training_variability(learning_curves: LearningCurves) -> Tensor:
     high="the model classified it correctly through more of its training than usual here ({value:.0%})",
     low="the model classified it correctly through less of its training than usual here ({value:.0%})",
 )
-def training_correctness(learning_curves: LearningCurves) -> Tensor:
+def training_correctness(training_dynamics: TrainingDynamics) -> Tensor:
     """Share of the training run with its label on top. Shape (n,), in [0, 1]."""
-    return (_margins(learning_curves) > 0).double().mean(0)
+    return (_margins(training_dynamics) > 0).double().mean(0)
 
 
 @factor(
@@ -72,12 +72,12 @@ def training_correctness(learning_curves: LearningCurves) -> Tensor:
     high="the model forgot it during training more often than usual here ({value:.0f} times)",
     low="the model forgot it during training less often than usual here ({value:.0f} times)",
 )
-def forgetting_events(learning_curves: LearningCurves) -> Tensor:
+def forgetting_events(training_dynamics: TrainingDynamics) -> Tensor:
     """Times it went from right to wrong during training. Shape (n,), a whole number below the number of points.
 
-    A sample that was never right has none: ``learning_time`` tells it from one that was never forgotten.
+    A sample that was never right has none: ``learning_time`` separates it from one that was never forgotten.
     """
-    right = _margins(learning_curves) > 0
+    right = _margins(training_dynamics) > 0
     return (right[:-1] & ~right[1:]).double().sum(0)
 
 
@@ -88,13 +88,13 @@ def forgetting_events(learning_curves: LearningCurves) -> Tensor:
     high="the model learned it for good later than usual here (after {value:.0%} of its training)",
     low="the model learned it for good earlier than usual here (after {value:.0%} of its training)",
 )
-def learning_time(learning_curves: LearningCurves) -> Tensor:
+def learning_time(training_dynamics: TrainingDynamics) -> Tensor:
     """Share of training after which it is right for good. Shape (n,), in [0, 1].
 
     The place of the last point at which it is wrong (1, 2, ...) over the number of points: 0 for a sample that is
     never wrong, 1 for one that is wrong at the end.
     """
-    wrong = _margins(learning_curves) <= 0
+    wrong = _margins(training_dynamics) <= 0
     place = torch.arange(1, len(wrong) + 1, dtype=torch.float64)
     return (place[:, None] * wrong).amax(0) / len(wrong)
 
@@ -106,9 +106,9 @@ def learning_time(learning_curves: LearningCurves) -> Tensor:
     high="its label led the other classes during training by more than usual here ({value:.2f} logits)",
     low="its label led the other classes during training by less than usual here ({value:.2f} logits)",
 )
-def area_under_margin(learning_curves: LearningCurves) -> Tensor:
+def area_under_margin(training_dynamics: TrainingDynamics) -> Tensor:
     """Mean margin over training. Shape (n,), in logits; negative when another class was ahead for long."""
-    return _margins(learning_curves).mean(0)
+    return _margins(training_dynamics).mean(0)
 
 
 @factor(
@@ -118,9 +118,9 @@ def area_under_margin(learning_curves: LearningCurves) -> Tensor:
     high="its loss was larger than usual here early in training ({value:.3g} nats)",
     low="its loss was smaller than usual here early in training ({value:.3g} nats)",
 )
-def early_loss(learning_curves: LearningCurves) -> Tensor:
+def early_loss(training_dynamics: TrainingDynamics) -> Tensor:
     """Loss at the first point of its training. Shape (n,), in nats, at least 0."""
-    return learning_curves.loss[0].double()
+    return training_dynamics.loss[0].double()
 
 
 @factor(

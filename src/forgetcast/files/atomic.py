@@ -1,8 +1,8 @@
 """Files written whole or not at all, and the drafts that killed processes have left.
 
-A file is written to a draft beside its place and moved there when it is complete, so that whoever reads it, and
-whatever stops the writer, finds the old content or the new. A draft carries the machine and the process that writes it:
-one of a process of this machine that is no more is removed by whoever writes to the folder next.
+A file is written to a draft beside its place and moved there when it is complete. So readers find the old content or
+the new, whatever stops the writer. A draft carries the machine and the process that writes it: one of a process of this
+machine that is no more is removed by whoever writes to the folder next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from forgetcast.errors import ForgetcastError, PathError
 
-__all__ = ["PREVIOUS", "draft_beside", "naming", "sweep", "whole_file"]
+__all__ = ["PREVIOUS", "draft_beside", "naming", "remove_stale_drafts", "whole_file"]
 
 MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 PREVIOUS = "previous"
@@ -36,7 +36,7 @@ _numbers = count()
 
 @contextmanager
 def naming(what: str, path: str | os.PathLike[str]) -> Iterator[None]:
-    """A block that writes ``path``; the error of one that fails names it and says how to mend it.
+    """A block that writes ``path``; the error of one that fails names it and says how to fix it.
 
     >>> with naming("report", "r.html"):
     ...     raise OSError(errno.ENOSPC, "some library's words")
@@ -45,7 +45,7 @@ def naming(what: str, path: str | os.PathLike[str]) -> Iterator[None]:
 run it again
 
     Raises:
-        PathError: in place of any ``OSError`` that is none of ours.
+        PathError: wraps any ``OSError`` that forgetcast did not raise.
     """
     try:
         yield
@@ -54,8 +54,8 @@ run it again
             raise
         reason = os.strerror(error.errno) if error.errno else str(error)
         remedy = FULL.get(error.errno or 0)
-        told = f"the {what} cannot be written to {path}: {reason}"
-        raise PathError(f"{told}; {remedy}" if remedy else told) from error
+        message = f"the {what} cannot be written to {path}: {reason}"
+        raise PathError(f"{message}; {remedy}" if remedy else message) from error
 
 
 def draft_beside(path: Path) -> Path:
@@ -79,9 +79,9 @@ def whole_file(path: Path, what: str = "file", *, tidy: bool = True) -> Iterator
     with naming(what, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            os.lstat(path)  # a name that is too long is told before the work
+            os.lstat(path)  # a name that is too long is refused before the work
         if tidy:
-            sweep(path.parent)
+            remove_stale_drafts(path.parent)
         try:
             yield draft
             os.replace(draft, path)
@@ -89,14 +89,14 @@ def whole_file(path: Path, what: str = "file", *, tidy: bool = True) -> Iterator
             draft.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
+def remove_stale_drafts(folder: Path) -> None:
     """Remove the drafts that dead processes of this machine left in ``folder``; a living one's are left alone.
 
     A folder that was on its way out when its process was killed, with nothing in its place yet, goes back.
     """
     for draft in folder.glob(f".forgetcast.{MACHINE}.*"):
         found = re.match(r"\.forgetcast\.\w+\.(\d+)\.\d+", draft.name)
-        if found is None or _lives(int(found[1])):
+        if found is None or _is_running(int(found[1])):
             continue
         try:
             if draft.is_dir():
@@ -110,7 +110,7 @@ def sweep(folder: Path) -> None:
             continue
 
 
-def _lives(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

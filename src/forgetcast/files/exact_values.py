@@ -26,7 +26,7 @@ from forgetcast.errors import IndexRangeError
 __all__ = [
     "AS_TEXT",
     "LIMIT",
-    "Blurred",
+    "InexactNumber",
     "exact_values",
     "is_missing",
     "names_exactly",
@@ -48,8 +48,8 @@ _LONGEST = 4000
 
 
 @dataclass(frozen=True)
-class Blurred:
-    """A number that can no longer be told from its neighbours."""
+class InexactNumber:
+    """A number that can no longer be distinguished from its neighbours."""
 
     shown: str
     """As it came."""
@@ -63,11 +63,11 @@ class Blurred:
 
     @property
     def problem(self) -> str:
-        """What is wrong with it and how to mend it, a clause."""
+        """What is wrong with it and how to fix it, a clause."""
         if not self.kind:
             return f"{self.shown} is written with an exponent, which may have cost it digits: {AS_TEXT}"
         bits = self.limit.bit_length() - 1
-        cannot = f"which from 2^{bits} on cannot tell a number from its neighbours"
+        cannot = f"which from 2^{bits} on cannot hold every whole number"
         return f"{self.shown} came as {self.kind}, {cannot}: {AS_TEXT}"
 
 
@@ -75,11 +75,12 @@ def exact_values(values: Any) -> list[Any]:
     """The values of a column, array, tensor or sequence, each as what it exactly is.
 
     Args:
-        values: (m,), of any type; the type of an array decides what its floats can tell apart.
+        values: (m,), of any type; the type of an array decides which numbers its floats can hold.
 
     Returns:
-        m values: None where one is missing; text; whole numbers of every type as int; a :class:`Blurred` for a float
-        that is too large to be told from its neighbours; anything else as it came, floats with a fraction among them.
+        m values: None where one is missing; text; whole numbers of every type as int; a :class:`InexactNumber` for a
+        float that is too large to be distinguished from its neighbours; anything else as it came, floats with a
+        fraction among them.
     """
     items, limit, kind = _items(values)
     return [_exact(item, limit, kind) for item in items]
@@ -136,7 +137,7 @@ def value_text(value: object) -> str:
         return "a number of thousands of digits"
 
 
-def written_float(text: str) -> int | Blurred | None:
+def written_float(text: str) -> int | InexactNumber | None:
     """The whole number that a text such as "7.0" stands for, as floats are written; None for any other text.
 
     From 2⁵³ on it may have been a neighbour before it was written, and so may every number with an exponent.
@@ -149,9 +150,9 @@ def written_float(text: str) -> int | Blurred | None:
     whole = _POINT.fullmatch(text)
     if whole is not None and len(text) < _LONGEST:
         number = int(whole[1])
-        return number if abs(number) < LIMIT else Blurred(repr(text[:60]), "the text of a float")
+        return number if abs(number) < LIMIT else InexactNumber(repr(text[:60]), "the text of a float")
     if _EXPONENT.fullmatch(text):
-        return Blurred(repr(text[:60]))
+        return InexactNumber(repr(text[:60]))
     return None
 
 
@@ -209,7 +210,7 @@ def _exact(item: Any, limit: int, kind: str) -> Any:
         if not math.isfinite(item):
             return item
         if abs(float(item)) >= limit:
-            return Blurred(str(item), kind, limit)
+            return InexactNumber(str(item), kind, limit)
         return int(item) if item.is_integer() else item
     if isinstance(item, Decimal):
         whole = item.is_finite() and item.adjusted() < _LONGEST and item == item.to_integral_value()

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from forgetcast.errors import PathError
-from forgetcast.files.atomic import PREVIOUS, draft_beside, naming, sweep
+from forgetcast.files.atomic import PREVIOUS, draft_beside, naming, remove_stale_drafts
 
 __all__ = ["locked_folder", "nearest_existing", "replaced_folder", "shipped_folder"]
 
@@ -60,7 +60,7 @@ def replaced_folder(folder: Path, what: str, check: Callable[[Path], None]) -> I
         check(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked_folder(folder.parent):
-            sweep(folder.parent)
+            remove_stale_drafts(folder.parent)
             check(folder)
             scratch.mkdir()
             try:

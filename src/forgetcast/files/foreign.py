@@ -1,8 +1,8 @@
 """Files that somebody else may have made: only regular ones, only inside their folder, only as large as they may get.
 
 A manifest, an archive or a table of a few kilobytes can name files elsewhere and claim any size. What is read from one
-may take :data:`ROOM` in memory, or :data:`TIMES` as much as the file itself where that is more: compressed images take
-tens of times their size, and only what is made for it more than that.
+may take :data:`MEMORY_LIMIT` in memory, or :data:`EXPANSION_LIMIT` times the file's size where that is more: compressed
+images take tens of times their size, and only what is made for it more than that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "ROOM",
+    "MEMORY_LIMIT",
     "check_archive",
     "each_once",
     "file_in",
@@ -31,15 +31,15 @@ __all__ = [
     "without_index",
 ]
 
-ROOM = 1 << 27
+MEMORY_LIMIT = 1 << 27
 """Bytes that the content of any file may take."""
-TIMES = 100
+EXPANSION_LIMIT = 100
 """How many times its own size the content of a larger file may take."""
 FEW = 100_000
 """Rows that a table of any size may have; a larger one has at most ten for each of its bytes."""
 ROWS, FEW_ROWS = 16_384, 64
 """Rows of a table that are decoded at a time, so that its size is known before all of it is there; few of nested
-values, whose size cannot be told beforehand."""
+values, whose size is not known beforehand."""
 
 
 def regular_file(path: str | Path, role: str) -> Path:
@@ -77,7 +77,7 @@ def file_in(folder: Path, name: str) -> Path:
     """The file ``name`` of a folder that was handed over as a whole.
 
     Raises:
-        FileFormatError: the name is none of a file in the folder itself, the file is no regular one, or it is a link
+        FileFormatError: the name is not a file directly in this folder, the file is no regular one, or it is a link
             to a place outside the folder.
     """
     plain = isinstance(name, str) and name == Path(name).name and name.isprintable() and name not in ("", ".", "..")
@@ -117,7 +117,7 @@ def parse_json(content: bytes) -> Any:
 
 
 def each_once(repeated: Callable[[str, int], None]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """An ``object_pairs_hook`` for :mod:`json` that tells ``repeated`` of a name that one object gives more than once.
+    """An ``object_pairs_hook`` for :mod:`json` that passes ``repeated`` each name that one object gives more than once.
 
     Args:
         repeated: called with the first such name and how often it comes. Where it raises nothing, the last value of
@@ -219,8 +219,9 @@ def without_index(table: pa.Table) -> pa.Table:
 
 
 def _check_size(expanded: int, stored: int, name: str) -> None:
-    if expanded > max(ROOM, TIMES * stored):
+    limit = max(MEMORY_LIMIT, EXPANSION_LIMIT * stored)
+    if expanded > limit:
         raise FileFormatError(
-            f"{name} holds {stored:,} bytes that take more than {max(ROOM, TIMES * stored):,} when they are unpacked; "
+            f"{name} holds {stored:,} bytes that take more than {limit:,} when they are unpacked; "
             "no real data is like that: make the file again, with less compression"
         )

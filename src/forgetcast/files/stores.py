@@ -15,7 +15,16 @@ from forgetcast.files.atomic import whole_file
 if TYPE_CHECKING:
     from upath import UPath
 
-__all__ = ["Place", "check_writable", "kind_in_store", "place", "reached", "read_if_there", "sweep", "write_atomically"]
+__all__ = [
+    "Place",
+    "check_writable",
+    "kind_in_store",
+    "place",
+    "reached",
+    "read_if_there",
+    "remove_stale_drafts",
+    "write_atomically",
+]
 
 Place: TypeAlias = Union[Path, "UPath"]
 """A path on disk, or one of universal_pathlib, which has the same methods, in a store."""
@@ -117,7 +126,7 @@ def read_if_there(path: Place) -> bytes | None:
         return None
 
 
-def sweep(folder: Place) -> None:
+def remove_stale_drafts(folder: Place) -> None:
     """Remove the drafts of this machine's processes that were killed while they wrote. Stores have no drafts."""
     if isinstance(folder, Path):
-        whole_files.sweep(folder)
+        whole_files.remove_stale_drafts(folder)

@@ -95,7 +95,7 @@ def adapt(
     """Adapt a forecast to measured samples of one target.
 
     With the factors of retraining among the features, the ridge starts from the mean of the shipped percentile and the
-    quantile of the retraining gap, and explains errors on samples whose gap exceeds the goal's slack alone: how trivial
+    quantile of the retraining gap. It explains errors on samples whose gap exceeds the goal's slack alone: how trivial
     samples are ordered among themselves says nothing of the others.
 
     Args:

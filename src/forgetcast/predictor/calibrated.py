@@ -253,7 +253,10 @@ def write_calibrated(
     Args:
         folder: where to; a calibrated predictor there is replaced.
         calibration: what is written.
-        heads, residuals, manifest, records: of the predictor, as for ``predictor_folder.write_folder``.
+        heads: of the predictor that was calibrated, by objective and name.
+        residuals: of that predictor, by objective and head.
+        manifest: of that predictor.
+        records: contents by file name that are kept beside it.
 
     Raises:
         PathError: the folder cannot be written, is a file, or holds something that is not a calibrated predictor.

@@ -49,15 +49,15 @@ UNLEARNER_HEADS = {
     UNLEARNER: "difficulty",
     **{f"{UNLEARNER}_{part}": part for part in ("steps", "collateral_test", "collateral_neighbours")},
 }
-"""Heads that tell unlearners apart, and what each forecasts; those after the first where the training table has it."""
+"""Heads that distinguish unlearners, and what each forecasts; those after the first where the training table has it."""
 
 EMPHASIS = {("retrain", "percentile"): 5.0}
 """How much more a sample that is not trivial counts, by objective and head: two thirds of the samples tie as trivial,
-and trees that spend themselves on telling those apart order the others worse (benchmarks/emphasis.md)."""
+and trees that spend themselves on distinguishing those order the others worse (benchmarks/emphasis.md)."""
 
 WEIGHT_LIMIT = 5.0
 SMALLEST = {"steps": 0.1}
-"""What the protocol cannot tell from none, by head, if it is not 0.001."""
+"""What the protocol cannot distinguish from none, by head, if it is not 0.001."""
 
 
 def as_features(table: pd.DataFrame, features: Sequence[str]) -> np.ndarray:
@@ -92,9 +92,9 @@ def training_weights(table: pd.DataFrame) -> np.ndarray:
     """Weight of every row, shape (n,), with mean 1 in every target.
 
     The corpus weight is an inverse sampling probability. Taken as it is, the few rows that stand for many others would
-    carry most of the fit, and the rare memorized samples, drawn more often because their order matters, almost none.
-    So it is taken relative to the target's mean, held within [1/5, 5] (Potter 1990, "A study of procedures to identify
-    and trim extreme sampling weights"), and its square root is used: half-way between the population and the rows.
+    carry most of the fit. The rare memorized samples, drawn more often because their order matters, would carry almost
+    none. So it is taken relative to the target's mean and held within [1/5, 5] (Potter 1990, "A study of procedures to
+    identify and trim extreme sampling weights"). Its square root is used: half-way between the population and the rows.
     """
     weight = table["weight"].to_numpy(dtype=float)
     relative = weight / table.groupby("target", sort=False)["weight"].transform("mean").to_numpy(dtype=float)
@@ -112,8 +112,8 @@ def log_scale(value: np.ndarray, head: str = "difficulty") -> np.ndarray:
     """A value >= 0 on a logarithmic scale, 0 to 0 and 1 to 1: log(1 + v/ε) / log(1 + 1/ε) with ε = 0.001.
 
     It is monotone, so that an interval formed on it stays valid on the way back, where errors are multiples: the
-    interval is narrow where difficulty is small. Damage below ε is beyond what the protocol can tell from none; for
-    steps ε is 0.1.
+    interval is narrow where difficulty is small. Damage below ε is beyond what the protocol can distinguish from none;
+    for steps ε is 0.1.
     """
     smallest = SMALLEST.get(head, 1e-3)
     return np.log1p(np.maximum(value, 0) / smallest) / np.log1p(1 / smallest)
@@ -143,8 +143,8 @@ def labels_of(table: pd.DataFrame, objective: str, head: str) -> np.ndarray:
     """What a head is fitted to, shape (n,): the percentile, 0/1 for trivial, or difficulty or a part on a log scale.
 
     Percentile: the trivial samples of a target tie at the middle of their band. For ``retrain`` they are spread over
-    that band by memorization (where the table has it), that is by how near they are to the goal: a sample far beyond
-    it and one that barely meets it are then told apart, which also helps to order the samples that are not trivial.
+    that band by memorization (where the table has it), that is by how near they are to the goal: a sample far beyond it
+    and one that barely meets it then get different values, which also helps to order the samples that are not trivial.
 
     Difficulty is fitted on the scale of ``log_scale``: most values are below 0.1, some targets are ten times as hard
     as others, and squared loss on the plain scale would spend the trees on those.

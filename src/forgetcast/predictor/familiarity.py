@@ -12,6 +12,8 @@ import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import RobustScaler
 
+from forgetcast.wording import significant
+
 __all__ = ["Familiarity", "check_contexts", "contexts", "extended", "familiarity"]
 
 ODD_BELOW = 0.05
@@ -41,7 +43,7 @@ class Familiarity:
         if math.isnan(self.p_value):
             return "this predictor does not record what its training targets were like"
         unusual = "; ".join(
-            f"{name} is {value:.4g}, theirs are {low:.4g} to {high:.4g}"
+            f"{name} is {significant(value, 4)}, theirs are {significant(low, 4)} to {significant(high, 4)}"
             for name, (value, low, high) in self.unusual.items()
         )
         how = "unlike" if self.out_of_distribution else "like"

@@ -34,7 +34,7 @@ from forgetcast.predictor.columns import (
 from forgetcast.predictor.familiarity import contexts, extended
 from forgetcast.predictor.folder import Heads, Residuals, seal
 from forgetcast.predictor.heads import DEFAULT_PARAMS, Head, fit_head, fit_without
-from forgetcast.predictor.intervals import calibration_groups
+from forgetcast.predictor.intervals import residual_groups
 from forgetcast.predictor.unlearner_heads import fit_unlearner_head, known_unlearners, unlearner_errors
 
 __all__ = ["Fit"]
@@ -86,7 +86,7 @@ class Fit:
             if len(known) > 1:
                 unlearners[objective] = known
             heads[objective] = {**init, **self._heads(rows, objective, unlearners.get(objective, []), init)}
-            groups, folds = calibration_groups(rows, self.seed, by_target=bool(init))
+            groups, folds = residual_groups(rows, self.seed, by_target=bool(init))
             residuals[objective] = self._residuals(rows, objective, unlearners.get(objective, []), groups, init)
         manifest = self._manifest(table, objectives, unlearners, folds)
         manifest["metrics"] = _jsonable(metrics, "metrics")

@@ -1,4 +1,4 @@
-"""Conformal intervals calibrated on the errors made on targets that a fit had not seen."""
+"""Conformal intervals from the errors made on targets that a fit had not seen."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pandas as pd
 from crepes import ConformalRegressor
 from numpy.typing import ArrayLike
 
-__all__ = ["FOLDS", "balanced_residuals", "calibration_groups", "conformal_interval", "deal_targets", "fold_rows"]
+__all__ = ["FOLDS", "balanced_residuals", "residual_groups", "conformal_interval", "deal_targets", "fold_rows"]
 
 FOLDS = 8
-"""Targets are dealt into so many folds for the errors that calibrate intervals."""
+"""Targets are dealt into so many folds for the errors that intervals come from."""
 
 
 def balanced_residuals(groups: Sequence[ArrayLike]) -> np.ndarray:
@@ -40,9 +40,9 @@ def conformal_interval(scores: np.ndarray, value: np.ndarray, level: float) -> t
     return bounds[:, 0], bounds[:, 1]
 
 
-def calibration_groups(rows: pd.DataFrame, seed: int, by_target: bool = False) -> tuple[np.ndarray, str]:
-    """Group of every row whose errors calibrate the intervals, and what the groups are: targets, or folds of the rows
-    of a single one unless ``by_target``."""
+def residual_groups(rows: pd.DataFrame, seed: int, by_target: bool = False) -> tuple[np.ndarray, str]:
+    """Group of every row whose errors give the intervals, and what the groups are: targets, or folds of the rows of
+    a single one unless ``by_target``."""
     if by_target or rows["target"].nunique() > 1:
         return rows["target"].astype(str).to_numpy(dtype=object), "target"
     folds = np.arange(len(rows)) % 5

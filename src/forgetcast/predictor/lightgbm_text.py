@@ -33,10 +33,10 @@ def read_booster(text: str, features: Sequence[str], source: str) -> lgb.Booster
 
     LightGBM follows the child and feature numbers of a model file without checking their range, so a damaged
     file could read outside its arrays or walk in circles; a damaged line of parameters ends the process. Here every
-    tree must have fields of the right length, features below the number of features, no categorical splits or
-    linear leaves, children that come after their parent, and at most 500 splits on the way to a leaf. Numbers must
-    be spelt so that Python and C read the same. LightGBM is given the header and the trees in these very spellings,
-    and nothing else of the text: parameters, importances and unknown lines do not reach it.
+    tree must have fields of the right length, features below the number of features, and no categorical splits or
+    linear leaves. Children must come after their parent, and no way to a leaf may have over 500 splits. Numbers must be
+    spelt so that Python and C read the same. LightGBM is given the header and the trees in these very spellings, and
+    nothing else of the text: parameters, importances and unknown lines do not reach it.
 
     Args:
         text: the model in LightGBM's text format, version 4.

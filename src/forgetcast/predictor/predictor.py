@@ -155,7 +155,7 @@ class DifficultyPredictor:
                 does not apply.
             objective: one of ``self.objectives``.
             level: share of measured values that the intervals should cover on a target like those seen, in
-                (0, 1); default 0.9. A level that the calibration data cannot support gives the interval [0,
+                (0, 1); default 0.9. A level that the held-out errors cannot support gives the interval [0,
                 1].
 
         Returns:
@@ -194,15 +194,18 @@ class DifficultyPredictor:
         """Forecast what unlearning will take and do, as the mean over the unlearners of the label.
 
         Args:
-            features, objective: as for ``predict``.
+            features: factor columns ``self.features`` in any order, float, (m, F); NaN where a factor does not apply.
+            objective: one of ``self.objectives``.
 
         Returns:
-            Index of ``features``; of the columns collateral_test and collateral_neighbours (total variation of the
-            predictions on held-out data and on the sample's nearest neighbours, in [0, 1]), steps (>= 0) and
-            parameter_shift (>= 0, Euclidean) those that the corpus recorded.
+            Index of ``features``; those that the corpus recorded of: collateral_test and collateral_neighbours (total
+            variation of the predictions on held-out data and on the sample's nearest neighbours, in [0, 1]), steps (>=
+            0) and parameter_shift (>= 0, Euclidean).
 
         Raises:
-            UnknownNameError, SchemaError, InputError: as for ``predict``.
+            UnknownNameError: no such objective.
+            SchemaError: columns are missing or unknown; the message lists both.
+            InputError: infinite values.
         """
         heads, X = self._of(objective), self._matrix(features)
         columns = {name: from_log_scale(heads[name].raw(X), name) for name in PART_HEADS if name in heads}
@@ -213,14 +216,17 @@ class DifficultyPredictor:
         """Forecast the difficulty of each sample under each unlearner, should the sample not be trivial.
 
         Args:
-            features, objective: as for ``predict``.
+            features: factor columns ``self.features`` in any order, float, (m, F); NaN where a factor does not apply.
+            objective: one of ``self.objectives``.
 
         Returns:
             Index of ``features``; a column per unlearner, in [0, 1]; none if the corpus had a single unlearner. The
             smallest of a row names the unlearner that is forecast to do the least harm.
 
         Raises:
-            UnknownNameError, SchemaError, InputError: as for ``predict``.
+            UnknownNameError: no such objective.
+            SchemaError: columns are missing or unknown; the message lists both.
+            InputError: infinite values.
         """
         heads, X = self._of(objective), self._matrix(features)
         names = known_unlearners(self._heads, self.manifest).get(objective, [])
@@ -238,7 +244,9 @@ class DifficultyPredictor:
         """Forecast what each sample's own unlearner will take and do, should the sample not be trivial.
 
         Args:
-            features, objective, level: as for ``predict``.
+            features: factor columns ``self.features`` in any order, float, (m, F); NaN where a factor does not apply.
+            objective: one of ``self.objectives``.
+            level: share of measured values that the intervals should cover, in (0, 1); default 0.9.
             unlearners: the unlearner of every row, m of those in the columns of ``predict_unlearners``.
 
         Returns:
@@ -249,7 +257,8 @@ class DifficultyPredictor:
 
         Raises:
             UnknownNameError: an unlearner or objective that the predictor does not know.
-            SchemaError, InputError: as for ``predict``, or not one unlearner per row.
+            SchemaError: columns are missing or unknown; the message lists both.
+            InputError: infinite values, a level outside (0, 1), or not one unlearner per row.
         """
         heads, X = self._of(objective), self._matrix(features)
         known = known_unlearners(self._heads, self.manifest).get(objective, [])
@@ -276,10 +285,14 @@ class DifficultyPredictor:
         """How much the target that ``features`` come from is like those the predictor was fitted to.
 
         Args:
-            features: factors of samples of one target, as for ``predict``.
+            features: factor columns ``self.features`` of samples of one target, float, shape (m, F).
+
+        Returns:
+            The p-value of a target like those, the nearest of them, and the context values outside their range.
 
         Raises:
-            SchemaError, InputError: as for ``predict``.
+            SchemaError: columns are missing or unknown; the message lists both.
+            InputError: infinite values.
         """
         self._matrix(features)
         return familiarity(self.manifest.get("contexts", {}), features)
@@ -296,9 +309,10 @@ class DifficultyPredictor:
         Those of a calibrated percentile are those of the trees, weighted, and those of the linear change.
 
         Args:
-            features, objective: as for ``predict``.
+            features: factor columns ``self.features`` in any order, float, (m, F); NaN where a factor does not apply.
+            objective: one of ``self.objectives``.
             head: "percentile"; "difficulty", on the logarithmic scale of ``columns.log_scale``; "trivial", in log-odds;
-                or a part of the outcome as in ``predict_parts``, on its logarithmic scale.
+                or a part of the outcome, a column of ``predict_parts``, on its logarithmic scale.
 
         Returns:
             values of shape (m, F) in the order of ``self.features``, and the base value: base + row sum is
@@ -309,7 +323,8 @@ class DifficultyPredictor:
             NotApplicableError: the predictor was not fitted to that part of the outcome; or is always sure whether a
                 sample is trivial, so that log-odds are infinite; or calibrating replaced the head: difficulty then
                 follows from the percentile, and the chance to be trivial partly from retrained models.
-            SchemaError, InputError: as for ``predict``.
+            SchemaError: columns are missing or unknown; the message lists both.
+            InputError: infinite values.
         """
         known = self._of(objective)
         if head not in EXPLAINED:
@@ -371,7 +386,7 @@ class DifficultyPredictor:
 
         Args:
             folder: where to; an existing predictor of its kind there is replaced.
-            records: contents by file name of what tells how it was chosen, "comparison.csv" and "tuning.csv".
+            records: contents by file name that document how it was chosen, "comparison.csv" and "tuning.csv".
 
         Raises:
             PathError: the folder cannot be written, is a file, or holds something that is not a predictor.

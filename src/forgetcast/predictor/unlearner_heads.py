@@ -1,4 +1,4 @@
-"""The heads that tell unlearners apart: the features once per unlearner, with its number beside them."""
+"""The heads that distinguish unlearners: the features once per unlearner, with its number beside them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ERRORS = 40
 
 
 def known_unlearners(heads: Mapping[str, Mapping[str, Head]], manifest: Mapping[str, Any]) -> dict[str, list[str]]:
-    """By objective, the unlearners in the order of the head that tells them apart; where there is such a head.
+    """By objective, the unlearners in the order of the head that distinguishes them; where there is such a head.
 
     Args:
         heads: by objective and name, of a predictor.
@@ -84,9 +84,15 @@ def unlearner_errors(
     """Errors of the head for difficulty under each unlearner on rows that its fit had not seen.
 
     Args:
-        table, features, objective, unlearners, params, seed, init: as for ``fit_unlearner_head``.
+        table: labelled rows of an objective, with columns under_<unlearner>_<objective>.
+        features: feature columns.
+        objective: "retrain" or "erase".
+        unlearners: in their order of harm.
         groups: group of every row, shape (n,); eighths of the groups are left out at a time.
+        params: LightGBM parameters over the defaults.
+        seed: of row and column sampling.
         n_jobs: fits run at a time, in threads.
+        init: the head that the fit goes on from, if any.
 
     Returns:
         By unlearner and group at most ``ERRORS`` evenly spaced order statistics of measured minus predicted difficulty

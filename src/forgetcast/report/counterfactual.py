@@ -16,22 +16,22 @@ from forgetcast.report.explain import Explainer
 __all__ = ["sentences", "what_would_change"]
 
 VISIBLE = 0.005
-"""Changes of the percentile below it cannot be seen in two decimals and are not told."""
+"""Changes of the percentile below it cannot be seen in two decimals and are not reported."""
 
 WORDS = {
-    "boundary": "its distance to the decision boundary",
-    "confidence": "the model's confidence in it",
-    "context": "the size of its class",
-    "entanglement": "its entanglement with other samples",
-    "gradients": "its gradients",
-    "neighbours": "its neighbourhood",
-    "rehearsal": "its rehearsal on the last layer",
-    "retraining": "what retrained models say of it",
-    "stein": "its ties to other samples (Stein kernel)",
-    "surrogates": "what simple models that never saw it say",
-    "trajectory": "its course during training",
+    "boundary": "its distance to the decision boundary were",
+    "confidence": "the model's confidence in it were",
+    "context": "the size of its class were",
+    "entanglement": "its entanglement with other samples were",
+    "gradients": "its gradients were",
+    "neighbours": "its neighbourhood were",
+    "rehearsal": "its rehearsal on the last layer were",
+    "retraining": "retrained models gave its label a probability",
+    "stein": "its ties to other samples (Stein kernel) were",
+    "surrogates": "simple models gave its label a probability",
+    "trajectory": "its course during training were",
 }
-"""What a family's factors describe; a family of a plugin is called by its name."""
+"""Conditions by family, which "typical for its class" completes; a family of a plugin is called by its name."""
 
 
 def what_would_change(explainer: Explainer, index: int, objective: str | None = None) -> pd.DataFrame:
@@ -81,18 +81,18 @@ def what_would_change(explainer: Explainer, index: int, objective: str | None = 
 
 
 def sentences(changes: pd.DataFrame, most: int) -> list[str]:
-    """Sentences of ``what_would_change`` that tell a change, ``most`` at most; none if no family alone makes one."""
+    """Sentences of ``what_would_change`` that report a change, ``most`` at most; none if no family alone makes one."""
     return list(changes.loc[changes["change"].abs() >= VISIBLE, "sentence"].head(most))
 
 
 def _sentence(row: pd.Series, typical: str) -> str:
     family = str(row["family"])
-    subject = WORDS.get(family, f"its {family.replace('_', ' ')} factors")
+    condition = WORDS.get(family, f"its {family.replace('_', ' ')} factors were")
     now, then = (f"{row[f'percentile{when}']:.2f}" for when in ("_now", ""))
     if row["tier"] != row["tier_now"]:
-        verb = f"would be at {then} ({row['tier']}) instead of {now} ({row['tier_now']})"
+        verb = f"would be {then} ({row['tier']}) instead of {now} ({row['tier_now']})"
     elif now != then:
-        verb = f"would be at {then} instead of {now}, still {row['tier']}"
+        verb = f"would be {then} instead of {now}, still {row['tier']}"
     else:
-        verb = f"would stay at {now} ({row['tier']})"
-    return f"were {subject} {typical}, it {verb}"
+        verb = f"would stay {now} ({row['tier']})"
+    return f"if {condition} {typical}, the forecast {verb}"

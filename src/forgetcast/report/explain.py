@@ -20,6 +20,7 @@ from forgetcast.factors import Factor, FactorTable, quantile_column
 from forgetcast.files.exact_values import sample_numbers
 from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.predictor.tiers import tier_bounds
+from forgetcast.wording import significant
 
 __all__ = ["SHARED_CREDIT", "Explainer", "Explanation", "ExplanationSet", "Reason", "factor_of"]
 
@@ -68,7 +69,7 @@ class Explanation:
     by_family: pd.Series
     """The same, summed over the factors of a family. What correlated factors share stays in one sum here."""
     reasons: tuple[Reason, ...]
-    """Every factor that moved the forecast. Those that tell this sample from others of the model come first,
+    """Every factor that moved the forecast. Those that differ between samples of the model come first,
     then those that hold for the model as a whole (context, factors that do not apply); each part by size."""
     head: str = "percentile"
     """What is explained, as in ``DifficultyPredictor.contributions``."""
@@ -110,7 +111,7 @@ class Explainer:
     Args:
         predictor: the fitted predictor.
         table: factors of samples of the target, the predictor's columns among them. Samples of the table and of its
-            reference sample can be explained; what is usual for the target is told from the latter.
+            reference sample can be explained; the latter defines what is usual for the target.
         labels: class of every training sample, (n,) integers, index = sample number. With them sentences compare a
             sample with its class, where the table's population has at least 10 samples of it and the factor varies
             within classes; without, with all samples of the model.
@@ -211,7 +212,7 @@ class Explainer:
     def sentences(self, indices: Sequence[int] | np.ndarray, objective: str, count: int = 3) -> list[str]:
         """For each sample the ``count`` sentences that move its forecast most, joined by "; ".
 
-        Only factors that tell this sample from others of the model are named; ``explain`` has the rest.
+        Only factors that differ between samples of the model are named; ``explain`` has the rest.
         """
         index = sample_numbers(indices)
         sums, _ = self._sums(index, objective)
@@ -246,7 +247,7 @@ class Explainer:
         return self._rows.iloc[self._places([index])][list(self.predictor.features)]
 
     def tier_bounds(self, objective: str) -> tuple[float, float]:
-        """The percentiles between the tiers of this target (see ``tiers.tier_bounds``), worked out once.
+        """The percentiles between the tiers of this target (see ``tiers.tier_bounds``), computed once.
 
         Raises:
             UnknownNameError: no such objective.
@@ -347,8 +348,8 @@ class Explainer:
             rest = "" if shown == usual else f" ({of_model})"
             return f"{direction}: {_phrase(factor.title)}: {shown}, as usual for its class{rest}"
         note = f"typical for its class: {usual_there}"
-        if high != (value > among):  # its class lies on the other side: the clause holds within the whole model alone
-            note += f", for this model: {usual}"
+        if high != (value > among):  # the clause holds within the whole model alone
+            note = f"compared with the whole model, where {usual} is typical; in its class {usual_there} is"
         return f"{direction}: {_fill(clause, factor, value, note)}"
 
 
@@ -366,10 +367,11 @@ def split_reasons(reasons: str) -> list[str]:
 
 
 class _Plain(float):
-    """A number that formats to three significant digits where a clause asks for nothing else, and never to -0."""
+    """A number with three significant digits where a clause asks for nothing else, never -0, and without exponent."""
 
     def __format__(self, spec: str) -> str:
-        text = float.__format__(self, spec or ",.3g")
+        digits = re.fullmatch(r",?\.(\d+)g", spec or ".3g")
+        text = significant(float(self), int(digits[1])) if digits else float.__format__(self, spec)
         return text[1:] if text.startswith("-") and not re.search("[1-9]", text) else text
 
 

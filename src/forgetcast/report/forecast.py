@@ -87,10 +87,17 @@ class Forecast:
         See ``counterfactual.what_would_change``.
 
         Args:
-            index, objective: as for ``explain``.
+            index: a sample of the table (or of the reference sample of its factors: up to 2000 samples, any).
+            objective: "retrain" or "erase"; default: the report's first.
+
+        Returns:
+            One row per family, the largest change of the percentile first: family, percentile, change, tier and
+            p_trivial then; percentile_now, tier_now and p_trivial_now; sentence. Percentiles and p_trivial are in [0,
+            1].
 
         Raises:
-            IndexRangeError, UnknownNameError: as for ``explain``.
+            IndexRangeError: no such sample, or one that was not asked for.
+            UnknownNameError: no such objective.
         """
         self._check_index(index)
         return what_would_change(self.explainer, int(index), self._objective(objective))
@@ -112,7 +119,9 @@ class Forecast:
 
         Raises:
             NotApplicableError: the model has no last linear layer, or the report no longer has its model and data.
-            IndexRangeError, UnknownNameError, InputError: as for ``movers.Movers.of``.
+            IndexRangeError: no such sample.
+            UnknownNameError: no such objective.
+            InputError: ``count`` is no positive whole number.
         """
         objective = self._objective(objective)
         if self._target is None:
@@ -223,7 +232,7 @@ class Forecast:
             raise IndexRangeError(f"sample {index} was not forecast: add it to the indices of predict_difficulty")
 
     def _labels(self) -> np.ndarray | None:
-        """Classes by sample number as far as the table tells; None if it does not know all of the population."""
+        """Classes by sample number as far as the table knows them; None if it does not know all of the population."""
         known = self.table.drop_duplicates("index").set_index("index")["label"]
         wanted = self.factors.worked_out.index
         if not wanted.isin(known.index).all():

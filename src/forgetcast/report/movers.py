@@ -2,9 +2,9 @@
 
 Unlearning is rehearsed in closed form, as the rehearsal factors do it (see ``factors.probes.damage``; the formulas are
 ours): the last layer's weights move by t (e_c - e_y) z̃_iᵀ/‖z̃_i‖², from the label y of sample i to its strongest rival
-c, which moves the logits of sample j by t (z̃_i·z̃_j/‖z̃_i‖²)(e_c - e_y). z̃ is the layer's input, with a 1 beside it where
-the layer has a bias. What moves along is what the model cannot tell from the sample. A real unlearner moves more than
-the last layer.
+c. That moves the logits of sample j by t (z̃_i·z̃_j/‖z̃_i‖²)(e_c - e_y). z̃ is the layer's input, with a 1 beside it
+where the layer has a bias. What moves along is what the model cannot distinguish from the sample. A real unlearner
+moves more than the last layer.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Movers:
     def of(self, index: int, objective: str, *, goal: float | None = None, count: int = 12) -> pd.DataFrame:
         """The training samples that would move most with one.
 
-        All samples are worked out, which takes one product of the features and one softmax.
+        All samples are computed, which takes one product of the features and one softmax.
 
         Args:
             index: the sample that is unlearned.

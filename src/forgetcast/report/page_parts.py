@@ -28,7 +28,7 @@ from forgetcast.factors import FactorTable, quantile_column
 from forgetcast.files.atomic import whole_file
 from forgetcast.report import plots
 from forgetcast.report.explain import split_reasons
-from forgetcast.wording import count, harmless, number, signed
+from forgetcast.wording import count, number, sanitized, signed
 
 ENLARGED = 1.4
 """Pixels per point of a picture at its largest, so that its text is about as large as the page's."""
@@ -47,7 +47,7 @@ def template(name: str, **filters: Callable[..., Any]) -> Template:
     environment = Environment(
         loader=PackageLoader("forgetcast.report"),
         autoescape=True,
-        finalize=lambda value: harmless(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
+        finalize=lambda value: sanitized(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -81,8 +81,8 @@ def write_whole(path: str | os.PathLike[str], draw: Callable[[], str], kind: str
     if os.path.isdir(path):
         raise PathError(f"expected a file for the {kind}; {path} is a folder: try {path / f'{kind}.html'}")
     with whole_file(path, kind) as draft:
-        draft.touch()  # an unwritable place is told before the work, not after it
-        draft.write_text(harmless(draw()), encoding="utf-8")
+        draft.touch()  # an unwritable place is reported before the work, not after it
+        draft.write_text(sanitized(draw()), encoding="utf-8")
     return path
 
 

@@ -123,7 +123,7 @@ def timed_retraining(target: Target, costs: Costs, *, seed: int = 0, say: Callab
         target: with a ``train`` callable.
         costs: what was measured before; kept as it is, with the reason in ``basis``, if a training fails.
         seed: of the draw of samples and of the trainings.
-        say: is told before the first training.
+        say: is called with a sentence before the first training.
     """
     n = len(target)
     if say is not None:

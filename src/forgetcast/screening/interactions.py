@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from forgetcast.objectives import SLACK
 from forgetcast.target.data import Data
-from forgetcast.target.filled import Filled
 from forgetcast.target.last_layer import augmented, leave_one_out_logits, unit_residuals
 from forgetcast.target.logits import true_probability
+from forgetcast.target.preallocated import PreallocatedRows
 from forgetcast.target.settings import own_settings
 from forgetcast.target.target import Target
 
@@ -38,10 +38,10 @@ LEAST = 1e-3
 CHUNK = 1 << 22
 """Pairs of requests that are held at a time."""
 KEPT = 1 << 26
-"""Numbers that are kept rather than worked out twice."""
+"""Numbers that are kept rather than computed twice."""
 PARTNERS = 20
 """Of a request, that are listed."""
-LEANING = 1 / 3
+REQUESTED_SHARE = 1 / 3
 """Of the nearest samples with a request's label, the share that is requested too from which it leans on the queue."""
 MOST = 5000
 """Requests among which all pairs are looked at."""
@@ -53,7 +53,7 @@ class Interactions:
 
     pairs: pd.DataFrame
     """One row per pair that interacts: first and second (sample numbers, first < second), effect (how much the
-    true-label probability of one changes when the other alone is unlearned, the larger of the two, in [0, 1]),
+    true-label probability of one changes when the other alone is unlearned; the larger of the two, in [0, 1]);
     neighbours (whether each is among the other's nearest, at most 20), shared_neighbours (of those) and group (0: not
     in the same one); the largest effects first, of every request only its 20 largest."""
     group: np.ndarray
@@ -78,15 +78,15 @@ def interactions(
 
     Every request is unlearned on the last linear layer along the Newton direction of the loss without it, as
     ``certified_removal`` does (Guo et al. 2020, arXiv 1911.03030), with the Hessian's blocks between classes left out:
-    the logit of class c of another sample j moves by s·d_c·z̃_iᵀS_c⁻¹z̃_j, with d = (p_i - onehot)/(1 - p_iy) and S_c =
-    Σ_k p_kc(1 - p_kc) z̃_k z̃_kᵀ without i, as far as the request's own logits (j = i) have to move until its goal is
-    met. For ``retrain`` the goal is the leave-one-out estimate of its probability. Two requests
-    interact where this changes the true-label probability of one of them by ``effect_from`` or more, or where they are
-    neighbours of each other that share most of their neighbours: both ask for the same surroundings to move. Groups
-    are clusters with a mean effect of at least ``effect_from`` (average linkage), so that no chain of weak effects
-    joins strangers. Apart from that, a request leans on the queue where at least a third of the nearest samples that
-    have its label are requested too (at most 20 nearest, those that stand for more counted as often); it and they share
-    a neighbourhood and a label, and what is forecast for each alone may not hold once all of them are gone.
+    the logit of class c of another sample j moves by s·d_c·z̃_iᵀS_c⁻¹z̃_j. Here d = (p_i - onehot)/(1 - p_iy) and S_c =
+    Σ_k p_kc(1 - p_kc) z̃_k z̃_kᵀ without i; s is how far the request's own logits (j = i) have to move until its goal
+    is met. For ``retrain`` the goal is the leave-one-out estimate of its probability. Two requests interact where this
+    changes the true-label probability of one of them by ``effect_from`` or more. So do neighbours of each other that
+    share most of their neighbours: both ask for the same surroundings to move. Groups are clusters with a mean effect
+    of at least ``effect_from`` (average linkage), so that no chain of weak effects joins strangers. Apart from that, a
+    request leans on the queue where at least a third of the nearest samples with its label are requested too. Of these
+    there are at most 20, and those that stand for more count as often; it and they share a neighbourhood and a label,
+    and what is forecast for each alone may not hold once all of them are gone.
 
     Args:
         target: any; without a last linear layer nothing is known, and said so.
@@ -121,7 +121,7 @@ def interactions(
     listed = ((listed | listed.T) & (effect >= effect_from)) | close
     ends = np.stack(np.nonzero(np.triu(listed, 1)))
     stands_for = (len(target) - m) / max(len(others), 1)
-    alike = _alike(wide, labels.numpy(), m, stands_for)
+    alike = _sharing_surroundings(wide, labels.numpy(), m, stands_for)
     return Interactions(_pairs(index, ends, effect, beside, shared, group), group, alike=alike)
 
 
@@ -165,7 +165,7 @@ def _numbered(cluster: np.ndarray) -> np.ndarray:
     return np.array([names.get(c, 0) for c in cluster.tolist()], dtype=np.int64)
 
 
-def _alike(near: np.ndarray, labels: np.ndarray, m: int, stands_for: float) -> np.ndarray:
+def _sharing_surroundings(near: np.ndarray, labels: np.ndarray, m: int, stands_for: float) -> np.ndarray:
     """Set of every request that shares its neighbourhood and label with others, (m,); see ``Interactions.alike``.
 
     near (m, k) are positions among requests and other samples with labels (n,), each of which stands for so many.
@@ -173,7 +173,7 @@ def _alike(near: np.ndarray, labels: np.ndarray, m: int, stands_for: float) -> n
     same = labels[near] == labels[:m, None]
     asked = same & (near < m)
     weight = asked.sum(1) + stands_for * (same & (near >= m)).sum(1)
-    leans = asked & (asked.sum(1) >= LEANING * weight)[:, None]
+    leans = asked & (asked.sum(1) >= REQUESTED_SHARE * weight)[:, None]
     rows, places = np.nonzero(leans)
     joined = csr_array((np.ones(len(rows), dtype=np.int8), (rows, near[rows, places])), shape=(m, m))
     return _numbered(connected_components(joined, directed=False)[1])
@@ -189,7 +189,7 @@ def _shared(near: np.ndarray, m: int) -> np.ndarray:
 def _outputs(target: Target, index: np.ndarray) -> tuple[Tensor, Tensor]:
     """z̃ (n, d) and logits (n, C) of some training samples, float64."""
     assert target.head is not None
-    features, logits = Filled(len(index)), Filled(len(index))
+    features, logits = PreallocatedRows(len(index)), PreallocatedRows(len(index))
     for rows in torch.as_tensor(index).split(target.batch_size):
         data = Data(target.data.fetch(rows))
         features.add(target.features(data))
@@ -295,7 +295,7 @@ def _nearest(z: Tensor, m: int) -> np.ndarray:
     """Positions of the 20 nearest others of the first m samples, nearest first, by cosine similarity, (m, k)."""
     unit = F.normalize(z.float(), dim=1, eps=1e-12)
     k = min(NEIGHBOURS, len(z) - 1)
-    nearest = Filled(m)
+    nearest = PreallocatedRows(m)
     for rows in torch.arange(m).split(max(1, CHUNK // len(z))):
         similarity = unit[rows] @ unit.T
         similarity[torch.arange(len(rows)), rows] = -torch.inf

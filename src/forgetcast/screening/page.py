@@ -38,12 +38,12 @@ POLICY_MEANINGS = {
     "step_margin": "the step limit is the predicted number of steps times this",
     "trust_unfamiliar": "whether these thresholds hold where the forecast is an extrapolation; else careful at least",
 }
-ALONE = (
+ONE_ROW_EACH = (
     "Every forecast is of one row by itself. Rows of one person vouch for each other: without one of them the model "
     "may still know what it knows from all of them, and not without all. So together they may not be what each is "
     "alone."
 )
-"""What a forecast of single rows cannot tell."""
+"""What a forecast of single rows cannot show."""
 EXPLAINED_ROUTES = ("careful", "retrain")
 EXPLAINED_BARS = 9
 EXTRA_COLUMNS = 6
@@ -154,7 +154,7 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
             [request for request in requests if request["alike"] == number]
             for number in sorted({request["alike"] for request in requests} - {0})
         ],
-        alone=ALONE,
+        alone=ONE_ROW_EACH,
         person_column=triage.provenance.get("person_column"),
         problems=triage.problems.to_dict("records"),
         policy=[(name, POLICY_MEANINGS.get(name, ""), _setting(value)) for name, value in policy.items()],
@@ -259,7 +259,7 @@ def _waterfall(triage: Screened, index: int) -> dict[str, Any]:
 
 
 def _preparing(table: pd.DataFrame, total: float | None) -> float:
-    """Seconds of the total that belong to no request: what unlearners work out once."""
+    """Seconds of the total that belong to no request: what unlearners compute once."""
     alone = table.loc[table["route"] != "retrain", "seconds"].sum()
     return 0.0 if _missing(total) or total is None else max(0.0, float(total) - float(alone))
 

@@ -31,8 +31,8 @@ class Policy:
         trivial_from: probability of being trivial, 0 to 1, from which nothing is unlearned. 0.9: where the
             probabilities are right, at most one in ten of those that are let go would have needed it.
         quick_to: forecast harm, 0 to 1, up to which a request is unlearned without further care. 0.02: between the mean
-            harm of any unlearner under ``retrain`` (0.014) and under ``erase`` (0.041) on the published targets, and
-            above that of the one named for each sample (0.0015 and 0.0070), so that most requests are quick.
+            harm of any unlearner under ``retrain`` (0.014) and under ``erase`` (0.041) on the published targets. The
+            harm of the unlearner named for each sample is below it (0.0015 and 0.0070). So most requests are quick.
         retrain_from: forecast harm, 0 to 1, from which retraining is preferred to unlearning; at least ``quick_to``.
             0.1: more than twice the mean harm of any unlearner under ``erase``.
         unlearners: names of the unlearners that may be used, in any order. None: all that the predictor knows.
@@ -97,7 +97,7 @@ class Policy:
         """From a mapping ``settings`` such as that of :meth:`to_dict`; what it does not name has its default.
 
         Raises:
-            InputError: a key that there is none of, or a value as above.
+            InputError: an unknown key, or a value as above.
         """
         known = [field.name for field in fields(cls)]
         for key in settings:

@@ -4,13 +4,13 @@ A line is the canonical JSON of ``sequence`` (1, 2, ...), ``time`` (UTC, ISO 860
 before; of the first line 64 zeros), ``entry`` (what was recorded) and ``hash`` (SHA-256 of the canonical JSON of the
 other four). Whoever changes, removes, inserts or swaps lines breaks the chain there. What the chain alone cannot show
 is that lines at the end are gone, or that everything from some line on was written anew: for that, keep the hash that
-:func:`append` returns in another place and give it to :func:`verify`.
+:func:`append` returns in another place and give it to :func:`check`.
 
-Processes that append at the same time wait for each other (``flock``; POSIX only), and :func:`verify` waits for them.
+Processes that append at the same time wait for each other (``flock``; POSIX only), and :func:`check` waits for them.
 The entries of one call are recorded all or not at all, and are on the disk when the call returns. If the write fails,
 the file is cut back to what it was. Where the process is killed in the middle of it, a copy of the lines still lies
 beside the record (``.NAME.pending``): what the record holds of them does not count, and the next :func:`append` cuts it
-off. A last line that is cut short in any other way is never guessed at: :func:`append` and :func:`verify` refuse the
+off. A last line that is cut short in any other way is never guessed at: :func:`append` and :func:`check` refuse the
 file and say at which byte to cut it, and after that the record goes on from the last whole entry.
 """
 
@@ -33,7 +33,7 @@ from forgetcast._arguments import checked
 from forgetcast.errors import InputError, PathError, RecordError
 from forgetcast.files.canonical_json import canonical_json
 
-__all__ = ["BEGINNING", "Verification", "append", "verify"]
+__all__ = ["BEGINNING", "CheckedRecord", "append", "check"]
 
 BEGINNING = "0" * 64
 """What the first line has in place of the hash of the line before, and the last hash of a record without entries."""
@@ -41,8 +41,8 @@ _KEYS = {"entry", "hash", "previous", "sequence", "time"}
 
 
 @dataclass(frozen=True)
-class Verification:
-    """What a record that verifies holds: how many ``entries``, and the ``last`` hash."""
+class CheckedRecord:
+    """What a record holds that passed the check: how many ``entries``, and the ``last`` hash."""
 
     entries: int
     last: str
@@ -52,7 +52,7 @@ class Verification:
 def append(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> str:
     """Add entries to the record in ``path``, which is made if it is not there.
 
-    The end of the record is verified first, its last two lines; :func:`verify` looks at all of it.
+    Checks the end of the record first, its last two lines; :func:`check` checks all of it.
 
     Args:
         path: the file.
@@ -90,7 +90,7 @@ def append(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 @checked("expected")
-def verify(path: str | Path, *, expected: str | None = None) -> Verification:
+def check(path: str | Path, *, expected: str | None = None) -> CheckedRecord:
     """Check every line of a record.
 
     Args:
@@ -154,7 +154,7 @@ def _line(raw: bytes, number: int, path: Path) -> dict[str, Any]:
     return line
 
 
-def _walk(file: BinaryIO, path: Path) -> Verification:
+def _walk(file: BinaryIO, path: Path) -> CheckedRecord:
     """Check all lines from the first.
 
     Raises:
@@ -185,7 +185,7 @@ def _walk(file: BinaryIO, path: Path) -> Verification:
             )
         last = line["hash"]
         position += len(raw)
-    return Verification(number, last)
+    return CheckedRecord(number, last)
 
 
 def _misplaced(sequence: int, number: int, rest: BinaryIO) -> str:
@@ -204,7 +204,7 @@ def _end(file: BinaryIO, path: Path) -> tuple[int, str]:
     """Number and hash of the last entry, after a check of the last two lines.
 
     Raises:
-        RecordError: the record does not verify there; names the line of the first edit in all of it.
+        RecordError: the record was edited there; names the line of the first edit in all of it.
     """
     size = file.seek(0, os.SEEK_END)
     if size == 0:

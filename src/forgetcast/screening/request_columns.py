@@ -65,7 +65,7 @@ def names_sample(name: object) -> bool:
 
 
 def refuse_twins(names: Iterable[object], id_column: str | None, source: str) -> None:
-    """Refuse two columns of one name, where it names the sample: nobody can tell which is meant.
+    """Refuse two columns of one name, where it names the sample: which is meant cannot be known.
 
     Raises:
         SchemaError: there are two.

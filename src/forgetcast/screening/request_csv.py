@@ -51,7 +51,7 @@ def csv_rows(content: bytes, path: Path, id_column: str | None) -> RequestRows:
         if not problem and len(fields) != width:
             problem = f"expected {width} field{'s' * (width > 1)}, as in the header line; got {len(fields)}"
         if not problem and last - first > 1:
-            problem = _swallowed(fields, lines[first + 1 : last], named, delimiter, first)
+            problem = _unclosed_quote(fields, lines[first + 1 : last], named, delimiter, first)
         if not problem and not "".join(fields).isascii():
             problem = not_text("".join(fields))
         if problem:
@@ -99,7 +99,7 @@ def _lines_from(lines: Sequence[str], start: int) -> Iterator[str]:
         yield lines[place]
 
 
-def _swallowed(fields: Sequence[str], inner: Sequence[str], named: int, delimiter: str, first: int) -> str:
+def _unclosed_quote(fields: Sequence[str], inner: Sequence[str], named: int, delimiter: str, first: int) -> str:
     """What is wrong with a field of several lines that reads like requests of their own, or "".
 
     A line does if it has as many fields as the row itself, and a name of the same kind in the same place.

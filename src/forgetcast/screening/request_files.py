@@ -29,11 +29,11 @@ def read_requests(path: str | Path, *, id_column: str | None = None) -> pd.DataF
 
     Returns:
         One row per request, values as they came (text for CSV), after three columns: ``row``, the number of the data
-        row from 1 (blank lines and the header do not count), ``line``, its first line in the file (0 for Parquet), and
-        ``problem``, what is wrong with the row as such (a clause, or ""). Columns of the file with these names get
-        the suffix ``_request``; of two columns with one name the second is ``name_2``. Nested values are kept as JSON
-        text, and so is every value of a JSON column of mixed kinds, so that it can be written to a table again;
-        a JSON number that no float holds exactly is kept as its text; bytes of a Parquet file are read as text.
+        row from 1 (blank lines and the header do not count); ``line``, its first line in the file (0 for Parquet);
+        ``problem``, what is wrong with the row as such (a clause, or ""). Columns of the file with these names get the
+        suffix ``_request``; of two columns with one name the second is ``name_2``. Nested values are kept as JSON text,
+        and so is every value of a JSON column of mixed kinds, so that it can be written to a table again; a JSON number
+        that no float holds exactly is kept as its text; bytes of a Parquet file are read as text.
 
     Raises:
         PathError: missing, a folder, or not readable.

@@ -17,7 +17,7 @@ from forgetcast._arguments import checked
 from forgetcast.errors import InputError
 from forgetcast.files.exact_values import (
     AS_TEXT,
-    Blurred,
+    InexactNumber,
     exact_values,
     is_missing,
     names_exactly,
@@ -70,12 +70,12 @@ def checked_requests(
     the number of the sample. The first request for a sample is served, later ones are reported.
 
     What is served is exactly what was asked for. Text is compared as text. A number stands for the id that is written
-    as this number, if no other id reads as the same one ("7" beside "007"). A float that can no longer be told from
-    its neighbours (2⁵³ for float64, 2²⁴ for float32) names nothing.
+    as this number, if no other id reads as the same one ("7" beside "007"). A float that can no longer be distinguished
+    from its neighbours (2⁵³ for float64, 2²⁴ for float32) names nothing.
 
     Args:
         source: what :func:`read_requests` returned, the path of a file for it, a table with such columns, a list of
-            mappings, or a list or array of sample numbers (of ids, if it holds text and ``ids`` is given).
+            mappings, or a list or array of sample numbers. A list of text is one of ids, where ``ids`` is given.
         n: how many samples the data has.
         ids: the id of each sample, n distinct values, compared as text.
         id_column: the column of the ids, as for :func:`read_requests`.
@@ -184,15 +184,15 @@ def _found(
             continue
         wrongs = [sample for _, sample in named if isinstance(sample, str)]
         if not wrongs and len({sample for _, sample in named}) > 1:
-            told = ", ".join(f"{name!r} names sample {sample}" for name, sample in named)
-            wrongs = [f"the columns disagree: {told}"]
+            named_here = ", ".join(f"{name!r} names sample {sample}" for name, sample in named)
+            wrongs = [f"the columns disagree: {named_here}"]
         found.append(wrongs[0] if wrongs else named[0][1])
     return found
 
 
 def _by_number(value: object, n: int, is_id: bool = False) -> int | str:
     """The sample number that a request gives, or what is wrong with it."""
-    if isinstance(value, Blurred):
+    if isinstance(value, InexactNumber):
         return value.problem
     number = _whole(value)
     if number is None or (is_id and isinstance(value, str) and re.match(r"\s*(\+|0\d)", value)):
@@ -258,7 +258,7 @@ class _Ids:
             if is_missing(value):
                 raise InputError(f"ids: sample {place} has none; expected {n} distinct ids")
             read = written_float(value) if isinstance(value, str) and not value.isdigit() else value
-            if isinstance(read, Blurred):
+            if isinstance(read, InexactNumber):
                 raise InputError(f"ids: the id of sample {place} is not known exactly: {read.problem}")
             if not names_exactly(value):
                 raise InputError(f"ids: sample {place}: {_no_name(value)}")
@@ -289,12 +289,12 @@ class _Ids:
 
     def find(self, value: object) -> int | str:
         """The number of the sample with this id, or what is wrong with it."""
-        if isinstance(value, Blurred):
+        if isinstance(value, InexactNumber):
             return value.problem
         if not names_exactly(value):
             return _no_name(value)
         text = value_text(value)
-        number: int | Blurred | None = value if isinstance(value, int) and not isinstance(value, bool) else None
+        number: int | InexactNumber | None = value if isinstance(value, int) and not isinstance(value, bool) else None
         if number is None:
             if text in self.positions:
                 return self.positions[text]
@@ -304,7 +304,7 @@ class _Ids:
                 return _several(value, alike)
             if alike and alike[0] == text.strip():
                 return self.positions[alike[0]]
-        if isinstance(number, Blurred):
+        if isinstance(number, InexactNumber):
             return f"no sample has this id: {number.problem}"
         if number is not None:
             alike = self._by_number.get(number, [])

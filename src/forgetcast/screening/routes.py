@@ -64,8 +64,9 @@ def why(row: Mapping[Any, Any], policy: Policy, *, unfamiliar: bool = False, per
 
     Args:
         row: route, p_trivial, harm, harm_upper and unlearner of the request.
-        policy, unfamiliar: as for :func:`routes`.
-        person_rows: of this request, as for :func:`routes`.
+        policy: the thresholds.
+        unfamiliar: whether model and data are unlike those that the predictor knows.
+        person_rows: how many rows the request's person asks for; 0: not known. None: people are not asked about.
 
     >>> why({"route": "trivial", "p_trivial": 0.97}, Policy())
     'the goal is met before anything is unlearned, with a probability of 97% (trivial from 90%)'

@@ -24,8 +24,8 @@ def route_seconds(table: pd.DataFrame, costs: Costs | None) -> list[float]:
 
 
 def processing_order(table: pd.DataFrame) -> np.ndarray:
-    """Place of every request, from 1: trivial ones first, then by route from the least to the most, interacting ones
-    together and with the one that takes the most, and within that the least harm first."""
+    """Place of every request, from 1: trivial ones first, then by route from the least to the most. Interacting ones
+    stand together, with the one that takes the most; within that the least harm comes first."""
     rank = table["route"].map({route: place for place, route in enumerate(ROUTES)})
     group = table["group"].where(rank > 0, 0)  # nothing is unlearned of a trivial one, so it need not wait for others
     whole = rank.where(group == 0, rank.groupby(group).transform("max"))
@@ -80,7 +80,7 @@ def _advice(batch: dict[str, Any]) -> str:
         joined = f"; the other {unlearned} that are not trivial can join it" if unlearned else ""
         return f"one retraining is needed for {requests_text(counts['retrain'])}{joined}"
     if not batch["served"]:
-        return "no request can be served: mend the rows that are named"
+        return "no request can be served: fix the rows that are named"
     if not unlearned:
         return "nothing has to be unlearned: delete the records, and check a sample of them"
     if share is None:

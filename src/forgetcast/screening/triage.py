@@ -46,8 +46,8 @@ class Triage:
     that of the set that shares its neighbourhood and label (0: none; see ``interactions``), person_rows how many rows
     its person asks for (0: not known, or not asked).
     unlearner, with the predicted steps along its path and the limit beyond which to stop and look, is empty where
-    nothing should be unlearned. harm is the forecast difficulty under that unlearner with its interval, collateral_test
-    and collateral_neighbours the forecast total variation under it, all in [0, 1], should the request not be trivial;
+    nothing should be unlearned. Forecasts hold should the request not be trivial: harm is the difficulty under that
+    unlearner with its interval, collateral_test and collateral_neighbours the total variation under it, all in [0, 1];
     seconds the wall time of the route, NaN where it was not timed, and share_of_retraining the same over one
     retraining."""
     problems: pd.DataFrame
@@ -55,8 +55,8 @@ class Triage:
     interactions: pd.DataFrame
     """Pairs of requests that interact: first, second, effect, shared_neighbours, group; see ``interactions``."""
     batch: dict[str, Any]
-    """Of the whole queue: requests, served, problems, routes (counts), unlearning_seconds (all that are quick or
-    careful, one after another), retraining_seconds (one retraining without all of them), share_of_retraining,
+    """Of the whole queue: requests, served, problems, routes (counts); unlearning_seconds (all that are quick or
+    careful, one after another), retraining_seconds (one retraining without all of them), share_of_retraining;
     break_even (how many requests of this queue's mean cost take as long as one retraining), groups, largest_group,
     advice, unfamiliar and notes; None where nothing was timed. retraining_basis says where retraining_seconds comes
     from (known, timed, extrapolated or assumed), alike how many requests share a neighbourhood and label."""
@@ -113,7 +113,8 @@ def triage(
     at least; rows of theirs that are in the data but not in the queue cannot be known.
 
     Args:
-        model, dataset, heldout, trajectory, predictor, collate_fn, batch_size: as for ``predict_difficulty``.
+        model: a classifier that returns logits (n, classes); it is copied, never changed. Or a ``Target``.
+        dataset: its training data, as ``Target`` takes it; None if ``model`` is a ``Target``.
         requests: a .csv, .parquet or .jsonl file, a table, or sample indices: see ``requests.checked_requests``.
         ids: of all training samples, (n,), where requests name samples by id.
         id_column: the column of the requests that holds the ids; default: id or sample_id.
@@ -122,15 +123,23 @@ def triage(
         policy: thresholds and assumptions; default ``Policy()``.
         objective: "retrain": afterwards the sample is treated as if it had never been trained on; "erase": it is no
             longer recognised.
-        factors: the factors of this model and data, worked out before, or a folder of them, as for
-            ``predict_difficulty``; default: work them out for the requests.
+        heldout: data of the same kind that the model was not trained on; some factors need it.
+        trajectory: checkpoints of the training run, or outputs recorded during it, for predictors that use them.
+        predictor: a fitted predictor or the folder of one; default: the one that comes with forgetcast.
+        factors: the factors of this model and data, computed before, or the folder that keeps them; default: compute
+            them for the requests.
+        collate_fn: for datasets whose items need one.
+        batch_size: samples per forward pass.
         seed: of the factors, and of the sample of training data that interactions are looked for in.
         timed: False leaves all wall times out, and trains nothing.
         progress: bars on stderr, and a word before trainings are timed.
 
+    Returns:
+        The queue: one row per request that can be served, those that cannot, what interacts, and totals.
+
     Raises:
-        InputError: no request at all; or as for ``predict_difficulty``. If none of them can be served the queue is
-            empty, and ``problems`` says why.
+        InputError: no request at all, or a ``Target`` together with a dataset. If none of them can be served the queue
+            is empty, and ``problems`` says why.
         UnknownNameError: no such objective, or the policy names an unlearner that the predictor does not know.
         NotApplicableError, ModelError, DatasetError, SchemaError, FileFormatError, PathError: as for
             ``predict_difficulty``, or the file of the requests cannot be read.
@@ -285,7 +294,7 @@ def _recommended(
             run.insert(0, "unlearner", named)
             return run.reindex(columns=["unlearner", *RUN]).reset_index(drop=True), costs, failed
         allowed = [name for name in allowed if name not in costs.failed]
-    # No unlearner is told apart, or none can serve this model: the mean over those of the label stands in.
+    # The predictor distinguishes none, or none can serve this model: the mean over those of the label stands in.
     forecast = predictor.predict(features, objective, level=policy.level)
     parts = predictor.predict_parts(features, objective).reindex(columns=list(RUN[3:]))
     run = forecast[["difficulty", "lower", "upper"]].set_axis(list(RUN[:3]), axis=1).join(parts)

@@ -16,6 +16,7 @@ from forgetcast.predictor.agreement import RankAgreement, spearman_interval
 from forgetcast.screening.routes import ROUTES
 from forgetcast.screening.triage import Triage, run_forecast
 from forgetcast.target.target import Target
+from forgetcast.wording import count, significant
 
 __all__ = ["Verified", "verify_triage"]
 
@@ -60,23 +61,27 @@ class Verified:
         said = self.table["route"] == "trivial"
         if said.any():
             right = int(self.table.loc[said, "trivial"].sum())
-            lines.append(f"{right} of {int(said.sum())} requests called trivial are")
+            lines.append(f"{right} of {count(int(said.sum()), 'request')} called trivial are")
         if of:
-            lines.append(f"the measured harm of {inside} of {of} requests lies in its {self.level:.0%} interval")
+            lines.append(
+                f"the measured harm of {inside} of {count(of, 'request')} lies in its {self.level:.0%} interval"
+            )
         if len(rows):
             lines.append(
-                f"harm of {len(rows)} requests: forecast {rows['harm'].mean():.2g} on average, measured "
-                f"{_mean(rows['measured_harm'])}; steps: forecast {rows['steps'].mean():.3g}, measured "
+                f"harm of {count(len(rows), 'request')}: forecast {rows['harm'].mean():.2g} on average, measured "
+                f"{_mean(rows['measured_harm'])}; steps: forecast {significant(rows['steps'].mean())}, measured "
                 f"{_mean(rows['measured_steps'])}"
             )
             lines.append(f"order of harm: {self.agreement}")
             quick = rows[rows["route"] == "quick"]
             if len(quick):
                 worst = quick["measured_harm"].max()
-                lines.append(f"the largest measured harm of {len(quick)} quick requests is {worst:.2g}")
+                lines.append(f"the largest measured harm of {count(len(quick), 'quick request')} is {worst:.2g}")
             left = int((~rows["reached"].astype(bool)).sum())
             if left:
-                lines.append(f"the goal was not met within the unlearner's path for {left} of {len(rows)} requests")
+                lines.append(
+                    f"the goal was not met within the unlearner's path for {left} of {count(len(rows), 'request')}"
+                )
         else:
             lines.append("every request was trivial from the start: nothing to unlearn")
         return lines
@@ -107,8 +112,14 @@ def verify_triage(
         triage: the pre-screened queue.
         samples: how many requests to unlearn, at least 1; all of them if there are fewer.
         unlearner: a registered name to use where the queue recommends none; default: its most frequent one.
-        oracle_groups, oracle_seeds, n_jobs, progress: as for ``generate.measure``.
+        oracle_groups: how many groups of samples the oracle leaves out, a group at a time.
+        oracle_seeds: models that the oracle trains without each group.
         seed: of the draw, the unlearners and the oracle.
+        n_jobs: processes, as in joblib; None obeys ``joblib.parallel_config``.
+        progress: bars on stderr.
+
+    Returns:
+        Forecast against measurement of each of these requests.
 
     Raises:
         InputError: ``samples`` is below 1, the queue is empty or of another model or data, or it names no unlearner at
@@ -213,4 +224,4 @@ def _mean(values: pd.Series) -> str:
     """Mean with a bootstrap interval (95 %, samples redrawn)."""
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(values.to_numpy(dtype=float)[drawn].mean(axis=1), [0.025, 0.975])
-    return f"{values.mean():.3g} [{low:.3g}, {high:.3g}]"
+    return f"{significant(values.mean())} [{significant(low)}, {significant(high)}]"

@@ -48,7 +48,7 @@ IN_PLACE = (
     "the model changes its input in place: your data would be another after every call. Make it work on a copy in "
     "forward, such as x = x - mean in place of x.sub_(mean), or x = x.clone() first"
 )
-ELSEWHERE = (
+WEIGHTS_ELSEWHERE = (
     "the model's copy still runs the weights of the original: a forward is bound to it (such as model.forward = "
     "wrapper(model.forward)). Hand over the model before that, or define forward in its class"
 )
@@ -168,7 +168,7 @@ def _again(model: FrozenModel, data: Data, x: Inputs, original: nn.Module) -> Te
         with model.running(data, torch.arange(min(FEW, len(data)))):
             elsewhere = torch.equal(model.call(moved, x), logits)
     if elsewhere:
-        raise ModelError(ELSEWHERE)
+        raise ModelError(WEIGHTS_ELSEWHERE)
     return logits.detach()
 
 

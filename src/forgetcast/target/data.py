@@ -19,7 +19,7 @@ from forgetcast.target.dataset_reader import DatasetReader
 from forgetcast.target.inputs import Inputs, joined, leaves, map_leaves, named_leaves
 from forgetcast.target.loaders import check_gives_all
 from forgetcast.target.samples import check_finite_inputs, checked_inputs, checked_labels
-from forgetcast.target.seeding import undisturbed
+from forgetcast.target.seeding import fork_torch_rng
 
 __all__ = ["Data"]
 
@@ -44,9 +44,8 @@ class Data:
         role: what messages call it, such as "dataset" or "held-out dataset".
 
     Raises:
-        DatasetError: empty, of unequal lengths, sparse, not finite, with labels that are missing or no integers >= 0,
-            with items that differ when they are read again, of a length that changes, or a loader that leaves some
-            samples out.
+        DatasetError: empty, of unequal lengths, sparse or not finite; labels that are missing or no integers >= 0;
+            items that differ when they are read again, or a length that changes; a loader that leaves some samples out.
     """
 
     labels: Tensor
@@ -105,7 +104,7 @@ class Data:
         size = 0
         labels = [torch.empty(0, dtype=torch.long, device="cpu")]
         hashes: list[np.ndarray] = []
-        with undisturbed():
+        with fork_torch_rng():
             for indices, items, x, y in reader.pieces():
                 labels.append(y)
                 if reader.joinable:
@@ -163,7 +162,7 @@ class Data:
             return map_leaves(lambda leaf: leaf[place], self._x), self.labels[index]
         assert self._reader is not None, "a pair is kept"
         where = place.tolist()
-        with undisturbed():
+        with fork_torch_rng():
             items = self._reader.items(where) if self._items is None else [self._items[k] for k in where]
             x, y = self._reader.batch(items, where)
         if bool((y != self.labels[index]).any()):

@@ -21,7 +21,7 @@ from forgetcast.target.samples import (
 )
 from forgetcast.target.settings import Settings
 
-__all__ = ["AGAIN", "LABEL_NAMES", "DatasetReader"]
+__all__ = ["LABEL_NAMES", "REREAD", "DatasetReader"]
 
 LABEL_NAMES = ("labels", "label")
 """Where a dict with inputs and label keeps the label."""
@@ -29,7 +29,7 @@ PIECE = 512
 """Items of a dataset that are read and checked at a time, at most; fewer of more than 64 kB each."""
 PIECE_BYTES = 1 << 25
 """Bytes of a dataset that are read and checked at a time."""
-AGAIN = 8
+REREAD = 8
 """Items of a dataset, spread over all of it, that are read a second time to see that they come out the same."""
 
 
@@ -72,7 +72,7 @@ class DatasetReader:
             DatasetError: an item cannot be read, is malformed, or is unlike the first.
         """
         last = len(self) - 1
-        chosen = {round(k * last / (AGAIN - 1)) for k in range(AGAIN)} if len(self) else set()
+        chosen = {round(k * last / (REREAD - 1)) for k in range(REREAD)} if len(self) else set()
         first: _FirstItem | None = None
         for indices, items in self._read():
             x, y = self.batch(items, indices)
@@ -132,7 +132,7 @@ class DatasetReader:
         if rows != {len(items)}:
             raise DatasetError(
                 f"the {self.role}: expected {len(items)} inputs and labels from a batch of as many items; got "
-                f"{sorted(rows)}. Mend the collate_fn: it must keep every item, with samples as first dimension."
+                f"{sorted(rows)}. Fix the collate_fn: it must keep every item, with samples as first dimension."
             )
         check_finite_inputs(self.role, x, indices)
         return x, y

@@ -1,7 +1,7 @@
 """Closed forms for softmax regression on the features z̃ = [z, 1]: kernel, influence and leave-one-out.
 
-The gradient of sample i's loss in the last layer is the outer product -r_i z̃_iᵀ with r = onehot - p, so everything
-that needs products of such gradients needs products of r and of z̃ only.
+The gradient of sample i's loss in the last layer is the outer product -r_i z̃_iᵀ with r = onehot - p. So products of
+such gradients need products of r and of z̃ only.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from forgetcast.errors import NotApplicableError
-from forgetcast.target.filled import Filled
 from forgetcast.target.head import Head
+from forgetcast.target.preallocated import PreallocatedRows
 from forgetcast.target.target import Target
 
 __all__ = [
@@ -108,7 +108,7 @@ def kernel_rows(z: Tensor, r: Tensor, pool_z: Tensor, pool_r: Tensor, *, chunk: 
     unit = pool_r.norm(dim=1).max()
     pool_z, pool_r = pool_z.T, (pool_r / unit).T
     rows = max(1, chunk // pool_z.shape[1])
-    absolute, square = Filled(len(z)), Filled(len(z))
+    absolute, square = PreallocatedRows(len(z)), PreallocatedRows(len(z))
     for part_z, part_r in zip(z.split(rows), r.split(rows), strict=True):
         kernel = (part_z @ pool_z).mul_((part_r / part_r.norm(dim=1, keepdim=True)) @ pool_r)
         square.add(torch.linalg.vector_norm(kernel, dim=1).square_())
@@ -121,9 +121,9 @@ def leave_one_out_logits(z: Tensor, logits: Tensor, labels: Tensor, *, damping: 
 
     The Hessian Σ_j Λ_j ⊗ z̃_j z̃_jᵀ, Λ = diag(p) - ppᵀ, is taken as A ⊗ S with S = Σ_j w_j z̃_j z̃_jᵀ, w_j = tr Λ_j and
     A = Σ_j Λ_j / Σ_j w_j: exact for two classes and whenever all Λ_j are proportional. Leaving i out moves its own
-    logits by h_i A⁺(p_i - onehot)/(1 - l_i) with h_i = z̃_iᵀS⁻¹z̃_i and leverage l_i = h_i tr(A⁺Λ_i)/(C - 1) (at most
-    0.9), the one-step estimate of Pregibon 1981 in our Kronecker form. A and S are damped by ``damping`` times their
-    mean eigenvalue, standing in for the weight decay and the early stop of the real training.
+    logits by h_i A⁺(p_i - onehot)/(1 - l_i): the one-step estimate of Pregibon 1981 in our Kronecker form. Here h_i =
+    z̃_iᵀS⁻¹z̃_i, and l_i = h_i tr(A⁺Λ_i)/(C - 1) is the leverage (at most 0.9). A and S are damped by ``damping`` times
+    their mean eigenvalue, standing in for the weight decay and the early stop of the real training.
     """
     classes = logits.shape[1]
     p = logits.double().softmax(1)

@@ -17,7 +17,7 @@ from forgetcast.target.seeding import seeded
 from forgetcast.target.settings import own_settings
 from forgetcast.target.target import Target
 
-__all__ = ["Layer", "Layout", "few_samples", "layout", "reproducible"]
+__all__ = ["Layer", "Layout", "example_batch", "layout", "reproducible"]
 
 CHECKED = 12
 """Samples that the model is looked at with together, and every other one of them alone."""
@@ -93,7 +93,7 @@ def layout(target: Target) -> Layout:
     return Layout(tuple(layers), activations).without(_moved(target, layers))
 
 
-def few_samples(target: Target) -> tuple[Inputs, Tensor]:
+def example_batch(target: Target) -> tuple[Inputs, Tensor]:
     """A few samples of all classes, in random order, and their labels, on the device."""
     places = torch.linspace(0, len(target) - 1, min(CHECKED, len(target))).round().long()
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))  # models may sort by class
@@ -103,7 +103,7 @@ def few_samples(target: Target) -> tuple[Inputs, Tensor]:
 
 def _moved(target: Target, layers: list[Layer]) -> set[str]:
     """Layers whose output for a few samples is not, row by row, that for each of them alone."""
-    x, y = few_samples(target)
+    x, y = example_batch(target)
     found: set[str] = set()
     together: Seen = {}
     for row in range(0, len(y), 2):

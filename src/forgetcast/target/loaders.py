@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from forgetcast.errors import DatasetError, first_line
-from forgetcast.target.seeding import as_before
+from forgetcast.target.seeding import fork_all_rngs
 
 __all__ = ["check_gives_all"]
 
@@ -52,7 +52,7 @@ def check_gives_all(loader: DataLoader, role: str = "dataset") -> None:
             f"the {role}: its loader gives one process's share of the samples ({name}, {inner.num_replicas} "
             "processes): if all of them trained the model, hand over the dataset itself (loader.dataset)"
         )
-    with as_before():
+    with fork_all_rngs():
         try:
             given = len(_given(sampler, n))
         except Exception as error:

@@ -19,7 +19,7 @@ from forgetcast.target.frozen_copy import attributes_kept, copy_and_trainable, h
 from forgetcast.target.head import Head, layer_input
 from forgetcast.target.input_types import Types, cast, types_of
 from forgetcast.target.inputs import Inputs, channels_last, map_leaves
-from forgetcast.target.seeding import undisturbed
+from forgetcast.target.seeding import fork_torch_rng
 from forgetcast.target.settings import OWN, Settings, own_settings
 
 __all__ = ["FrozenModel", "as_logits"]
@@ -130,9 +130,9 @@ class FrozenModel:
         return state_hash(self.module)
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _isolated(self) -> Iterator[None]:
         """A block in which the model may draw random numbers without a trace, and answers the same every time."""
-        with own_settings(), undisturbed(self.device):
+        with own_settings(), fork_torch_rng(self.device):
             yield
 
     def _in_its_settings(self) -> AbstractContextManager[None]:

@@ -33,7 +33,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
         raise ModelError(f"expected a torch.nn.Module classifier; got {type(model).__name__}")
     modules = dict(model.named_modules())
     for name, module in modules.items():
-        if reason := _closed(module):
+        if reason := _opaque(module):
             raise ModelError(f"the model{f' (its {name})' if name else ''} is {reason}")
     memo: dict[int, Any] = {}
     for module in modules.values():
@@ -78,7 +78,7 @@ def _inside(module: nn.Module) -> nn.Module | None:
     return module._orig_mod if compiler is not None and isinstance(module, compiler.OptimizedModule) else None
 
 
-def _closed(module: nn.Module) -> str:
+def _opaque(module: nn.Module) -> str:
     """Why a module cannot be taken apart, and what to do; empty where it can."""
     if isinstance(module, torch.jit.ScriptModule):
         return (
@@ -87,9 +87,10 @@ def _closed(module: nn.Module) -> str:
         )
     if (
         isinstance(module, torch.fx.GraphModule)
-        and _weighs(module)
+        and _has_parameters(module)
         and not any(
-            node.op == "call_module" and _weighs(module.get_submodule(str(node.target))) for node in module.graph.nodes
+            node.op == "call_module" and _has_parameters(module.get_submodule(str(node.target)))
+            for node in module.graph.nodes
         )
     ):
         return (
@@ -104,7 +105,7 @@ def _closed(module: nn.Module) -> str:
     return ""
 
 
-def _weighs(module: nn.Module) -> bool:
+def _has_parameters(module: nn.Module) -> bool:
     """Whether a module has parameters."""
     return next(module.parameters(), None) is not None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from forgetcast.errors import DatasetError, first_line
 from forgetcast.target.inputs import Inputs, leaves
-from forgetcast.target.settings import TURN
+from forgetcast.target.settings import TORCH_LOCK
 
 __all__ = ["check_finite_inputs", "checked_inputs", "checked_labels", "is_missing", "made_dense_by", "missing_label"]
 
@@ -163,7 +163,7 @@ def _tensor(values: Any) -> Tensor:
         return values.detach().cpu()
     array = np.asarray(values)
     array = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")  # torch takes no other layout
-    with TURN, warnings.catch_warnings():  # which two threads at once would leave changed
+    with TORCH_LOCK, warnings.catch_warnings():  # which two threads at once would leave changed
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.as_tensor(array, device="cpu")
 

@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forgetcast.target.settings import TURN
+from forgetcast.target.settings import TORCH_LOCK
 
-__all__ = ["as_before", "sample_positions", "seeded", "undisturbed"]
+__all__ = ["fork_all_rngs", "fork_torch_rng", "sample_positions", "seeded"]
 
 
 @contextmanager
-def undisturbed(device: torch.device | None = None) -> Iterator[None]:
-    """A block after which the CPU's generator, and that of ``device`` if it is a GPU, is as before.
+def fork_torch_rng(device: torch.device | None = None) -> Iterator[None]:
+    """A block after which torch's generator on the CPU, and on ``device`` if it is a GPU, is as before.
 
     One thread at a time: the generators are common to all, and another would put back what it found in the middle.
+    Unlike :func:`fork_all_rngs` it lets NumPy and Python draw on, so that data drawn at random differ when read again.
     """
     gpus = [device] if device is not None and device.type == "cuda" else []
-    with TURN, torch.random.fork_rng(devices=gpus):
+    with TORCH_LOCK, torch.random.fork_rng(devices=gpus):
         yield
 
 
@@ -38,7 +39,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     >>> bool((torch.random.get_rng_state() == state).all())
     True
     """
-    with undisturbed(device):
+    with fork_torch_rng(device):
         torch.default_generator.manual_seed(seed)
         if device is not None and device.type == "cuda":
             with torch.cuda.device(device):
@@ -47,8 +48,11 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def as_before() -> Iterator[None]:
-    """A block after which the generators of Python, NumPy and torch, on all devices in use, are as they were."""
+def fork_all_rngs() -> Iterator[None]:
+    """A block after which the generators of Python, NumPy and torch, on all devices in use, are as before.
+
+    For the code of others, which may draw from any of them; it takes no lock, so that such code may use threads.
+    """
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try:

@@ -19,10 +19,10 @@ from torch.utils import checkpoint
 
 from forgetcast.target.precision import exact_convolutions
 
-__all__ = ["TURN", "Settings", "own_settings"]
+__all__ = ["TORCH_LOCK", "Settings", "own_settings"]
 
-TURN = threading.RLock()
-"""Held while forgetcast asks a model: settings and generators are common to all threads, so they take turns."""
+TORCH_LOCK = threading.RLock()
+"""Held while forgetcast runs a model: all threads share torch's settings and generators."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ OWN = Settings(torch.float32, torch.device("cpu"))
 
 _caller: ContextVar[Settings | None] = ContextVar("caller", default=None)
 _working = threading.local()
-"""``on`` in the thread whose turn it is."""
+"""``on`` in the thread that holds the lock."""
 _depth = 0
-"""Blocks that the thread whose turn it is has entered."""
+"""Blocks that the thread with the lock has entered."""
 
 
 @contextmanager
@@ -108,12 +108,12 @@ def own_settings() -> Iterator[None]:
     """A block, or a function that is decorated with it, that has torch to itself.
 
     Other threads wait for their turn. Inside, new tensors are float32 and on the CPU, autocast and inference mode are
-    off, autograd is on at first, convolutions are exact (:func:`exact_convolutions`), functions compiled by
+    off, and autograd is on at first. Convolutions are exact (:func:`exact_convolutions`), functions compiled by
     ``torch.compile`` run as they were written, and checkpointed blocks run once: recomputing them in the backward pass
     saves memory and changes no number, but hooks would meet them twice. A model still runs under the caller's settings,
     see :meth:`Settings.applied`. Afterwards everything is as it was.
     """
-    with TURN, ExitStack() as stack:
+    with TORCH_LOCK, ExitStack() as stack:
         if _caller.get() is None:
             stack.callback(_caller.reset, _caller.set(Settings.now()))
         if not getattr(_working, "on", False):  # else forgetcast itself has turned autograd off, to save its cost
@@ -121,7 +121,7 @@ def own_settings() -> Iterator[None]:
                 stack.enter_context(torch.inference_mode(False))
             if not torch.is_grad_enabled():
                 stack.enter_context(torch.enable_grad())
-        stack.enter_context(_at_work())
+        stack.enter_context(_checkpoints_run_once())
         if "torch._dynamo" in sys.modules:  # else nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(OWN.applied())
@@ -130,8 +130,8 @@ def own_settings() -> Iterator[None]:
 
 
 @contextmanager
-def _at_work() -> Iterator[None]:
-    """Checkpointed blocks of this thread run once; the thread holds ``TURN``."""
+def _checkpoints_run_once() -> Iterator[None]:
+    """Checkpointed blocks of this thread run once; the thread holds ``TORCH_LOCK``."""
     global _depth
     before, _working.on = getattr(_working, "on", False), True
     if _depth == 0:

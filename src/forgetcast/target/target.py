@@ -28,7 +28,6 @@ from forgetcast.target.checks import (
 )
 from forgetcast.target.data import Data
 from forgetcast.target.disjoint import shared_samples
-from forgetcast.target.filled import Filled
 from forgetcast.target.frozen_copy import (
     check_weights,
     frozen_copy,
@@ -42,6 +41,7 @@ from forgetcast.target.inputs import Inputs, leaves
 from forgetcast.target.logits import single
 from forgetcast.target.model import FrozenModel
 from forgetcast.target.plain_copy import plain_copy
+from forgetcast.target.preallocated import PreallocatedRows
 from forgetcast.target.settings import own_settings
 from forgetcast.target.trajectory import Trajectory
 from forgetcast.target.weights import fit_weights
@@ -118,7 +118,7 @@ class Target(FrozenModel):
         self.heldout = None if heldout is None else Data(heldout, collate_fn=collate_fn, role="held-out dataset")
         self._train = train
         self._in_single = False
-        with self._asking():
+        with self._isolated():
             few = self._few(self.data)
             self._inspect_model(few)
             check_function(self, self.data, self.to_device(few), model, self._rounding)
@@ -165,8 +165,8 @@ class Target(FrozenModel):
         """
         data = self.data if data is None else data
         own = self.module if module is None else frozen_copy(module)
-        found = Filled(len(data))
-        with self._asking():
+        found = PreallocatedRows(len(data))
+        with self._isolated():
             for index, x, _ in data.batches(self.batch_size):
                 with self.running(data, index):
                     logits = single(self.answer(own, self.to_device(x))).cpu()
@@ -190,10 +190,10 @@ class Target(FrozenModel):
             raise NotApplicableError(self.head_missing)
         data = self.data if data is None else data
         latest: list[Tensor] = []
-        found = Filled(len(data))
+        found = PreallocatedRows(len(data))
         handle = self.watch_head(lambda features: latest.append(features.float().cpu()))
         try:
-            with self._asking():
+            with self._isolated():
                 for index, x, _ in data.batches(self.batch_size):
                     with self.running(data, index):
                         self.forward(self.to_device(x))
@@ -245,7 +245,7 @@ class Target(FrozenModel):
         other.dtype, other._casts, other._in_single = torch.float32, {}, True
         other._name_weights(None if self.head is None else self.head.name)
         remedy = "unlearning works on float32 weights: hand over model.float(), if it is what you run"
-        with self._asking():
+        with self._isolated():
             for data in (self.data, self.heldout):
                 if data is None:
                     continue
@@ -338,7 +338,7 @@ class Target(FrozenModel):
             module = frozen_copy(made).to(self.device)
             if self._in_single:
                 module = in_single(module)
-            with self._asking():
+            with self._isolated():
                 classes = self._first_logits(self._few(self.data), self.data.role, module).shape[1]
         except InputError as error:
             raise ModelError(f"{who}: {error}") from error

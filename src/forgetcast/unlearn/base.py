@@ -139,8 +139,10 @@ class Unlearner(ABC):
         """Walk the paths of many samples; default: one generator each.
 
         Args:
-            target, state, seed: as for ``path``.
-            samples: any number of them.
+            target: never changed.
+            state: what ``prepare`` returned.
+            samples: any number m of them.
+            seed: same seed, same paths; the control must not depend on the samples.
         """
         return PathWalk([self.path(target, state, samples.take(torch.tensor([k])), seed) for k in range(len(samples))])
 
@@ -205,8 +207,10 @@ class IterativeUnlearner(Unlearner):
         """Constants of the forget loss per sample, such as wrong labels or a teacher's logits. Default: none.
 
         Args:
-            target, state, seed: as for ``path``.
+            target: never changed.
+            state: what ``prepare`` returned.
             samples: m of them.
+            seed: same seed, same result.
 
         Returns:
             Tensors of shape (m, ...) by name.
@@ -219,8 +223,10 @@ class IterativeUnlearner(Unlearner):
         """The constants for forget step t = 1, 2, ...; default: always the same.
 
         Args:
-            target, samples, seed: as for ``draw``.
-            drawn: what ``draw`` returned.
+            target: never changed.
+            drawn: what ``draw`` returned, tensors of shape (m, ...).
+            samples: m of them.
+            seed: same seed, same result.
             t: number of the step.
         """
         return drawn
@@ -398,8 +404,10 @@ class GridUnlearner(Unlearner):
         """Direction in which the parameters move, one per sample; its length does not matter.
 
         Args:
-            target, state, seed: as for ``path``.
+            target: never changed.
+            state: what ``prepare`` returned.
             samples: m of them.
+            seed: same seed, same result.
         """
 
     def walk(self, target: Target, state: Any, samples: Samples, seed: int) -> Walk:

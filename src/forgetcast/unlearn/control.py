@@ -1,4 +1,4 @@
-"""The control's path: one model per step, common to all samples, so that its predictions are worked out once."""
+"""The control's path: one model per step, common to all samples, so that its predictions are computed once."""
 
 from __future__ import annotations
 

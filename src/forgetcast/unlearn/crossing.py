@@ -15,7 +15,7 @@ def first_met(
 ) -> Tensor:
     """The smallest multiple of 2^-bisections of a step at which each goal is met, as bisection finds it, (r,).
 
-    Values change almost linearly within a step, so instead of the middle the next probe is where a straight line
+    Values change almost linearly within a step. So instead of the middle the next probe is where a straight line
     through both ends of the bracket meets the limit (regula falsi; an end that stays is drawn nearer, Dowell & Jarratt
     1971, "Illinois"). On paths of the perceptron and the CNN it takes 2.2 to 3.8 probes on average, where bisection
     takes eight. Every third probe is the middle, so that the bracket shrinks whatever the values do.
@@ -23,7 +23,8 @@ def first_met(
     Args:
         value: ``value(rows, fraction)``, values of some rows at a fraction of their steps.
         limit: a goal is met where its value is at most this, (r,).
-        start, end: values before and after the step, (r,); not met at the start, met at the end.
+        start: values before the step, (r,), where no goal is met.
+        end: values after the step, (r,), where all are.
     """
     cells = 2**bisections
     low, high = torch.zeros_like(limit), torch.full_like(limit, cells)

@@ -1,8 +1,8 @@
-"""The label protocol in one place: path, control, goal, crossing, outcome (the project's SCIENCE, section 3).
+"""The label protocol in one place: path, control, goal, crossing, outcome (``docs/how_it_works/label.md``).
 
-For every sample the path is walked once for all objectives. On the first step that meets an objective's goal the
-engine bisects between the last two points, forwarding only the sample, and evaluates utility once, at the crossing,
-against the control at the same strength.
+The engine walks every sample's path once for all objectives. On the first step that meets an objective's goal it
+bisects between the last two points, forwarding only the sample. It evaluates utility once, at the crossing, against the
+control at the same strength.
 """
 
 from __future__ import annotations

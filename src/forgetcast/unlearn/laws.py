@@ -44,7 +44,7 @@ def check_unlearner(unlearner: Unlearner, target: Target | None = None, *, seed:
     8. Several samples walked together have the paths that each has alone, also when some stop early.
 
     Laws 7 and 8 hold up to rounding. A step of given length along a gradient that is almost zero makes rounding errors
-    grow, so law 8 is checked only as far as half the length of the target's parameters.
+    grow. So law 8 is checked only as far as half the length of the target's parameters.
 
     Args:
         unlearner: with the settings that it is checked with.
@@ -72,21 +72,21 @@ def check_unlearner(unlearner: Unlearner, target: Target | None = None, *, seed:
         same = torch.equal(random, torch.random.get_rng_state())
         law(same, "it leaves torch's global random state alone", "use a torch.Generator made from the seed")
 
-    trace = _follow(_Together(unlearner, target, samples, seed), target, samples, law)
+    trace = _follow(_BatchedWalk(unlearner, target, samples, seed), target, samples, law)
     unharmed()
     _check_movement(trace, target, samples, law)
-    again = _follow(_Together(unlearner, target, samples, seed), target, samples, law)
+    again = _follow(_BatchedWalk(unlearner, target, samples, seed), target, samples, law)
     _check_same(again, trace, law, "the same seed gives the same path")
     if not unlearner.stochastic:
-        other = _follow(_Together(unlearner, target, samples, seed + 1), target, samples, law)
+        other = _follow(_BatchedWalk(unlearner, target, samples, seed + 1), target, samples, law)
         _check_same(other, trace, law, "the seed does not matter where stochastic is False")
     _check_forgetting(trace, law)
     chosen = torch.arange(len(samples) - 1, 0, -1)
-    some = _follow(_Together(unlearner, target, samples, seed, chosen), target, samples, law, near=True)
+    some = _follow(_BatchedWalk(unlearner, target, samples, seed, chosen), target, samples, law, near=True)
     _check_close(some, trace, chosen.tolist(), target, law, "a sample does not notice that others stop")
     for k in range(2):
         one = samples.take(torch.tensor([k]))
-        alone = _follow(_Alone(unlearner, target, one, seed), target, one, law, near=True)
+        alone = _follow(_SinglePath(unlearner, target, one, seed), target, one, law, near=True)
         _check_control(alone, trace, samples, k, target, law)
         _check_close(alone, trace, [k], target, law, "samples walked together have the paths that each has alone")
     unharmed()
@@ -103,7 +103,7 @@ class _Law:
         assert holds, f"unlearner {name!r} breaks the law that {law}: {found}"
 
 
-class _Together:
+class _BatchedWalk:
     """The walk of several samples; ``chosen`` go on after two steps, when given."""
 
     def __init__(
@@ -127,7 +127,7 @@ class _Together:
         return params, {name: value.expand(len(self.walking), *value.shape) for name, value in control.items()}
 
 
-class _Alone:
+class _SinglePath:
     """The path of one sample, seen as a walk."""
 
     def __init__(self, unlearner: Unlearner, target: Target, samples: Samples, seed: int) -> None:
@@ -174,7 +174,9 @@ def _unsure(target: Target, count: int = 3) -> Tensor:
     return right[sure[torch.linspace(0, len(right) // 2, count).long()]]
 
 
-def _follow(walk: _Together | _Alone, target: Target, samples: Samples, law: _Law, *, near: bool = False) -> _Trace:
+def _follow(
+    walk: _BatchedWalk | _SinglePath, target: Target, samples: Samples, law: _Law, *, near: bool = False
+) -> _Trace:
     """Walk to the end and hold every point to its law; ``near``: only as far as law 8 looks."""
     trace = _Trace(walk.discrete)
     frozen = {name: value for name, value in target.module.named_parameters() if name not in target.params}

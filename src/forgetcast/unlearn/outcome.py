@@ -66,7 +66,8 @@ def total_variation(a: Tensor, b: Tensor, weight: Tensor | None = None) -> Tenso
     """Mean total-variation distance between two models' predictions, in [0, 1].
 
     Args:
-        a, b: logits (..., b, classes).
+        a: logits of one model, (..., b, classes).
+        b: logits of the other, (..., b, classes).
         weight: of every sample, (..., b); default all alike.
     """
     return _mean((_probabilities(a) - _probabilities(b)).abs().sum(0) / 2, weight)
@@ -206,7 +207,8 @@ def membership(logits: Tensor, labels: Tensor, test_logits: Tensor, test_labels:
     arXiv 1709.01604, per class).
 
     Args:
-        logits, labels: of the sample under each of r models, (r, classes) and (r,).
+        logits: of the sample under each of r models, (r, classes).
+        labels: of the sample, (r,).
         test_logits: of the held-out samples under the same models, (r, T, classes), or (1, T, classes) for one model.
         test_labels: (T,).
     """

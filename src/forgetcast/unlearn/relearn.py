@@ -22,7 +22,7 @@ def relearn_steps(target: Target, params: Stack, samples: Samples, *, lr: float,
 
     Half-way, for at the crossing of ``erase`` the sample lies on the boundary, and any step recognises it again. The
     last step is counted in part: as far as the log-odds had to go, which are nearly linear along a step. One step is
-    often enough, so whole numbers would hardly tell samples apart.
+    often enough, so whole numbers would hardly separate samples.
 
     Args:
         target: whose probabilities were lost.

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from forgetcast.errors import NotApplicableError
 from forgetcast.target.data import Data
-from forgetcast.target.filled import filled
 from forgetcast.target.inputs import Inputs, leaves, map_leaves
 from forgetcast.target.logits import single
+from forgetcast.target.preallocated import concatenated
 from forgetcast.target.seeding import sample_positions
 from forgetcast.target.target import Target
 from forgetcast.unlearn.inference import Inference
@@ -63,7 +63,7 @@ class Workbench:
         if self.target.head is not None:
             features = self.target.features()
         else:
-            features = filled(len(self.target), (_flat(x) for _, x, _ in self.target.data.batches()))
+            features = concatenated(len(self.target), (_flat(x) for _, x, _ in self.target.data.batches()))
         return F.normalize(features.float(), dim=1)
 
     def neighbours(self, index: Tensor) -> Tensor:

@@ -89,14 +89,14 @@ def _find(variable: str, folders: tuple[str, ...], package: str, files: Sequence
     Raises:
         PathError: no such folder, or a file is not in it.
     """
-    mend = f"Install the Debian package {package}, or set {variable} to the folder that holds its files"
+    fix = f"Install the Debian package {package}, or set {variable} to the folder that holds its files"
     places = [os.environ[variable]] if variable in os.environ else list(folders)
     folder = next((Path(place) for place in places if Path(place).is_dir()), None)
     if folder is None:
-        raise PathError(f"expected a data folder at {' or '.join(places)}; none is there. {mend}")
+        raise PathError(f"expected a data folder at {' or '.join(places)}; none is there. {fix}")
     for file in files:
         if not (folder / file).is_file():
-            raise PathError(f"expected the file {file} in {folder}; it is not there. {mend}")
+            raise PathError(f"expected the file {file} in {folder}; it is not there. {fix}")
     return folder
 
 

@@ -206,7 +206,7 @@ def built(source: Target | Recipe | Callable[[], Target]) -> Target:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Shards and rows of two targets of one name could not be told apart; a name is also the name of a folder.
+    """Shards and rows of two targets of one name could not be distinguished; a name is also the name of a folder.
 
     Raises:
         InputError: a name that cannot be one of a folder, or two that are the same.

@@ -1,8 +1,8 @@
 """The one place that imports torchvision, lazily.
 
-Builds of torchvision that belong to another build of torch come without compiled operators, and their import then stops
-because fake kernels are registered for ``torchvision::nms`` and ``torchvision::qnms``, whose schemas nobody defined.
-Defining the two schemas first makes models, transforms and datasets work; detection operators stay unavailable.
+Builds of torchvision that belong to another build of torch come without compiled operators. Their import then stops:
+they register fake kernels for ``torchvision::nms`` and ``torchvision::qnms``, whose schemas nobody defined. Defining
+the two schemas first makes models, transforms and datasets work; detection operators stay unavailable.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def does_not_import(name: str, error: BaseException) -> str:
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    mend = f"try python -c 'import {name}'"
+    fix = f"try python -c 'import {name}'"
     if "torchvision" in str(cause):
-        mend = (
+        fix = (
             f"torchvision must be the build that belongs to torch {torch.__version__}, from the same index: install "
             "that, or pip uninstall torchvision"
         )
-    return f"{name} does not import ({type(cause).__name__}: {first_line(cause)}): {mend}"
+    return f"{name} does not import ({type(cause).__name__}: {first_line(cause)}): {fix}"

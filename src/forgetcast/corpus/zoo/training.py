@@ -43,9 +43,13 @@ def train_classifier(
 
     Args:
         model: maps x to logits (b, classes).
-        x, y: inputs (n, ...) and labels (n,).
+        x: inputs, float, (n, ...).
+        y: labels, int64, (n,).
         indices: samples to train on; default all.
-        epochs, lr, batch_size, weight_decay: the usual meaning; the rate falls to 0 along a cosine.
+        epochs: passes over the data.
+        lr: learning rate at the start; it falls to 0 along a cosine.
+        batch_size: samples per step.
+        weight_decay: of Adam.
         augment: change inputs at random (:func:`forgetcast.corpus.zoo.augmentation.augmented`), anew in every epoch.
         seed: order of the samples, augmentation and dropout; the global random state is left as it was.
         record: sees the model, in evaluation mode, after every epoch; training goes on as if it had not. For a
@@ -116,10 +120,14 @@ def train_stacked(
 
     Args:
         models: trained in place; they must satisfy :func:`trains_stacked`.
-        x, y: inputs (n, ...) and labels (n,).
+        x: inputs, float, (n, ...).
+        y: labels, int64, (n,).
         indices: samples that each model is trained on.
         seeds: order of the samples for each.
-        epochs, lr, batch_size, weight_decay: as for :func:`train_classifier`.
+        epochs: passes over the data.
+        lr: learning rate at the start; it falls to 0 along a cosine.
+        batch_size: samples per step.
+        weight_decay: of Adam.
     """
     member = torch.stack([_members(len(y), chosen) for chosen in indices])
     orders = {seed: _orders(len(y), epochs, seed) for seed in set(seeds)}

@@ -2,7 +2,7 @@
 
 The cells are those of an inverted file (Sivic & Zisserman 2003; Jégou, Douze & Schmid 2011): faiss finds them by
 k-means and keeps the best matches in heaps. Comparing is ours, cell by cell in matrix products: the scan of faiss
-takes longer on wide rows and does not tell the nearest sample of another label from the nearest of all.
+takes longer on wide rows and does not separate the nearest sample of another label from the nearest of all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forgetcast.target.filled import filled
+from forgetcast.target.preallocated import concatenated
 
 __all__ = ["search_cells"]
 
@@ -59,7 +59,7 @@ def search_cells(z: Tensor, labels: Tensor, k: int, wanted: Tensor, seed: int) -
         )
         clustering.train(z[drawn].numpy())
         centres = torch.from_numpy(clustering.centroids).T
-        probes = filled(n, ((rows @ centres).topk(min(PROBES, count), dim=1).indices for rows in z.split(BATCH)))
+        probes = concatenated(n, ((rows @ centres).topk(min(PROBES, count), dim=1).indices for rows in z.split(BATCH)))
         scan = _Scan(z, labels, wanted, probes[:, 0], count, faiss.ResultHeap(len(wanted), k, keep_max=True))
         everyone = torch.arange(len(wanted))
         scan.compare(everyone, probes[wanted, :1])  # the own cell first: then the heaps take in less of the others

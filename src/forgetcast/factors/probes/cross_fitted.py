@@ -69,7 +69,7 @@ class Features:
 
     landmarks: Tensor
     """[x/√d, 1] of m samples, float64, shape (m, d + 1)."""
-    turn: Tensor
+    projection: Tensor
     """K(L, L)^(-1/2), float32, shape (m, rank), scaled so that the landmarks' features have mean squared length 1."""
 
     @classmethod
@@ -78,12 +78,12 @@ class Features:
         landmarks = _lifted(z)
         values, vectors = torch.linalg.eigh(_kernel(landmarks, landmarks))
         kept = values > SMALLEST * values[-1]
-        turn = vectors[:, kept] / values[kept].sqrt()
-        return cls(landmarks, (turn / (values[kept].sum() / len(z)).sqrt()).float())
+        projection = vectors[:, kept] / values[kept].sqrt()
+        return cls(landmarks, (projection / (values[kept].sum() / len(z)).sqrt()).float())
 
     def __call__(self, z: Tensor) -> Tensor:
         """Features (b, rank + 1), float32, of ``z`` (b, d)."""
-        return F.pad(_kernel(_lifted(z), self.landmarks).float() @ self.turn, (0, 1), value=1.0)
+        return F.pad(_kernel(_lifted(z), self.landmarks).float() @ self.projection, (0, 1), value=1.0)
 
 
 def _lifted(z: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from forgetcast.target.filled import filled
 from forgetcast.target.head import Head
 from forgetcast.target.last_layer import unit_residuals
+from forgetcast.target.preallocated import concatenated
 
 __all__ = [
     "Move",
@@ -195,7 +195,7 @@ def damage(move: Move, z: Tensor, pool: Pool, numbers: Tensor) -> Tensor:
         odds = _Pair.of(log_p, source, sink) if move.spread is None else _Spread.of(log_p)
         for part, amount in _amounts(move, z, pool, rows, odds.numbers):
             tv = odds.variation(amount, move, part)
-            total[part] = _without_own(tv, place[part]).sum(1, dtype=torch.float64)
+            total[part] = _zero_self(tv, place[part]).sum(1, dtype=torch.float64)
     return total / _others(place, pool)
 
 
@@ -218,7 +218,7 @@ def accuracy_change(move: Move, z: Tensor, pool: Pool, numbers: Tensor) -> Tenso
         low[~is_source & ~is_sink & (own < best)] = torch.inf
         for part, amount in _amounts(move, z, pool, rows, 1):
             still = (amount >= low.to(amount.dtype)).logical_and_(amount <= high.to(amount.dtype))
-            change = _without_own(still.to(torch.int8).sub_(right), place[part])
+            change = _zero_self(still.to(torch.int8).sub_(right), place[part])
             total[part] = change.sum(1, dtype=torch.float64)
     return total / _others(place, pool)
 
@@ -253,7 +253,7 @@ def neighbour_reach(z: Tensor, own: Tensor, neighbours: Tensor) -> Tensor:
         neighbours: numbers of their neighbours, shape (n, k).
     """
     blocks = zip(own.split(BLOCK), neighbours.split(BLOCK), strict=True)
-    reach = filled(len(own), ((z[index] @ rows[:, :, None])[..., 0] for rows, index in blocks))
+    reach = concatenated(len(own), ((z[index] @ rows[:, :, None])[..., 0] for rows, index in blocks))
     return reach / own.square().sum(1, keepdim=True).clamp(min=1e-30)
 
 
@@ -298,7 +298,7 @@ def _places(numbers: Tensor, pool: Pool) -> Tensor:
     return known.scatter(0, pool.index, torch.arange(len(pool.index)))[numbers]
 
 
-def _without_own(values: Tensor, place: Tensor) -> Tensor:
+def _zero_self(values: Tensor, place: Tensor) -> Tensor:
     """The values (part, m) with 0 where a sample meets itself; changes them in place."""
     inside = (place >= 0).nonzero()[:, 0]
     values[inside, place[inside]] = 0
@@ -330,15 +330,14 @@ class _Pair:
         return cls(lumps, tuple(weight.float() for weight in weights))
 
     numbers: ClassVar[int] = 1
-    """Changes of probability to work out per move and sample."""
+    """Changes of probability to compute per move and sample."""
 
     def variation(self, amount: Tensor, _move: Move, _rows: Tensor) -> Tensor:
         """½ Σ_k |p'_k - p_k| after moves by ``amount``, shaped like it (r, m).
 
-        With e = exp(a) - 1, f = 1 - exp(-a) and E = p_c e - p_y f it is half of
-        |p_y(1 - p_y + p_c) f + p_c(1 - p_c + p_y) e| + rest |E| over 1 + E: e and f have one sign, so nothing cancels.
-        1 + E is p_c exp(a) + p_y exp(-a) + rest, whose terms are positive: it is summed so, for 1 + E itself cancels
-        where a sure prediction is overturned.
+        Let e = exp(a) - 1, f = 1 - exp(-a) and E = p_c e - p_y f: it is half of |p_y(1 - p_y + p_c) f + p_c(1 - p_c +
+        p_y) e| + rest |E| over 1 + E: e and f have one sign, so nothing cancels. 1 + E is p_c exp(a) + p_y exp(-a) +
+        rest, whose terms are positive: it is summed so, for 1 + E itself cancels where a sure prediction is overturned.
         """
         if amount.dtype == torch.float64:
             return _moved(self.log_p, amount[..., None] * amount.new_tensor([-1, 1, 0]))
@@ -371,7 +370,7 @@ class _Spread:
 
     @property
     def numbers(self) -> int:
-        """Changes of probability to work out per move and sample."""
+        """Changes of probability to compute per move and sample."""
         return self.p.shape[1]
 
     def variation(self, amount: Tensor, move: Move, rows: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class _Call:
 
 
 class LayerTap:
-    """Watches layers while batches run forward, and tells the squared gradients of every sample in them.
+    """Watches layers while batches run forward, and computes the squared gradients of every sample in them.
 
     Use: ``with tap:`` around everything, and for each batch ``logits = tap.watch(forward)``, then
     ``tap.differentiate(logits, slope, [])``, then ``tap.terms()``. Outside the ``with`` block no hook is left on the

@@ -1,4 +1,4 @@
-"""One forward and backward pass over the training data: what the gradients of single samples tell."""
+"""One forward and backward pass over the training data: the gradients of single samples."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from forgetcast.factors.probes.plain_gradients import (
     plain_parameters,
     plain_terms,
 )
-from forgetcast.target.filled import Filled
 from forgetcast.target.inputs import Inputs, leaves, map_leaves
-from forgetcast.target.layers import Layout, few_samples
+from forgetcast.target.layers import Layout, example_batch
 from forgetcast.target.logits import autograd_slope, loss_slope, single
+from forgetcast.target.preallocated import PreallocatedRows
 from forgetcast.target.precision import exact_convolutions
 from forgetcast.target.target import Target
 
@@ -65,7 +65,7 @@ Quantity = str
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters whose gradients are measured, by the way how."""
+    """The parameters whose gradients are measured, grouped by how their gradients are computed."""
 
     layers: list[Measured]
     """From inputs and output gradients of layers."""
@@ -77,7 +77,7 @@ class Parameters:
     """Not at all."""
     alone: bool = False
     """Whether the plain ones are never vectorised."""
-    numb: bool = False
+    without_gradient: bool = False
     """Whether no gradient arrives at any parameter."""
 
     def names(self) -> list[str]:
@@ -111,17 +111,17 @@ class Score:
 
 
 def measured_parameters(target: Target, found: Layout) -> Parameters:
-    """Sort the parameters of the target by the way how their gradients are measured.
+    """Group the parameters of the target by how their gradients are computed.
 
-    The quick ways are compared with plain differentiation on a few samples of all classes, in one batch and in random
-    directions of the logits, so that no sample is too well fitted to tell. What does not hold is measured plainly.
+    The quick ways are compared with plain differentiation on a few samples of all classes, in one batch. Directions of
+    the logits are random, so that well-fitted samples show differences too. What does not hold is measured plainly.
     """
     layers, others = measured_layers(target.module, found.layers, target.params)
     broadcast = broadcast_parameters(target, others)
     others = [name for name in others if name not in broadcast]
     plain = plain_parameters(target, others)
     parameters = Parameters(layers, broadcast, plain, [name for name in others if name not in plain])
-    x, y = few_samples(target)
+    x, y = example_batch(target)
     slope = torch.randn(len(y), target.num_classes, generator=torch.Generator().manual_seed(0))
     slope = (slope / slope.norm(dim=1, keepdim=True)).to(target.device)
     while parameters.names():
@@ -132,7 +132,7 @@ def measured_parameters(target: Target, found: Layout) -> Parameters:
                 squares: dict[str, Tensor] = {}
                 _sample_gradients(target, parameters, tap, batch, {"squares"}, by_group=squares)
                 if _compare(target, parameters, batch, squares, range(0, len(y), 2)) == 0:
-                    return Parameters([], [], [], parameters.names() + parameters.left_out, numb=True)
+                    return Parameters([], [], [], parameters.names() + parameters.left_out, without_gradient=True)
             return parameters
         except UnexplainedError as found_out:
             parameters = parameters.without(target, found_out.parts)
@@ -170,9 +170,9 @@ def gradient_pass(
         parameters: whose gradients count for ``squares``, ``fisher`` and ``influence``.
         batches: (index, x, y) over all samples, in order.
         n: how many samples.
-        wanted: any of ``squares`` (Σ_k g_k² of the loss gradient, float64, (n,)), ``fisher`` (the mean of g² by group
-            of parameters), ``margin`` (length of the margin's gradient in the input, float64,
-            (n,)) and ``score`` (a :class:`Score`).
+        wanted: any of ``squares`` (Σ_k g_k² of the loss gradient, float64, (n,)) and ``fisher`` (the mean of g² by
+            group of parameters); ``margin`` (length of the margin's gradient in the input, float64, (n,)) and ``score``
+            (a :class:`Score`).
         weights: w by group of parameters; goes with ``influence``, which is Σ_k w_k g_k², float64, (n,).
         narrow: sketch of rows (b, ...).
 
@@ -180,7 +180,7 @@ def gradient_pass(
         UnexplainedError: some of the parameters must be measured in another way.
     """
     results: dict[Quantity, Any] = {}
-    parts: dict[str, Filled] = defaultdict(partial(Filled, n))
+    parts: dict[str, PreallocatedRows] = defaultdict(partial(PreallocatedRows, n))
     fisher: dict[str, Tensor] | None = {} if "fisher" in wanted else None
     left = set(wanted)
 
@@ -192,7 +192,7 @@ def gradient_pass(
     if not parameters.names():
         listed = ", ".join(parameters.left_out[:5])
         reason = f"no layer's gradients can be measured sample by sample ({listed})"
-        if parameters.numb:
+        if parameters.without_gradient:
             reason = "the model cannot be differentiated: no gradient arrives at a trainable parameter"
         give_up(PARAMETRIC, reason)
     width = 0

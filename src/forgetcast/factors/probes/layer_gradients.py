@@ -1,11 +1,11 @@
 """Squared gradients of single samples in one layer, from the layer's input and its output's gradient.
 
-A linear layer's gradient for one sample is Σ_t δ_t a_tᵀ over the positions t it was applied at, with a its input and δ
-the gradient of the sample's loss at its output. For one position its square is the outer product δ² (a²)ᵀ, so the norm
-is |a||δ| (Goodfellow 2015, arXiv 1510.01799), the sum over samples and a weighted sum over entries are one matrix
-product each, and no sample's gradient is ever formed. For several positions the squared norm is
-Σ_ts (a_t·a_s)(δ_t·δ_s), or the gradient is formed, whichever takes fewer products. Convolutions are linear layers over
-patches (Rochette et al. 2019, arXiv 1912.06015); normalisation layers and embeddings follow the same pattern.
+A linear layer's gradient for one sample is Σ_t δ_t a_tᵀ over the positions t it was applied at: a is its input, δ the
+gradient of the sample's loss at its output. For one position its square is the outer product δ² (a²)ᵀ, so the norm is
+|a||δ| (Goodfellow 2015, arXiv 1510.01799). The sum over samples and a weighted sum over entries are one matrix product
+each, and no sample's gradient is ever formed. For several positions the squared norm is Σ_ts (a_t·a_s)(δ_t·δ_s), or the
+gradient is formed, whichever takes fewer products. Convolutions are linear layers over patches (Rochette et al. 2019,
+arXiv 1912.06015); normalisation layers and embeddings follow the same pattern.
 """
 
 from __future__ import annotations
@@ -359,8 +359,8 @@ def measured_layers(
 ) -> tuple[list[Measured], list[str]]:
     """The layers that can be measured, and the names of all ``trainable`` parameters that cannot.
 
-    Left out are parameters of layers without a rule, of layers that never ran or do not see one row per sample, of
-    layers with hooks or parametrizations, and parameters that two layers share.
+    Left out are parameters of layers without a rule, with hooks or parametrizations, and of layers that never ran or do
+    not see one row per sample; also parameters that two layers share.
     """
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     found = [

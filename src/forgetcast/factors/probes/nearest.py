@@ -10,7 +10,7 @@ from torch import Tensor
 
 from forgetcast.errors import NotApplicableError
 from forgetcast.factors.probes.cells import search_cells
-from forgetcast.target.filled import Filled
+from forgetcast.target.preallocated import PreallocatedRows
 
 __all__ = ["Neighbours", "nearest_neighbours"]
 
@@ -90,7 +90,7 @@ def _exact(
     """Numbers and similarities of the nearest (m, k), similarity to the nearest of the same and of another label."""
     z = F.normalize(z.to(device), dim=1, eps=1e-12)
     y = labels.to(device)
-    index, top, same, other = (Filled(len(wanted)) for _ in range(4))
+    index, top, same, other = (PreallocatedRows(len(wanted)) for _ in range(4))
     for own in wanted.to(device).split(max(1, CHUNK // len(z))):
         similarity = (z[own] @ z.T).clamp_(-1, 1)
         similarity[torch.arange(len(own), device=z.device), own] = -torch.inf

@@ -1,8 +1,8 @@
 """Squared gradients of single samples by plain differentiation, for parameters of layers that have no rule.
 
-A parameter with a first dimension of 1 that only ever meets the batch by broadcasting (position embeddings, class
-tokens) is given to every sample as a copy of its own, and the backward pass of the layers tells its gradients along
-with theirs. For the others every sample is differentiated on its own, many at a time by ``torch.func.vmap``, or one
+Some parameters have a first dimension of 1 and only ever meet the batch by broadcasting (position embeddings, class
+tokens). Every sample gets a copy of such a parameter, and the backward pass of the layers yields its gradients along
+with theirs. For the others every sample is differentiated on its own: many at a time by ``torch.func.vmap``, or one
 after another where a layer cannot be vectorised (one with a backward pass of its own). That costs another forward and
 backward pass, and for a moment one gradient per sample.
 """

@@ -16,7 +16,6 @@ from forgetcast.errors import NotApplicableError
 from forgetcast.factors.probes import damage
 from forgetcast.factors.probes.centroids import Centroids, class_centroids
 from forgetcast.factors.probes.gradient_pass import Score
-from forgetcast.factors.probes.learning_curves import LearningCurves, checkpoint_curves, recorded_curves
 from forgetcast.factors.probes.nearest import Neighbours, nearest_neighbours
 from forgetcast.factors.probes.neighbour_vote import neighbour_vote
 from forgetcast.factors.probes.passes import Passes
@@ -24,6 +23,7 @@ from forgetcast.factors.probes.probe import probe
 from forgetcast.factors.probes.recorder import HeldOut, standardised
 from forgetcast.factors.probes.stein_kernel import SteinRows, stein_rows
 from forgetcast.factors.probes.surrogate_confidence import logistic_surrogate, weighted_surrogates
+from forgetcast.factors.probes.training_dynamics import TrainingDynamics, checkpoint_dynamics, recorded_dynamics
 from forgetcast.objectives import SLACK
 from forgetcast.target.head import Head
 from forgetcast.target.last_layer import (
@@ -212,14 +212,14 @@ class Probes(Passes):
     # -- the training run -------------------------------------------------------------------------------------
 
     @probe
-    def learning_curves(self) -> LearningCurves:
+    def training_dynamics(self) -> TrainingDynamics:
         """Loss and margin of every sample at every point of the training run, float32, shapes (points, n)."""
         trajectory = self._trajectory
         if trajectory.outputs is not None:
             place = self.target.data.numbers(torch.arange(len(self.target)))
             labels = torch.empty_like(self.labels).index_copy_(0, place, self.labels)
-            return recorded_curves(trajectory.outputs, labels, self.target.batch_size).take(place)
-        return checkpoint_curves(self.target, trajectory.points, self.seed, self.progress)
+            return recorded_dynamics(trajectory.outputs, labels, self.target.batch_size).take(place)
+        return checkpoint_dynamics(self.target, trajectory.points, self.seed, self.progress)
 
     @probe
     def checkpoint_gradient_norms(self) -> Tensor:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from forgetcast.factors.probes.gradient_pass import real_tensor
 from forgetcast.target.checks import check_finite
 from forgetcast.target.data import Data
-from forgetcast.target.filled import Filled
 from forgetcast.target.head import Head
 from forgetcast.target.inputs import Inputs
 from forgetcast.target.layers import Layer, Layout, first_tensor
 from forgetcast.target.logits import single
 from forgetcast.target.model import as_logits
+from forgetcast.target.preallocated import PreallocatedRows
 from forgetcast.target.target import Target
 
 __all__ = ["Forward", "HeldOut", "Recorder", "hidden_layers", "narrow", "standardised", "widest"]
@@ -73,7 +73,7 @@ class Recorder:
         self._width = width
         self._listening = False
         self._seen: dict[str, Tensor] = {}
-        self._kept: dict[str, Filled] = defaultdict(partial(Filled, len(data)))
+        self._kept: dict[str, PreallocatedRows] = defaultdict(partial(PreallocatedRows, len(data)))
         self._handles: list[Any] = []
 
     def __enter__(self) -> Recorder:

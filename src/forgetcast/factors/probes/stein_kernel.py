@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcast.errors import NotApplicableError
-from forgetcast.target.filled import Filled
+from forgetcast.target.preallocated import PreallocatedRows
 
 __all__ = ["SteinRows", "bandwidth", "stein_rows"]
 
@@ -111,7 +111,7 @@ def stein_rows(
     columns = torch.stack([pool / unit, torch.ones_like(pool), weight / weight.max() * pool / unit], 1)
     columns = columns.float().to(device)
     place = torch.full((n,), -1).index_put_((reference,), torch.arange(m))
-    rows_summed = Filled(n)
+    rows_summed = PreallocatedRows(n)
     for rows in torch.arange(n).split(max(1, CHUNK // m)):
         z, u, b, half = terms(rows)
         inner = z @ z_pool.T

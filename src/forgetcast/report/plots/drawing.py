@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from forgetcast.errors import InputError
-from forgetcast.wording import harmless
+from forgetcast.wording import sanitized
 
 NEUTRAL = "#868E96"
 """For what is neither hard nor easy: grids, bounds, whatever has no value."""
@@ -71,7 +71,7 @@ def readable(name: str) -> str:
 
 def safe(text: str) -> str:
     """Dollar signs are dollar signs, not the start of a formula."""
-    return harmless(text).replace("$", r"\$")
+    return sanitized(text).replace("$", r"\$")
 
 
 def wrap(text: str, end: str = "") -> str:

@@ -29,6 +29,7 @@ from forgetcast.report.plots.drawing import (
     samples,
     wrap,
 )
+from forgetcast.wording import significant
 
 if TYPE_CHECKING:
     from forgetcast.report.explain import Explanation, ExplanationSet
@@ -52,10 +53,10 @@ def waterfall(
 ) -> Axes:
     """From the average sample to this one: what moved the predicted percentile, the largest shift first.
 
-    Read from the top: the dashed line is the base (the average forecast), each bar one factor's SHAP value,
-    the mark at the bottom the forecast (before it is clipped to [0, 1]), on the scale of the head that is explained.
-    What does not fit in ``max_reasons`` rows is summed up in the last bar.
-    Drawn here because ``shap.plots.waterfall`` (shap 0.51) takes no ``ax`` and works on pyplot's current figure.
+    Read from the top: the dashed line is the base (the average forecast), each bar one factor's SHAP value, the mark at
+    the bottom the forecast before it is clipped to [0, 1]. The scale is that of the head that is explained. What does
+    not fit in ``max_reasons`` rows is summed up in the last bar. Drawn here because ``shap.plots.waterfall`` (shap
+    0.51) takes no ``ax`` and works on pyplot's current figure.
 
     Args:
         explanation: of one sample.
@@ -367,4 +368,4 @@ def _label(name: str, titles: Mapping[str, str] | None, values: Mapping[str, flo
 def _number(value: float) -> str:
     if not np.isfinite(value):
         return "not applicable" if np.isnan(value) else str(value)
-    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
+    return significant(value)

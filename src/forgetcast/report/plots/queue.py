@@ -44,7 +44,7 @@ def queue_costs(
         table: one row per request: columns order, route and seconds (NaN: not timed, counted as nothing).
         retraining_seconds: of one retraining; None or NaN where it is not known.
         ax: axes to draw on.
-        preparing_seconds: what unlearners work out once, counted with the first request that is not trivial.
+        preparing_seconds: what unlearners compute once, counted with the first request that is not trivial.
 
     Raises:
         InputError: a column is missing.
@@ -106,7 +106,8 @@ def queue_map(
     Args:
         table: one row per request: columns route, harm, harm_lower and harm_upper (in [0, 1]; NaN leaves a mark out).
         ax: axes to draw on.
-        quick_to, retrain_from: the policy's thresholds of harm, drawn as dashed lines.
+        quick_to: the policy's threshold of harm for "quick", drawn as a dashed line.
+        retrain_from: its threshold for "retrain", drawn likewise.
 
     Raises:
         InputError: a column is missing.

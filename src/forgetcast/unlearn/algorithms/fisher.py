@@ -20,7 +20,8 @@ def sample_gradients(target: Target, x: Inputs, y: Tensor, at: Stack | None = No
 
     Args:
         target: whose model it is.
-        x, y: b samples on the model's device.
+        x: inputs of b samples, (b, ...), on the model's device.
+        y: their labels, (b,), on the model's device.
         at: parameters of b models, each for its sample, with buffers of their own if they have any; default: the
             target's own.
     """
@@ -47,8 +48,8 @@ def drawn_gradients(target: Target, count: int) -> Iterator[Stack]:
 def fisher_diagonal(target: Target, count: int) -> Params:
     """Mean of the squared gradients of ``count`` single training samples, per parameter.
 
-    Per sample, not per batch: the square of a batch's mean gradient is smaller by the size of the batch, and then means
-    something else for the one sample to forget than for the others.
+    Per sample, not per batch: the square of a batch's mean gradient is smaller by the size of the batch. It would then
+    mean something else for the one sample to forget than for the others.
     """
     total = {name: torch.zeros_like(value) for name, value in target.params.items()}
     for found in drawn_gradients(target, count):

@@ -1,4 +1,4 @@
-"""Learning curves: loss and margin of every sample at every point of a training run."""
+"""Training dynamics: loss and margin of every sample at every point of a training run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from forgetcast.target.layers import reproducible
 from forgetcast.target.logits import cross_entropy, margin
 from forgetcast.target.target import Target
 
-__all__ = ["LearningCurves", "checkpoint_curves", "recorded_curves"]
+__all__ = ["TrainingDynamics", "checkpoint_dynamics", "recorded_dynamics"]
 
 SMALLEST = 1e-38
 """What a recorded probability of 0 counts as: a loss of 87 nats."""
 
 
 @dataclass(frozen=True)
-class LearningCurves:
+class TrainingDynamics:
     """Every sample at every point of the training run."""
 
     loss: Tensor
@@ -30,9 +30,9 @@ class LearningCurves:
     """Logit of the label minus the largest other, float32, shape (points, n); None where only probabilities of the
     label were kept."""
 
-    def take(self, samples: Tensor) -> LearningCurves:
-        """The curves of some samples, in that order."""
-        return LearningCurves(self.loss[:, samples], None if self.margin is None else self.margin[:, samples])
+    def take(self, samples: Tensor) -> TrainingDynamics:
+        """The dynamics of some samples, in that order."""
+        return TrainingDynamics(self.loss[:, samples], None if self.margin is None else self.margin[:, samples])
 
     @property
     def confidence(self) -> Tensor:
@@ -41,7 +41,7 @@ class LearningCurves:
 
 
 @torch.no_grad()
-def checkpoint_curves(target: Target, points: int, seed: int, progress: bool) -> LearningCurves:
+def checkpoint_dynamics(target: Target, points: int, seed: int, progress: bool) -> TrainingDynamics:
     """Run every checkpoint of the target's trajectory forward over the training data, one after the other.
 
     Raises:
@@ -56,11 +56,11 @@ def checkpoint_curves(target: Target, points: int, seed: int, progress: bool) ->
                 check_finite(logits, there.data, int(index[0]))
                 loss[point, index] = cross_entropy(logits, y).float()
                 lead[point, index] = margin(logits, y).float()
-    return LearningCurves(loss, lead)
+    return TrainingDynamics(loss, lead)
 
 
-def recorded_curves(outputs: np.ndarray, labels: Tensor, batch_size: int) -> LearningCurves:
-    """The curves in recorded logits (points, n, C) or probabilities of the label (points, n)."""
+def recorded_dynamics(outputs: np.ndarray, labels: Tensor, batch_size: int) -> TrainingDynamics:
+    """The dynamics in recorded logits (points, n, C) or probabilities of the label (points, n)."""
     loss, lead = torch.empty(outputs.shape[:2]), torch.empty(outputs.shape[:2])
     for point, rows in enumerate(outputs):
         for index in torch.arange(len(labels)).split(batch_size):
@@ -70,4 +70,4 @@ def recorded_curves(outputs: np.ndarray, labels: Tensor, batch_size: int) -> Lea
             else:
                 loss[point, index] = cross_entropy(values, labels[index]).float()
                 lead[point, index] = margin(values, labels[index]).float()
-    return LearningCurves(loss, None if outputs.ndim == 2 else lead)
+    return TrainingDynamics(loss, None if outputs.ndim == 2 else lead)

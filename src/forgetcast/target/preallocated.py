@@ -11,13 +11,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["Filled", "filled"]
+__all__ = ["PreallocatedRows", "concatenated"]
 
 
-class Filled:
+class PreallocatedRows:
     """An array of n rows that is filled from the top.
 
-    >>> rows = Filled(3)
+    >>> rows = PreallocatedRows(3)
     >>> rows.add(torch.tensor([5, 7]))
     >>> rows.add(torch.tensor([9]))
     >>> rows.array
@@ -43,9 +43,9 @@ class Filled:
         return self._array[: self.count]
 
 
-def filled(n: int, parts: Iterable[Tensor]) -> Tensor:
+def concatenated(n: int, parts: Iterable[Tensor]) -> Tensor:
     """The parts one after the other: n rows in all."""
-    rows = Filled(n)
+    rows = PreallocatedRows(n)
     for part in parts:
         rows.add(part)
     return rows.array
