@@ -1,4 +1,5 @@
 # make demo: set up and run the quick self-check.   make test: set up and run every check.
+# make check: lint, format, types, contracts and the fast tests, in about two minutes.
 # make docs: set up, run the notebooks and build the site in build/site.
 # All do everything on a fresh machine with Python >= 3.10; the environment lives in .venv and is made once.
 PYTHON ?= python3
@@ -7,20 +8,27 @@ PIP := $(VENV)/bin/pip install --quiet -c constraints.txt
 DEBIAN_PACKAGES := chromium chromium-driver dataset-fashion-mnist libgomp1 r-cran-kernlab r-cran-mlbench
 
 # One thread per process: the tests run side by side, and small models gain nothing from more.
-test: export OMP_NUM_THREADS := 1
+check test: export OMP_NUM_THREADS := 1
 
-.PHONY: demo test docs debian clean
+.PHONY: check demo test docs debian clean
 
 demo: DEBIAN_PACKAGES := libgomp1
 demo: debian $(VENV)/.ready
 	$(VENV)/bin/forgetcast demo --out demo-report
+
+check: debian $(VENV)/.ready-for-tests
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pytest src tests -m 'not slow' -n auto --dist loadfile
 
 test: debian $(VENV)/.ready-for-tests
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/pytest src tests -n auto --dist loadfile --durations=10
+	$(VENV)/bin/pytest src tests -n auto --dist loadfile --no-loadscope-reorder --durations=10
 
 # Notebooks are run again only when they or the package have changed since build/notebooks was written.
 docs: export FORGETCAST_NOTEBOOKS ?= cache

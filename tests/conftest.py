@@ -1,4 +1,4 @@
-"""What the tests of plugins share."""
+"""Slow files first, and what the tests of plugins share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import pytest
 from forgetcast import registry
 from forgetcast.registry import found
 from plugin_cases import PLUGIN, Plugins
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file that takes long begins early, or one process is still busy with it when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture

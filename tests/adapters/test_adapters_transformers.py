@@ -20,6 +20,8 @@ from forgetcast.corpus.measuring import measure
 from forgetcast.errors import DatasetError, InputError, ModelError, NotApplicableError
 from forgetcast.target.target import Target
 
+pytestmark = pytest.mark.slow
+
 transformers = import_module("transformers")
 
 WORDS = ("<pad>", "<unk>", "good", "bad", "odd", "film", "book", "song", "very", "quite", "a", "the")

@@ -30,6 +30,8 @@ from forgetcast.files.atomic import whole_file
 from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import training_table
 
+pytestmark = pytest.mark.slow
+
 MODULE = """
 import numpy as np
 import torch

@@ -28,6 +28,8 @@ from forgetcast.screening.routes import ROUTES
 from places import HELPERS
 from small_targets import clouds
 
+pytestmark = pytest.mark.slow
+
 MODULE = """
 import sys
 import time

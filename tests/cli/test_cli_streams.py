@@ -25,6 +25,8 @@ from places import HELPERS
 from small_targets import clouds
 from synthetic import corpus
 
+pytestmark = pytest.mark.slow
+
 MODULE = """
 import sys
 from torch import nn

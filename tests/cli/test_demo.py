@@ -11,6 +11,8 @@ import pytest
 from forgetcast.cli.self_check import build_target, choose, make_model, run
 from forgetcast.corpus.zoo.recipes import PUBLISHED
 
+pytestmark = pytest.mark.slow
+
 
 def test_target_is_none_of_the_corpus() -> None:
     """Architecture and parameters differ from every recipe that the predictor learned from."""

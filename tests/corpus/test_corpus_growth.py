@@ -32,6 +32,8 @@ from forgetcast.unlearn import Protocol
 from small_targets import clouds
 from synthetic import corpus as synthetic_corpus
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {
     "instances": 5,
     "unlearners": ["gradient_ascent"],

@@ -40,6 +40,8 @@ from forgetcast.target.target import Target
 from forgetcast.unlearn.engine import OUTCOME_COLUMNS, Protocol
 from small_targets import CloudTrainer, clouds
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {
     "instances": 6,
     "unlearners": ["gradient_ascent", "random_relabelling", "retraining"],

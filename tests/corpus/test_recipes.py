@@ -14,6 +14,8 @@ from forgetcast.corpus.zoo.architectures import ARCHITECTURES
 from forgetcast.corpus.zoo.recipes import PUBLISHED, Recipe, published
 from forgetcast.errors import InputError, UnknownNameError
 
+pytestmark = pytest.mark.slow
+
 CHEAP = Recipe("cheap", "digits", "mlp", 300, 3, 5e-3, weight_decay=1e-2, dropout=0.1, label_noise=0.1, seed=3)
 
 

@@ -15,6 +15,8 @@ from forgetcast.corpus.zoo.torchvision_import import torchvision
 from forgetcast.errors import NotApplicableError
 from places import HELPERS
 
+pytestmark = pytest.mark.slow
+
 
 def run(code: str) -> str:
     """Output of a fresh interpreter."""

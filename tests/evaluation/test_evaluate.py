@@ -31,6 +31,8 @@ from forgetcast.evaluation.scores import (
 from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, UNLEARNERS, corpus, training_table
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"num_boost_round": 50, "learning_rate": 0.12}
 
 

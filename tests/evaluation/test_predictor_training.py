@@ -22,6 +22,8 @@ from forgetcast.evaluation.training import ADDED_ROUNDS, train_predictor
 from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, corpus
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {"num_boost_round": 30, "learning_rate": 0.12}
 STUNTED = {"num_boost_round": 2, "num_leaves": 2}
 

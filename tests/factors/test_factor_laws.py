@@ -15,6 +15,8 @@ from forgetcast.registry import load_factors
 from forgetcast.target.target import Target
 from forgetcast.testing import check_factor
 
+pytestmark = pytest.mark.slow
+
 FACTORS = load_factors()
 
 

@@ -25,6 +25,8 @@ from forgetcast.registry import load_factors
 from forgetcast.target.target import Target
 from forgetcast.target.trajectory import Trajectory
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = (
     "confidence",
     "gradients",

@@ -19,6 +19,8 @@ from forgetcast.target.target import Target
 from gradient_cases import relative_error, seeded
 from hazard_models import CLASSES, HAZARDS, inputs
 
+pytestmark = pytest.mark.slow
+
 N = 45
 
 

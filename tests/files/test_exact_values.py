@@ -23,6 +23,8 @@ from forgetcast.errors import IndexRangeError, InputError, SchemaError
 from forgetcast.files.exact_values import InexactNumber, exact_values, names_exactly, sample_numbers
 from forgetcast.screening.requests import checked_requests
 
+pytestmark = pytest.mark.slow
+
 LIMITS = [0, 2**8, 2**11, 2**24, 2**31, 2**53, 2**54, 12345678901234567, 2**63 - 8]
 """Sizes of ids: where bfloat16, float16, float32 and float64 begin to round, and those of large systems."""
 

@@ -26,6 +26,8 @@ from hostile_mutations import _bomb
 from hostile_seeds import LOADERS, _module
 from synthetic import FEATURES
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = ("predictor", "calibrated", "corpus", "factors")
 
 

@@ -24,6 +24,8 @@ from forgetcast.predictor.intervals import balanced_residuals, conformal_interva
 from forgetcast.predictor.predictor import DifficultyPredictor
 from synthetic import FEATURES, training_table
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"num_boost_round": 60, "learning_rate": 0.1}
 
 

@@ -17,6 +17,8 @@ from forgetcast.predictor.columns import EXPLAINED, from_log_scale
 from forgetcast.predictor.heads import fit_without
 from places import ROOT
 
+pytestmark = pytest.mark.slow
+
 EVALUATION = ROOT / "benchmarks" / "evaluation"
 AGAIN = ("wine-mlp", "digits-mlp")
 

@@ -19,6 +19,8 @@ from links import broken_links
 from places import ROOT
 from prose import docstring_sentences, docstrings, sentences, words
 
+pytestmark = pytest.mark.slow
+
 PAGES = ("README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md"))))
 """What people read to use forgetcast and to work on it."""
 NOTEBOOKS = tuple(str(p.relative_to(ROOT)) for p in sorted((ROOT / "notebooks").glob("*.ipynb")))

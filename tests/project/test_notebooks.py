@@ -10,6 +10,8 @@ from nbclient import NotebookClient
 
 from places import ROOT
 
+pytestmark = pytest.mark.slow
+
 WITH_OUTPUTS = {"the_papers_question"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

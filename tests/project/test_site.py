@@ -16,6 +16,8 @@ from forgetcast.registry import load_factors
 from links import anchors_of, broken_links
 from places import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

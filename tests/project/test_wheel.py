@@ -19,6 +19,8 @@ import pytest
 from boundaries import measuring
 from places import HELPERS, ROOT
 
+pytestmark = pytest.mark.slow
+
 CONSUMER = HELPERS / "typed_consumer.py"
 
 PROGRAM = """

@@ -13,6 +13,8 @@ from forgetcast.report.forecast import Forecast
 from forgetcast.report.page import render_html
 from sample_report import measurements, sample_report
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_report_adds_its_page_alone() -> None:
     """No field and no method but ``to_html``."""

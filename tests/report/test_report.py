@@ -26,6 +26,8 @@ from html_page import HOSTILE, Page
 from sample_report import measurements, sample_report
 from small_targets import MISLABELLED, clouds, shared_cnn
 
+pytestmark = pytest.mark.slow
+
 
 def _rows(html: str, title: str) -> list[str]:
     """Sample indices of the table under a heading, in order."""

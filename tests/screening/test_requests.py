@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from forgetcast.errors import FileFormatError, ForgetcastError, InputError, PathError, SchemaError
 from forgetcast.screening.requests import OWN_COLUMNS, Requests, checked_requests, read_requests
 
+pytestmark = pytest.mark.slow
+
 N = 100
 
 

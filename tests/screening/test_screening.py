@@ -31,6 +31,8 @@ from forgetcast.screening.verification import verify_triage
 from small_targets import CloudTrainer, clouds, digits, shared_mlp
 from synthetic import training_table
 
+pytestmark = pytest.mark.slow
+
 QUEUE = list(range(0, 120, 3))
 
 

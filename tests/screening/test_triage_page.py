@@ -22,6 +22,8 @@ from html_page import HOSTILE, Page
 from sample_report import sample_report
 from sample_triage import SampleTriage, sample_triage
 
+pytestmark = pytest.mark.slow
+
 INDICES = tuple(range(0, 120, 3))
 PEOPLE = [f"person {place} of the register" for place in range(len(INDICES))]
 PROBLEMS = ((41, "zzz", "no sample has this id"), (42, "3.5", "expected a whole number; got 3.5"))

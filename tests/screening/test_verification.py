@@ -20,6 +20,8 @@ from forgetcast.screening.verification import Verified, verify_triage
 from small_targets import clouds, shared_mlp
 from synthetic import training_table
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = [
     *("row", "id", "index", "route", "unlearner", "trivial", "p_trivial"),
     *("harm", "harm_lower", "harm_upper", "measured_harm", "inside", "steps", "measured_steps"),

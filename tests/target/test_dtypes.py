@@ -23,6 +23,8 @@ from forgetcast.unlearn.base import Samples
 from forgetcast.unlearn.engine import run_unlearner
 from forgetcast.unlearn.trace import trace
 
+pytestmark = pytest.mark.slow
+
 N, CLASSES = 40, 4
 Y = torch.arange(N) % CLASSES
 

@@ -27,6 +27,8 @@ from gradient_cases import seeded
 from hazard_models import CLASSES, HAZARDS, WIDTH, Shapes, inputs
 from small_targets import digits
 
+pytestmark = pytest.mark.slow
+
 UNLEARNERS = load_unlearners()
 FROZEN = (
     "low rank, as layers",

@@ -28,6 +28,8 @@ from forgetcast.factors import FactorTable, factor_table
 from forgetcast.report.movers import movers
 from forgetcast.screening.costs import measure_costs
 
+pytestmark = pytest.mark.slow
+
 N, CLASSES = 40, 4
 Y = torch.arange(N) % CLASSES
 X = torch.randn(N, 8, generator=torch.Generator().manual_seed(0)) + Y[:, None] / 2

@@ -32,6 +32,8 @@ from forgetcast.unlearn.stack import Params, combine, distance, map_models, mix,
 from forgetcast.unlearn.workbench import Workbench
 from small_targets import MISLABELLED, clouds, digits, mlp, shared_cnn, shared_mlp
 
+pytestmark = pytest.mark.slow
+
 SMALL = Protocol(utility_samples=60, neighbours=7, relearn_most=4)
 INDICES = [3, 5, 17, 30, 77]
 P_OUT = np.array([0.4, 0.05, 0.2, 0.99, 0.0])

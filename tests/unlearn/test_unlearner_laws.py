@@ -24,6 +24,8 @@ from forgetcast.unlearn.base import GridUnlearner, IterativeUnlearner, Samples, 
 from forgetcast.unlearn.stack import Params, Stack, rows
 from small_targets import shared_cnn, shared_mlp
 
+pytestmark = pytest.mark.slow
+
 UNLEARNERS = load_unlearners()
 APPROXIMATE = [name for name, made in UNLEARNERS.items() if made.approximates_retraining]
 

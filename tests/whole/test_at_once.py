@@ -21,6 +21,8 @@ from forgetcast.screening.record import append, check
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 
+pytestmark = pytest.mark.slow
+
 FORK = multiprocessing.get_context("fork")
 SETTINGS: dict[str, Any] = {
     "instances": 6, "unlearners": ["gradient_ascent", "influence"], "oracle_groups": 6, "oracle_seeds": 2,

@@ -32,6 +32,8 @@ from forgetcast.errors import (
 )
 from forgetcast.factors import factor_table
 
+pytestmark = pytest.mark.slow
+
 MODULE = """
 import torch
 from torch import nn

@@ -23,6 +23,8 @@ from html_page import HOSTILE
 from sample_report import sample_report
 from sample_triage import SamplePolicy, SampleTriage, sample_triage
 
+pytestmark = pytest.mark.slow
+
 INDICES = tuple(range(0, 120, 3))
 EVIL = (
     f"""</script><script>window.ran = 1</script><img src="http://evil.example/x" onerror="window.ran = 2">{HOSTILE}"""

@@ -23,6 +23,8 @@ from forgetcast.predictor.predictor import DifficultyPredictor
 from forgetcast.target.target import Target
 from small_targets import clouds
 
+pytestmark = pytest.mark.slow
+
 FEATURES = ["loss", "loss_quantile", "margin", "margin_quantile", "entropy", "entropy_quantile", "classes"]
 QUICK = {"num_boost_round": 40, "learning_rate": 0.1, "min_data_in_leaf": 5}
 

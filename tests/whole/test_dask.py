@@ -24,6 +24,8 @@ from cluster_cases import (
 )
 from forgetcast.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 Backend = Callable[[], AbstractContextManager[Any]]
 
 

@@ -37,6 +37,8 @@ from places import HELPERS
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 
+pytestmark = pytest.mark.slow
+
 MEGABYTES = 64
 
 

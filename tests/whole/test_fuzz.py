@@ -16,6 +16,8 @@ from hostile_judge import judge
 from hostile_mutations import fresh, mutate
 from hostile_seeds import LOADERS, SHARES
 
+pytestmark = pytest.mark.slow
+
 INPUTS = 30
 """Inputs for each share of a loader; about 2,100 in all."""
 

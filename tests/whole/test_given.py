@@ -16,6 +16,8 @@ from forgetcast.factors import factor_table
 from small_targets import clouds
 from synthetic import training_table
 
+pytestmark = pytest.mark.slow
+
 
 def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one, other, rtol=1e-6)

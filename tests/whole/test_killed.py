@@ -32,6 +32,8 @@ from forgetcast.screening.record import append, check
 from small_targets import clouds
 from synthetic import FEATURES, corpus
 
+pytestmark = pytest.mark.slow
+
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "ctypes.dlsym"}
 """Audit events of what changes files; the exchange of two folders looks its function up (``ctypes.dlsym``)."""
 

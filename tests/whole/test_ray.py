@@ -27,6 +27,8 @@ from cluster_cases import (
 from forgetcast.errors import InputError
 from places import HELPERS
 
+pytestmark = pytest.mark.slow
+
 Backend = Callable[..., AbstractContextManager[Any]]
 
 

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from forgetcast import predict_difficulty
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["percentile", "p_trivial"]
 Pair = tuple[Tensor, Tensor]
 

@@ -27,6 +27,8 @@ from forgetcast.target.data import Data
 from forgetcast.target.last_layer import augmented
 from forgetcast.target.target import Target
 
+pytestmark = pytest.mark.slow
+
 FROM_FORWARD = ("confidence", "boundary", "context", "entanglement")
 """Families whose factors need the forward pass alone, but for boundary_distance."""
 

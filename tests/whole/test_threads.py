@@ -24,6 +24,8 @@ from forgetcast.target.layers import reproducible
 from forgetcast.target.seeding import seeded
 from forgetcast.target.settings import TORCH_LOCK, own_settings
 
+pytestmark = pytest.mark.slow
+
 N, CLASSES = 30, 3
 Y = torch.arange(N) % CLASSES
 X = torch.randn(N, 6, generator=torch.Generator().manual_seed(0)) + Y[:, None] / 2
