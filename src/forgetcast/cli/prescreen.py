@@ -20,7 +20,7 @@ from forgetcast.cli.output import (
     without_formulas,
     write_each,
 )
-from forgetcast.cli.requests import COLOURS, request_options, screened, shown_id, summary
+from forgetcast.cli.requests import request_options, route_colour, screened, shown_id, summary
 from forgetcast.errors import InputError
 from forgetcast.wording import count, duration
 
@@ -132,7 +132,7 @@ def readable(queue: Triage) -> list[str]:
         "time      of retraining  group  why"
     ]
     for row in rows.head(SHOWN).to_dict("records"):
-        route = click.style(f"{row['route']:<7}", fg=COLOURS[row["route"]])
+        route = click.style(f"{row['route']:<7}", fg=route_colour(row["route"]))
         harm = f"{row['harm']:.4f} [{row['harm_lower']:.4f}, {row['harm_upper']:.4f}]"
         steps = "-" if row["steps"] != row["steps"] else f"{row['steps']:.1f}"
         cost = "-" if row["seconds"] != row["seconds"] else duration(row["seconds"])

@@ -15,11 +15,19 @@ from forgetcast.wording import count, duration
 if TYPE_CHECKING:
     from forgetcast.screening.triage import Triage
 
-__all__ = ["COLOURS", "request_options", "screened", "shown_id", "summary"]
+__all__ = ["request_options", "route_colour", "screened", "shown_id", "summary"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-COLOURS = {"trivial": "green", "quick": "cyan", "careful": "yellow", "retrain": "red"}
+TIER_COLOURS = {"trivial": "green", "easy": "cyan", "medium": "yellow", "hard": "red"}
+
+
+def route_colour(route: str) -> str:
+    """The colour of a route's tier in a terminal."""
+    from forgetcast.screening.routes import ROUTE
+
+    return TIER_COLOURS[ROUTE[route].tier]
+
 
 _REQUESTS = (
     click.option(
@@ -90,7 +98,7 @@ def summary(found: Triage) -> list[str]:
     """The queue as a whole, in lines; with colours, which ``click.echo`` takes away where they are not supported."""
     batch = found.batch
     counts = ", ".join(
-        click.style(f"{many} {route}", fg=COLOURS[route], bold=True) for route, many in batch["routes"].items()
+        click.style(f"{many} {route}", fg=route_colour(route), bold=True) for route, many in batch["routes"].items()
     )
     lines = [f"{batch['served']} of {count(batch['requests'], 'request')} served: {counts}"]
     if batch["retraining_seconds"] is not None and batch["unlearning_seconds"] is not None:

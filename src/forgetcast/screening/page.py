@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from forgetcast.errors import InputError
-from forgetcast.report import plots
 from forgetcast.report.forecast import Forecast
 from forgetcast.report.page_parts import factor_title, factor_titles, factor_values, svg, template, write_whole
-from forgetcast.report.plots import queue as plots_queue
+from forgetcast.report.plots import waterfall
 from forgetcast.report.sections import sections_of
+from forgetcast.screening import plots
 from forgetcast.screening.columns import COLUMNS
-from forgetcast.screening.routes import ROUTE_MEANINGS
+from forgetcast.screening.routes import ROUTE, ROUTE_MEANINGS
 from forgetcast.wording import duration, flat
 
 __all__ = ["Screened", "render_triage_html", "write_triage_html"]
@@ -44,7 +44,7 @@ ONE_ROW_EACH = (
     "alone."
 )
 """What a forecast of single rows cannot show."""
-EXPLAINED_ROUTES = ("careful", "retrain")
+EXPLAINED_ROUTES = tuple(name for name, route in ROUTE.items() if route.explained)
 EXPLAINED_BARS = 9
 EXTRA_COLUMNS = 6
 """Most columns of the requests in the table of the queue; the details have them all."""
@@ -164,15 +164,13 @@ def render_triage_html(triage: Screened, *, explained: int = 25) -> str:
             for k, why in sorted(triage.report.factors.not_applicable.items())
         ],
         costs=svg(
-            lambda: plots_queue.queue_costs(table, whole, preparing_seconds=preparing),
+            lambda: plots.queue_costs(table, whole, preparing_seconds=preparing),
             "queue-costs",
             f"Area of seconds summed up in processing order: {duration(triage.batch['unlearning_seconds'])} in all, "
             f"one retraining {duration(whole)}",
         ),
         map=svg(
-            lambda: plots_queue.queue_map(
-                table, quick_to=policy.get("quick_to"), retrain_from=policy.get("retrain_from")
-            ),
+            lambda: plots.queue_map(table, quick_to=policy.get("quick_to"), retrain_from=policy.get("retrain_from")),
             "queue-map",
             "Dots of forecast harm with intervals, by route: "
             + ", ".join(f"{name} {routes.get(name, 0)}" for name in ROUTE_MEANINGS),
@@ -245,7 +243,7 @@ def _waterfall(triage: Screened, index: int) -> dict[str, Any]:
     strongest = factor_title(table, str(explanation.by_factor.astype(float).abs().idxmax())) if names else "none"
     return {
         "svg": svg(
-            lambda: plots.waterfall(
+            lambda: waterfall(
                 explanation,
                 titles=factor_titles(table),
                 values=factor_values(table, index, names),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,45 @@ import pandas as pd
 
 from forgetcast.screening.policy import Policy
 
-__all__ = ["ROUTES", "ROUTE_MEANINGS", "routes", "why"]
+__all__ = ["ROUTE", "ROUTES", "ROUTE_MEANINGS", "Route", "routes", "why"]
 
-ROUTE_MEANINGS = {
-    "trivial": "the goal is very probably met already: delete the record, and check",
-    "quick": "unlearn with the unlearner and strength named; the harm is very probably negligible",
-    "careful": "unlearn with the unlearner and strength named, then check what it did before the model is used",
-    "retrain": "unlearning is forecast to do so much harm that the model should be trained again without the sample",
+
+@dataclass(frozen=True)
+class Route:
+    """What terminals, pages and totals have to know of a route."""
+
+    meaning: str
+    """What to do with a request, in words."""
+    tier: str
+    """The tier of difficulty whose colour it takes."""
+    unlearns: bool = False
+    """Whether its requests are unlearned, which costs the queue time and harm."""
+    explained: bool = False
+    """Whether the page explains its requests one by one."""
+
+
+ROUTE = {
+    "trivial": Route("the goal is very probably met already: delete the record, and check", "trivial"),
+    "quick": Route(
+        "unlearn with the unlearner and strength named; the harm is very probably negligible", "easy", unlearns=True
+    ),
+    "careful": Route(
+        "unlearn with the unlearner and strength named, then check what it did before the model is used",
+        "medium",
+        unlearns=True,
+        explained=True,
+    ),
+    "retrain": Route(
+        "unlearning is forecast to do so much harm that the model should be trained again without the sample",
+        "hard",
+        explained=True,
+    ),
 }
-"""What to do, from the least to the most."""
+"""Every route, from the least effort to the most. A new one has its line here, its condition in :func:`routes` and its
+sentence in :func:`why`."""
 
-ROUTES = tuple(ROUTE_MEANINGS)
+ROUTES = tuple(ROUTE)
+ROUTE_MEANINGS = {name: route.meaning for name, route in ROUTE.items()}
 
 
 def routes(

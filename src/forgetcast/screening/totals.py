@@ -9,9 +9,11 @@ import pandas as pd
 
 from forgetcast.predict import DifficultyReport
 from forgetcast.screening.costs import Costs
-from forgetcast.screening.routes import ROUTES
+from forgetcast.screening.routes import ROUTE, ROUTES
 
 __all__ = ["processing_order", "queue_totals", "requests_text", "route_seconds"]
+
+UNLEARNING = tuple(name for name, route in ROUTE.items() if route.unlearns)
 
 
 def route_seconds(table: pd.DataFrame, costs: Costs | None) -> list[float]:
@@ -42,7 +44,7 @@ def queue_totals(
     """The queue as a whole."""
     counts = {route: int((table["route"] == route).sum()) for route in ROUTES}
     groups = table.loc[table["group"] > 0, "group"].value_counts()
-    unlearned = table[table["route"].isin(["quick", "careful"])]
+    unlearned = table[table["route"].isin(UNLEARNING)]
     found: dict[str, Any] = {
         "requests": len(table) + len(problems),
         "served": len(table),
@@ -75,7 +77,7 @@ def queue_totals(
 def _advice(batch: dict[str, Any]) -> str:
     """What to do with the queue as a whole, in a sentence."""
     counts, share = batch["routes"], batch["share_of_retraining"]
-    unlearned = counts["quick"] + counts["careful"]
+    unlearned = sum(counts[route] for route in UNLEARNING)
     if counts["retrain"]:
         joined = f"; the other {unlearned} that are not trivial can join it" if unlearned else ""
         return f"one retraining is needed for {requests_text(counts['retrain'])}{joined}"

@@ -1,6 +1,6 @@
 """Pictures of a queue of deletion requests: what it costs against one retraining, and what harm is forecast.
 
-As in ``plots``: each function draws on the axes it is given, or on a figure of its own, and returns the axes.
+As in ``report.plots``: each function draws on the axes it is given, or on a figure of its own, and returns the axes.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from forgetcast.report.plots.drawing import EASIER, NEUTRAL, TIER_COLOURS, axes_or_new, ink, nothing, plain, require
+from forgetcast.report.plots.drawing import NEUTRAL, TIER_COLOURS, axes_or_new, ink, nothing, plain, require
+from forgetcast.screening.routes import ROUTE
 
 __all__ = ["ROUTE_COLOURS", "queue_costs", "queue_map"]
 
-ROUTE_COLOURS = {
-    "trivial": NEUTRAL,
-    "quick": EASIER,
-    "careful": TIER_COLOURS["medium"],
-    "retrain": TIER_COLOURS["hard"],
-}
+ROUTE_COLOURS = {name: TIER_COLOURS[route.tier] for name, route in ROUTE.items()}
 """In the order of effort, in the colours of the tiers."""
 LINEAR_TO = 0.01
 """Harm above this is drawn on a logarithmic scale, below on a linear one that holds 0."""

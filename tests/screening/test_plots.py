@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from forgetcast.errors import InputError
-from forgetcast.report.plots.queue import ROUTE_COLOURS, queue_costs, queue_map
+from forgetcast.screening.plots import ROUTE_COLOURS, queue_costs, queue_map
 
 
 @pytest.fixture
