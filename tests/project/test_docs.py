@@ -222,7 +222,7 @@ def test_readme_says_what_rows_of_one_person_mean() -> None:
         assert "cannot be known" in section
 
 
-@pytest.mark.parametrize("name", [*PAGES, *NOTEBOOKS])
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", *PAGES, *NOTEBOOKS])
 def test_sentences_are_short_and_plain(name: str) -> None:
     """No sentence of 30 words or more outside tables and code; fix and compute, not mend and work out."""
     cells = json.loads(text(name))["cells"] if name.endswith(".ipynb") else []
