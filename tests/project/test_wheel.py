@@ -28,11 +28,13 @@ import sys, pathlib
 import numpy as np, torch
 import forgetcast
 from forgetcast import DifficultyPredictor, predict_difficulty
-from forgetcast.corpus.zoo.datasets import load
+from sklearn.datasets import load_digits
 
 assert pathlib.Path(forgetcast.__file__).is_relative_to(sys.prefix), forgetcast.__file__
 assert not any("{root}" in part for part in sys.path if "site-packages" not in part), sys.path
-(x, y), heldout = load("digits")
+x, y = load_digits(return_X_y=True)
+x, y = torch.tensor(x / 16, dtype=torch.float32), torch.tensor(y)
+heldout, (x, y) = (x[1200:], y[1200:]), (x[:1200], y[:1200])
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
