@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -71,3 +72,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _FormerPaths:
+    """The last way to find a module: paths from before the package had folders (``_former_paths``)."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        if not name.startswith("forgetcast.") or name.count(".") > 1:
+            return None
+        from forgetcast._former_paths import spec_of
+
+        return spec_of(name)
+
+
+sys.meta_path.append(_FormerPaths)

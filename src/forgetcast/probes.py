@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from forgetcast.factors.probes import probes
+from forgetcast.factors.probes.probes import Probes
 
-__all__ = ["PROBES"]
+__all__ = ["PROBES", "Probes"]
 
 PROBES: dict[str, str] = probes.PROBES
 """Every probe a factor may name, with its description."""

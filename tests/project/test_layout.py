@@ -51,6 +51,7 @@ TOP = {
     "__init__": "the names that people import, each on first use",
     "__main__": "python -m forgetcast",
     "_arguments": "checks that every public function shares",
+    "_former_paths": "paths from before there were folders",
     "_public_api": "the one list of what is public",
     "calibration": "the one way from a forecast over to measuring",
     "errors": "one exception tree",
