@@ -148,11 +148,11 @@ FORMER = {
 """Modules below ``forgetcast``, by former path: where their names are, in the order that they are looked up."""
 
 
-def found_in(path: str, homes: tuple[str, ...]) -> Callable[[str], Any]:
-    """A module's ``__getattr__``, which looks names up in other modules of forgetcast."""
+def found_in(path: str, homes: tuple[str, ...], names: tuple[str, ...] = ()) -> Callable[[str], Any]:
+    """A module's ``__getattr__``, which looks names up in other modules of forgetcast; in a package ``names`` alone."""
 
     def lookup(name: str) -> Any:
-        for home in homes if not name.startswith("__") else ():
+        for home in homes if name in names or not (names or name.startswith("__")) else ():
             module = import_module(f"forgetcast.{home}")
             if hasattr(module, name):
                 return getattr(module, name)

@@ -4,4 +4,11 @@ from __future__ import annotations
 
 from forgetcast._former_paths import found_in
 
-__getattr__ = found_in(__name__, ("report.page",))
+__getattr__ = found_in(
+    __name__,
+    ("report.page",),
+    (
+        "render_html",
+        "write_html",
+    ),
+)

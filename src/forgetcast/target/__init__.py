@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from forgetcast._former_paths import found_in
 
-__getattr__ = found_in(__name__, ("target.target",))
+__getattr__ = found_in(__name__, ("target.target",), ("Target",))
